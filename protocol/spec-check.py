@@ -1,0 +1,294 @@
+#!/usr/bin/env python3
+"""Checks SPEC.md: a small codec written from that page alone, in plain Python,
+against the golden files; and every example on the page against its file."""
+
+import json
+import pathlib
+import re
+import struct
+import sys
+
+HERE = pathlib.Path(__file__).parent
+GOLDEN = HERE / "golden"
+TIME = 1_700_000_000_000
+
+
+# Section 2: bincode.
+
+
+def varint(n):
+    if n < 251:
+        return bytes([n])
+    for marker, code, limit in ((0xFB, "<H", 1 << 16), (0xFC, "<I", 1 << 32), (0xFD, "<Q", 1 << 64)):
+        if n < limit:
+            return bytes([marker]) + struct.pack(code, n)
+    raise ValueError(n)
+
+
+def signed(n):
+    return varint(2 * n if n >= 0 else -2 * n - 1)
+
+
+def text(s):
+    return varint(len(s.encode())) + s.encode()
+
+
+def listed(items):
+    return varint(len(items)) + b"".join(items)
+
+
+def optional(encoded):
+    return b"\0" if encoded is None else b"\1" + encoded
+
+
+class Reader:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, n):
+        if self.at + n > len(self.data):
+            raise ValueError("the message ends too soon")
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def varint(self):
+        first = self.take(1)[0]
+        if first < 251:
+            return first
+        code = {0xFB: "<H", 0xFC: "<I", 0xFD: "<Q"}[first]
+        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
+
+    def bool(self):
+        return {0: False, 1: True}[self.take(1)[0]]
+
+    def bytes(self):
+        return self.take(self.varint())
+
+    def text(self):
+        return self.bytes().decode()
+
+    def optional(self, read):
+        return read() if self.bool() else None
+
+    def listed(self, read):
+        return [read() for _ in range(self.varint())]
+
+
+# Section 4: the batch.
+
+TABLE = []
+for byte in range(256):
+    for _ in range(8):
+        byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
+    TABLE.append(byte)
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = (crc >> 8) ^ TABLE[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+def column(entries):
+    ends, end = b"", 0
+    for entry in entries:
+        end += len(entry or b"")
+        ends += struct.pack("<I", end)
+    return ends + b"".join(entry or b"" for entry in entries)
+
+
+def nulls(entries):
+    bits = bytearray((len(entries) + 7) // 8)
+    for i, entry in enumerate(entries):
+        bits[i // 8] |= (entry is None) << (i % 8)
+    return bytes(bits)
+
+
+def blob(headers):
+    if not headers:
+        return b""
+    parts = [struct.pack("<H", len(headers))]
+    for name, value in headers:
+        parts.append(struct.pack("<H", len(name)) + name + struct.pack("<I", len(value)) + value)
+    return b"".join(parts)
+
+
+def encode_batch(records, producer=(0, 0, 0)):
+    """Records are (timestamp, key, value, headers), without holes; not compressed."""
+    times, keys, values, headers = zip(*records)
+    low, high = min(times), max(times)
+    columns, body = 0, b""
+    if high - low >= 1 << 32:
+        columns, body = 2, struct.pack(f"<{len(times)}q", *times)
+    elif low != high:
+        columns, body = 1, struct.pack(f"<{len(times)}I", *(time - low for time in times))
+    if any(key is not None for key in keys):
+        columns |= 8
+        if None in keys:
+            columns |= 16
+            body += nulls(keys)
+        body += column(keys)
+    if None in values:
+        columns |= 32
+        body += nulls(values)
+    body += column(values)
+    if any(headers):
+        columns |= 64
+        body += column([blob(each) for each in headers])
+    (identity, epoch, sequence), n = producer, len(records)
+    covered = struct.pack("<BBHHHIIQIIqq", 1, 0, epoch, columns, 0, n, n, identity, sequence, len(body), low, high) + body
+    return struct.pack("<QII", 0, 16 + len(covered), crc32c(covered)) + covered
+
+
+def decode_batch(data):
+    """The header's fields and the records as (offset, timestamp, key, value, headers)."""
+    base, length, crc = struct.unpack_from("<QII", data)
+    fields = struct.unpack_from("<BBHHHIIQIIqq", data, 16)
+    version, compression, epoch, columns, zero, n, span, identity, sequence, raw, low, high = fields
+    assert (version, zero, length) == (1, 0, len(data)) and crc == crc32c(data[16:])
+    header = {"base": base, "span": span, "count": n, "compression": compression, "producer": (identity, epoch, sequence)}
+    if compression:
+        return header, None
+    body = Reader(data[64:])
+    assert raw == len(body.data)
+    unpack = lambda code: struct.unpack(f"<{n}{code}", body.take(n * struct.calcsize(code)))
+    times = [lambda: (low,) * n, lambda: tuple(low + t for t in unpack("I")), lambda: unpack("q")][columns & 3]()
+    offsets = unpack("I") if columns & 4 else range(n)
+
+    def entries(has_nulls):
+        bits = body.take((n + 7) // 8) if has_nulls else bytes(n)
+        ends = (0,) + unpack("I")
+        data = body.take(ends[-1])
+        return [None if bits[i // 8] >> i % 8 & 1 else data[ends[i] : ends[i + 1]] for i in range(n)]
+
+    keys = entries(columns & 16) if columns & 8 else [None] * n
+    values = entries(columns & 32)
+    headers = [read_headers(each) for each in entries(False)] if columns & 64 else [[]] * n
+    assert body.at == raw and (min(times), max(times)) == (low, high)
+    return header, list(zip((base + offset for offset in offsets), times, keys, values, headers))
+
+
+def read_headers(data):
+    if not data:
+        return []
+    reader = Reader(data)
+    number = lambda code: struct.unpack(code, reader.take(struct.calcsize(code)))[0]
+    headers = [(reader.take(number("<H")), reader.take(number("<I"))) for _ in range(number("<H"))]
+    assert reader.at == len(data)
+    return headers
+
+
+def cut(data):
+    while data:
+        length = struct.unpack_from("<I", data, 8)[0]
+        yield decode_batch(data[:length])
+        data = data[length:]
+
+
+# Section 6: a frame of the broker, as far as a reader needs it.
+
+
+def decode_server(data):
+    reader = Reader(data)
+    number = reader.varint()
+    if number == 1:
+        frame = {"error": {"id": reader.optional(reader.varint), "code": reader.varint(), "message": reader.text()}}
+    elif number == 2:
+        names = ("stream", "partition", "epoch", "next")
+        frame = {name: reader.varint() for name in names} | {"batches": list(cut(reader.bytes()))}
+    elif number in (3, 4):
+        names = ("stream", "partition", "epoch") + (("expected", "next") if number == 3 else ("next",))
+        frame = {name: reader.varint() for name in names}
+    else:
+        raise NotImplementedError(number)
+    assert reader.at == len(data), "bytes are left behind the frame"
+    return frame
+
+
+# The checks.
+
+
+def same(name, encoded):
+    expected = (GOLDEN / f"{name}.bin").read_bytes()
+    assert encoded == expected, f"{name}:\n{encoded.hex()} was encoded,\n{expected.hex()} is in the file"
+    print(f"{name} encodes as its golden file")
+
+
+def check_encoding():
+    plain = encode_batch([(TIME, b"k1", b"one", []), (TIME + 5, b"k2", b"two", [])], (7, 1, 40))
+    null = encode_batch(
+        [(TIME, None, b"no key", []), (TIME, b"", b"", []), (TIME, b"k", None, []), (TIME, b"\xff\0", b"\xfe", [])]
+    )
+    headers = encode_batch(
+        [(TIME, None, b"none", []), (TIME, None, b"two", [(b"trace", b"a1"), (b"trace", b"\xff")])]
+    )
+    same("batch-plain", plain)
+    same("batch-nulls", null)
+    same("batch-headers", headers)
+    produce = lambda batch: text("quakes") + optional(varint(1)) + varint(len(batch)) + batch
+    same("client-produce", varint(5) + varint(3) + produce(plain))
+    same("client-produce-nulls", varint(7) + varint(3) + produce(null))
+    same("client-produce-headers", varint(8) + varint(3) + produce(headers))
+    filters = text("json-filter") + listed([text("where") + text("mag >= 4.5")])
+    start = varint(3) + signed(TIME)
+    same("client-subscribe-time", varint(12) + varint(4) + text("quakes") + listed([]) + start + listed([]) + optional(filters))
+    position = lambda partition, offset, epoch: varint(partition) + varint(offset) + varint(epoch)
+    resume = listed([position(0, 102, 1), position(1, 300, 1)])
+    same("client-subscribe-resume", varint(13) + varint(4) + text("quakes") + listed([]) + varint(0) + resume + optional(None))
+    cursor = text("raw") + varint(0) + varint(17)
+    commit = listed([produce(plain)]) + optional(text("workers")) + listed([cursor])
+    same("client-commit", varint(16) + varint(7) + commit)
+
+
+def check_decoding():
+    deliver = decode_server((GOLDEN / "server-deliver.bin").read_bytes())
+    records = [record for _, records in deliver.pop("batches") for record in records]
+    shown = json.loads((GOLDEN / "server-deliver.json").read_text())["deliver"]
+    assert deliver == {name: shown[name] for name in deliver}
+    assert [(r["offset"], r["timestamp"], r["value"].encode()) for r in shown["records"]] == [
+        (offset, time, value) for offset, time, _, value, _ in records
+    ]
+    for name in ("gap", "progress"):
+        frame = decode_server((GOLDEN / f"server-{name}.bin").read_bytes())
+        assert frame == json.loads((GOLDEN / f"server-{name}.json").read_text())[name], name
+    header, records = decode_batch((GOLDEN / "batch-sparse.bin").read_bytes())
+    assert (header["base"], header["span"], [record[0] for record in records]) == (100, 10, [102, 107])
+    for path in sorted(GOLDEN.glob("batch-*.bin")):
+        decode_batch(path.read_bytes())
+    print("deliver, gap, progress and all batches decode as their golden files say")
+
+
+def check_errors(page):
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| \d+ \| (yes|no) \|", page, re.M)
+    for number, name, retry in rows:
+        error = decode_server((GOLDEN / f"server-error-{name}.bin").read_bytes())["error"]
+        shown = json.loads((GOLDEN / f"server-error-{name}.json").read_text())["error"]
+        assert error["code"] == int(number) and shown["code"] == name, name
+        assert shown["retryable"] == (retry == "yes"), name
+    files = {path.stem for path in GOLDEN.glob("server-error-*.bin")} - {"server-error-without-id"}
+    assert files == {f"server-error-{name}" for _, name, _ in rows}, "the table has every error"
+    print(f"{len(rows)} errors stand in the table as in their golden files")
+
+
+def check_examples(page):
+    shown = set()
+    for name, block in re.findall(r"^```golden (\S+)\n(.*?)^```", page, re.M | re.S):
+        binary, _, rest = block.removeprefix("bincode").partition("\njson")
+        assert bytes.fromhex(binary) == (GOLDEN / f"{name}.bin").read_bytes(), f"the bytes of {name}"
+        if not name.startswith("batch-"):
+            assert rest.strip() == (GOLDEN / f"{name}.json").read_text(), f"the JSON of {name}"
+        shown.add(name)
+    files = {path.stem for path in GOLDEN.glob("*.bin")}
+    missing = {name for name in files - shown if not name.startswith("server-error-")}
+    assert missing == {"batch-lz4", "batch-zstd"}, missing
+    print(f"{len(shown)} examples are as their golden files")
+
+
+if __name__ == "__main__":
+    page = (HERE / "SPEC.md").read_text()
+    check_encoding()
+    check_decoding()
+    check_errors(page)
+    check_examples(page)
+    sys.exit(0)

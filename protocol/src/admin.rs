@@ -1,0 +1,177 @@
+//! Plugins and deployments as HTTP, the client and the command line speak of
+//! them. JSON only: administration does not go over the WebSocket.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::frame::Start;
+use crate::name::TopicName;
+
+/// The port that a plugin with a single output writes to.
+pub const DEFAULT_PORT: &str = "out";
+
+/// A plugin that the broker holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginInfo {
+    /// Under which it was pushed; a later push of the name replaces it.
+    pub name: String,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub digest: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Milliseconds since 1970 UTC.
+    pub pushed_at_ms: i64,
+}
+
+/// A deployment as somebody asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentSpec {
+    /// Names the deployment.
+    pub name: String,
+    /// Name or digest of the plugin.
+    pub plugin: String,
+    /// The topic that it reads.
+    pub from: TopicName,
+    /// The topic that each of its ports writes to. A single topic instead of an
+    /// object is that of the port [`DEFAULT_PORT`].
+    #[serde(deserialize_with = "ports")]
+    pub to: BTreeMap<String, TopicName>,
+    /// What the plugin is told.
+    #[serde(default)]
+    pub params: BTreeMap<String, String>,
+    /// Where it begins to read.
+    #[serde(default = "earliest")]
+    pub start: Start,
+    /// What it may take; absent: as the broker is configured.
+    #[serde(default)]
+    pub limits: LimitsSpec,
+}
+
+/// What an instance of a plugin may take. Absent: as the broker is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsSpec {
+    /// Its memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes_max: Option<u64>,
+    /// Its time for one batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_time_max_ms: Option<u64>,
+    /// What it may put out for one batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_bytes_max: Option<u64>,
+}
+
+/// Whether a deployment, or one of its instances, is at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeploymentState {
+    /// Its instances are being made.
+    Starting,
+    /// At work.
+    Running,
+    /// Stopped, for the reason beside it.
+    Stopped,
+}
+
+/// A deployment as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentInfo {
+    /// As it was asked for.
+    #[serde(flatten)]
+    pub spec: DeploymentSpec,
+    /// Of the plugin at work.
+    pub digest: String,
+    /// Counts from 1, one more for each change.
+    pub version: u32,
+    /// Whether it is at work.
+    pub state: DeploymentState,
+    /// Why it is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// One for each partition of the topic that it reads, in their order.
+    pub partitions: Vec<InstanceInfo>,
+}
+
+/// A deployment at one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceInfo {
+    /// The partition.
+    pub partition: u32,
+    /// The next offset that it reads.
+    pub position: u64,
+    /// The partition's end.
+    pub end: u64,
+    /// How many records it is behind.
+    pub lag: u64,
+    /// Whether it is at work.
+    pub state: DeploymentState,
+    /// Why it is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Records read since the broker started.
+    pub records_in: u64,
+    /// Records written since the broker started.
+    pub records_out: u64,
+    /// Batches read since the broker started.
+    pub batches: u64,
+}
+
+fn earliest() -> Start {
+    Start::Earliest
+}
+
+fn ports<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, TopicName>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "`to` is neither a topic's name nor an object of ports and topics' names"
+    )]
+    enum Ports {
+        One(TopicName),
+        Many(BTreeMap<String, TopicName>),
+    }
+    Ok(match Ports::deserialize(deserializer)? {
+        Ports::One(topic) => BTreeMap::from([(DEFAULT_PORT.to_owned(), topic)]),
+        Ports::Many(ports) => ports,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_topic_is_that_of_the_port_out() {
+        let short = r#"{"name":"d","plugin":"json-filter","from":"a","to":"b"}"#;
+        let long = r#"{"name":"d","plugin":"json-filter","from":"a","to":{"out":"b"},"params":{},"start":"earliest"}"#;
+        let short: DeploymentSpec = serde_json::from_str(short).expect("the short form");
+        let long: DeploymentSpec = serde_json::from_str(long).expect("the long form");
+        assert_eq!(short, long);
+    }
+
+    #[test]
+    fn a_wrong_target_is_refused_with_a_sentence() {
+        let wrong = r#"{"name":"d","plugin":"p","from":"a","to":["b"]}"#;
+        let error =
+            serde_json::from_str::<DeploymentSpec>(wrong).expect_err("an array is no target");
+        assert!(error.to_string().contains("neither"), "{error}");
+    }
+
+    #[test]
+    fn a_deployment_survives_json() {
+        let text = r#"{"name":"d","plugin":"p","from":"a","to":{"hot":"b","cold":"c"},"params":{"k":"v"},
+            "start":{"offset":7},"limits":{"memory_bytes_max":1024},"digest":"ab","version":2,"state":"stopped",
+            "reason":"it trapped","partitions":[{"partition":0,"position":3,"end":5,"lag":2,"state":"stopped",
+            "records_in":3,"records_out":1,"batches":1}]}"#;
+        let info: DeploymentInfo = serde_json::from_str(text).expect("a deployment");
+        let again = serde_json::to_string(&info).expect("it can be written");
+        assert_eq!(
+            serde_json::from_str::<DeploymentInfo>(&again).expect("it can be read again"),
+            info
+        );
+    }
+}

@@ -1,0 +1,315 @@
+//! From columns to a batch: all rows or some of them (the hot path of every
+//! filter), offsets dense or with holes. The layout is drawn in `header` and
+//! `parse`.
+
+use super::column::Column;
+use super::columns::ColumnBuf;
+use super::header::{ColumnFlags, Header, ProducerStamp, TimestampWidth};
+use super::{Batch, BatchError, Compression, HEADER_BYTES, RAW_BYTES_MAX};
+
+/// Which rows go into a batch.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'a> {
+    /// All.
+    All,
+    /// These: numbers of rows, strictly rising.
+    Keep(&'a [u32]),
+}
+
+/// Which offsets a batch takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffsetMode {
+    /// One after the other, from 0 until the broker gives a base.
+    Dense,
+    /// Those of the columns, within the `span` offsets from `base` on, all of
+    /// which the batch covers.
+    Sparse {
+        /// The first offset covered.
+        base: u64,
+        /// How many offsets are covered.
+        span: u32,
+    },
+}
+
+/// What has to be known of the chosen rows before the first byte is written.
+struct Plan {
+    count: usize,
+    timestamp_min: i64,
+    timestamp_max: i64,
+    key_nulls: usize,
+    value_nulls: usize,
+    raw_length: usize,
+    flags: ColumnFlags,
+}
+
+impl ColumnBuf {
+    /// A batch of the chosen rows. Refused where there are none, or where they
+    /// take more than [`RAW_BYTES_MAX`].
+    pub fn encode(
+        &self,
+        rows: Rows<'_>,
+        offsets: OffsetMode,
+        compression: Compression,
+        producer: Option<ProducerStamp>,
+    ) -> Result<Batch, BatchError> {
+        let rows = self.checked(rows)?;
+        let sparse = self.sparse(rows, offsets)?;
+        let plan = self.plan(rows, sparse.is_some());
+        if plan.raw_length > RAW_BYTES_MAX {
+            return Err(BatchError::TooLarge {
+                bytes: plan.raw_length as u64,
+                limit: RAW_BYTES_MAX as u64,
+            });
+        }
+        let mut encoded = Vec::with_capacity(HEADER_BYTES + plan.raw_length);
+        encoded.resize(HEADER_BYTES, 0);
+        self.write_body(rows, sparse, &plan, &mut encoded);
+
+        let (base_offset, span) = match offsets {
+            OffsetMode::Dense => (0, plan.count as u32),
+            OffsetMode::Sparse { base, span } => (base, span),
+        };
+        let mut header = Header {
+            base_offset,
+            length: 0,
+            crc: 0,
+            compression: Compression::None,
+            columns: plan.flags,
+            count: plan.count as u32,
+            span,
+            producer,
+            raw_length: plan.raw_length as u32,
+            timestamp_min: plan.timestamp_min,
+            timestamp_max: plan.timestamp_max,
+        };
+        if let Some(compressed) = compression.compress(&encoded[HEADER_BYTES..]) {
+            encoded.truncate(HEADER_BYTES);
+            encoded.extend_from_slice(&compressed);
+            encoded.shrink_to_fit();
+            header.compression = compression;
+        }
+        header.length = encoded.len() as u32;
+        header.seal(&mut encoded);
+        Ok(Batch::encoded(header, encoded))
+    }
+
+    fn checked<'a>(&self, rows: Rows<'a>) -> Result<Rows<'a>, BatchError> {
+        let len = self.len();
+        if len > u32::MAX as usize {
+            return Err(BatchError::TooLarge {
+                bytes: self.bytes() as u64,
+                limit: RAW_BYTES_MAX as u64,
+            });
+        }
+        let Rows::Keep(keep) = rows else {
+            return if len == 0 {
+                Err(BatchError::Empty)
+            } else {
+                Ok(rows)
+            };
+        };
+        let Some(last) = keep.last() else {
+            return Err(BatchError::Empty);
+        };
+        let rises = keep.windows(2).all(|pair| pair[0] < pair[1]);
+        if !rises || *last as usize >= len {
+            return Err(BatchError::Row {
+                row: *last,
+                rows: len as u64,
+            });
+        }
+        // All of them, listed: the same as all, which is copied faster.
+        Ok(if keep.len() == len { Rows::All } else { rows })
+    }
+
+    /// The base of the offset deltas, or nothing where the batch has no holes.
+    fn sparse(&self, rows: Rows<'_>, offsets: OffsetMode) -> Result<Option<u64>, BatchError> {
+        let OffsetMode::Sparse { base, span } = offsets else {
+            return Ok(None);
+        };
+        let (first, last, count) = match rows {
+            Rows::All => (0, self.len() - 1, self.len()),
+            Rows::Keep(keep) => (keep[0] as usize, keep[keep.len() - 1] as usize, keep.len()),
+        };
+        let end = base.checked_add(span.into());
+        if self.offsets[first] < base || end.is_none_or(|end| self.offsets[last] >= end) {
+            return Err(BatchError::Invalid(
+                "its offsets do not lie within its span",
+            ));
+        }
+        Ok((count != span as usize).then_some(base))
+    }
+
+    fn plan(&self, rows: Rows<'_>, sparse: bool) -> Plan {
+        let (count, (timestamp_min, timestamp_max)) = match rows {
+            Rows::All => (self.len(), range(self.timestamps.iter().copied())),
+            Rows::Keep(keep) => (
+                keep.len(),
+                range(keep.iter().map(|row| self.timestamps[*row as usize])),
+            ),
+        };
+        let (key_nulls, key_bytes) = self.keys.measure(rows);
+        let (value_nulls, value_bytes) = self.values.measure(rows);
+        let (_, header_bytes) = self.headers.measure(rows);
+        let flags = ColumnFlags {
+            timestamps: width(timestamp_min, timestamp_max),
+            sparse,
+            keys: key_nulls < count,
+            key_nulls: key_nulls > 0 && key_nulls < count,
+            value_nulls: value_nulls > 0,
+            headers: header_bytes > 0,
+        };
+        let nulls = count.div_ceil(8);
+        let timestamps = match flags.timestamps {
+            TimestampWidth::Constant => 0,
+            TimestampWidth::Delta => 4,
+            TimestampWidth::Full => 8,
+        };
+        let raw_length = count * (timestamps + if sparse { 8 } else { 4 })
+            + if flags.keys { count * 4 + key_bytes } else { 0 }
+            + if flags.key_nulls { nulls } else { 0 }
+            + if flags.value_nulls { nulls } else { 0 }
+            + value_bytes
+            + if flags.headers {
+                count * 4 + header_bytes
+            } else {
+                0
+            };
+        Plan {
+            count,
+            timestamp_min,
+            timestamp_max,
+            key_nulls,
+            value_nulls,
+            raw_length,
+            flags,
+        }
+    }
+
+    fn write_body(&self, rows: Rows<'_>, sparse: Option<u64>, plan: &Plan, out: &mut Vec<u8>) {
+        let min = plan.timestamp_min;
+        match plan.flags.timestamps {
+            TimestampWidth::Constant => {}
+            TimestampWidth::Delta => {
+                // The width was chosen because all differences fit.
+                each(rows, &self.timestamps, out, |time| {
+                    (time.wrapping_sub(min) as u32).to_le_bytes()
+                });
+            }
+            TimestampWidth::Full => each(rows, &self.timestamps, out, i64::to_le_bytes),
+        }
+        if let Some(base) = sparse {
+            // They lie within the span, which is a u32.
+            each(rows, &self.offsets, out, |offset| {
+                ((offset - base) as u32).to_le_bytes()
+            });
+        }
+        if plan.flags.keys {
+            self.keys.write(rows, plan.key_nulls, out);
+        }
+        self.values.write(rows, plan.value_nulls, out);
+        if plan.flags.headers {
+            self.headers.write(rows, 0, out);
+        }
+    }
+}
+
+impl Column {
+    /// How many of the chosen rows are null, and how many bytes they have.
+    fn measure(&self, rows: Rows<'_>) -> (usize, usize) {
+        match rows {
+            Rows::All => (self.null_count, self.bytes.len()),
+            Rows::Keep(_) if self.ends.is_empty() => (0, 0),
+            Rows::Keep(keep) => {
+                let nulls = |row: &u32| usize::from(self.is_null(*row as usize));
+                let null_count = if self.null_count == 0 {
+                    0
+                } else {
+                    keep.iter().map(nulls).sum()
+                };
+                let bytes = if self.bytes.is_empty() {
+                    0
+                } else {
+                    keep.iter().map(|row| self.slice(*row as usize).len()).sum()
+                };
+                (null_count, bytes)
+            }
+        }
+    }
+
+    /// Nulls (if there are any), ends and bytes of the chosen rows.
+    fn write(&self, rows: Rows<'_>, null_count: usize, out: &mut Vec<u8>) {
+        match rows {
+            Rows::All => {
+                if null_count > 0 {
+                    out.extend_from_slice(&self.nulls);
+                }
+                each(rows, &self.ends, out, u32::to_le_bytes);
+                out.extend_from_slice(&self.bytes);
+            }
+            Rows::Keep(keep) => {
+                if null_count > 0 {
+                    self.write_kept_nulls(keep, out);
+                }
+                let mut end = 0;
+                let ends = keep.iter().map(|row| {
+                    end += self.slice(*row as usize).len() as u32;
+                    end
+                });
+                append(out, keep.len(), ends.map(u32::to_le_bytes));
+                for row in keep {
+                    out.extend_from_slice(self.slice(*row as usize));
+                }
+            }
+        }
+    }
+
+    fn write_kept_nulls(&self, keep: &[u32], out: &mut Vec<u8>) {
+        let begin = out.len();
+        out.resize(begin + keep.len().div_ceil(8), 0);
+        for (at, row) in keep.iter().enumerate() {
+            out[begin + at / 8] |= u8::from(self.is_null(*row as usize)) << (at % 8);
+        }
+    }
+}
+
+/// The bytes of a column's entry for each of the chosen rows.
+fn each<T: Copy, const N: usize>(
+    rows: Rows<'_>,
+    column: &[T],
+    out: &mut Vec<u8>,
+    bytes: impl Fn(T) -> [u8; N],
+) {
+    match rows {
+        Rows::All => append(out, column.len(), column.iter().map(|entry| bytes(*entry))),
+        Rows::Keep(keep) => append(
+            out,
+            keep.len(),
+            keep.iter().map(|row| bytes(column[*row as usize])),
+        ),
+    }
+}
+
+/// Appends `count` entries; into space that is there before, so that the loop
+/// has nothing to check and becomes vector instructions.
+fn append<const N: usize>(out: &mut Vec<u8>, count: usize, entries: impl Iterator<Item = [u8; N]>) {
+    let begin = out.len();
+    out.resize(begin + count * N, 0);
+    for (space, entry) in out[begin..].as_chunks_mut::<N>().0.iter_mut().zip(entries) {
+        *space = entry;
+    }
+}
+
+fn range(times: impl Iterator<Item = i64>) -> (i64, i64) {
+    times.fold((i64::MAX, i64::MIN), |(min, max), time| {
+        (min.min(time), max.max(time))
+    })
+}
+
+fn width(min: i64, max: i64) -> TimestampWidth {
+    match max.checked_sub(min) {
+        Some(0) => TimestampWidth::Constant,
+        Some(range) if range <= u32::MAX.into() => TimestampWidth::Delta,
+        _ => TimestampWidth::Full,
+    }
+}

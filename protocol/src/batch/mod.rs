@@ -1,0 +1,216 @@
+//! The column batch: the one layout that a producer encodes, the broker keeps
+//! on disk, a plugin reads and a browser slices. `header` and `parse` draw it.
+//!
+//! Promises: a [`Batch`] that was parsed keeps every rule of the layout, so
+//! that reading its records can't fail or panic; parsing arbitrary bytes
+//! allocates nothing but the expanded body, and that no larger than the bytes
+//! can become. Knows nothing of frames, topics or files.
+
+mod batches;
+mod builder;
+mod column;
+mod columns;
+mod compression;
+mod encode;
+mod error;
+mod header;
+pub mod json;
+mod parse;
+mod record;
+mod view;
+
+use bytes::{Bytes, BytesMut};
+
+pub use batches::Batches;
+pub use builder::BatchBuilder;
+pub use columns::{ColumnBuf, Columns};
+pub use compression::Compression;
+pub use encode::{OffsetMode, Rows};
+pub use error::BatchError;
+pub use header::{Header, ProducerStamp};
+pub use parse::Records;
+pub use record::{Headers, RecordRef};
+
+/// The length of a batch's header.
+pub const HEADER_BYTES: usize = 64;
+
+/// No batch's body is larger than this when expanded.
+pub const RAW_BYTES_MAX: usize = 64 << 20;
+
+/// One encoded batch. Cloning shares the bytes.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    header: Header,
+    bytes: Bytes,
+}
+
+impl PartialEq for Batch {
+    fn eq(&self, other: &Batch) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Batch {}
+
+/// The header that `bytes` begin with, checked for everything that needs no
+/// body: how a file of batches is scanned.
+pub fn peek(bytes: &[u8]) -> Result<Header, BatchError> {
+    Header::parse(bytes)
+}
+
+impl Batch {
+    /// Exactly one batch, everything about it checked.
+    pub fn parse(bytes: Bytes) -> Result<Batch, BatchError> {
+        Batch::open(bytes).map(|(batch, _)| batch)
+    }
+
+    /// As [`parse`](Batch::parse), and its records, for those who want both
+    /// without expanding twice.
+    pub fn open(bytes: Bytes) -> Result<(Batch, Records), BatchError> {
+        let batch = Batch::parse_trusted(bytes)?;
+        batch.check()?;
+        let records = batch.records()?;
+        Ok((batch, records))
+    }
+
+    /// Exactly one batch, of which only the header is checked: for bytes whose
+    /// checksum was checked before.
+    pub fn parse_trusted(bytes: Bytes) -> Result<Batch, BatchError> {
+        let header = Header::parse(&bytes)?;
+        if header.length() != bytes.len() {
+            return Err(BatchError::Length {
+                header: header.length() as u64,
+                have: bytes.len() as u64,
+            });
+        }
+        Ok(Batch { header, bytes })
+    }
+
+    fn encoded(header: Header, bytes: Vec<u8>) -> Batch {
+        Batch {
+            header,
+            bytes: Bytes::from(bytes),
+        }
+    }
+
+    /// Whether the checksum is that of the bytes.
+    pub fn check(&self) -> Result<(), BatchError> {
+        let found = crc32c::crc32c(&self.bytes[header::CRC_FROM..]);
+        if found != self.header.crc {
+            return Err(BatchError::Checksum {
+                header: self.header.crc,
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    /// The records. Without compression they borrow the batch's own bytes;
+    /// otherwise the body is expanded here, anew at each call.
+    pub fn records(&self) -> Result<Records, BatchError> {
+        let body = self.bytes.slice(HEADER_BYTES..);
+        let body = match self.header.compression {
+            Compression::None => body,
+            compression => Bytes::from(compression.expand(&body, self.header.raw_length)?),
+        };
+        Records::parse(self.header, body)
+    }
+
+    /// The same batch at another place. Only bytes outside the checksum change;
+    /// in place where nobody else shares the bytes.
+    ///
+    /// # Panics
+    /// If the batch's offsets would pass `u64::MAX`.
+    pub fn with_base_offset(mut self, base_offset: u64) -> Batch {
+        assert!(
+            base_offset.checked_add(self.header.span.into()).is_some(),
+            "offset {base_offset} is out of range"
+        );
+        self.header.base_offset = base_offset;
+        let mut bytes = unique(self.bytes);
+        bytes[..8].copy_from_slice(&base_offset.to_le_bytes());
+        Batch {
+            header: self.header,
+            bytes: bytes.freeze(),
+        }
+    }
+
+    /// The same records by another producer, or by none; the checksum is made anew.
+    pub fn with_producer(mut self, producer: Option<ProducerStamp>) -> Batch {
+        self.header.producer = producer;
+        let mut bytes = unique(self.bytes);
+        self.header.seal(&mut bytes);
+        Batch {
+            header: self.header,
+            bytes: bytes.freeze(),
+        }
+    }
+
+    /// What the header says.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The encoded batch.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The length of the encoded batch.
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The length of the body when expanded.
+    pub fn raw_len(&self) -> usize {
+        self.header.raw_len()
+    }
+
+    /// The offset of the first record (before the broker gave one: 0).
+    pub fn base_offset(&self) -> u64 {
+        self.header.base_offset
+    }
+
+    /// The offset after the batch: base offset and span.
+    pub fn end_offset(&self) -> u64 {
+        self.header.end_offset()
+    }
+
+    /// How many offsets the batch takes.
+    pub fn span(&self) -> u32 {
+        self.header.span
+    }
+
+    /// How many records there are, at least one.
+    pub fn count(&self) -> u32 {
+        self.header.count
+    }
+
+    /// Whether offsets are left out between its records.
+    pub fn is_sparse(&self) -> bool {
+        self.header.is_sparse()
+    }
+
+    /// The oldest timestamp, milliseconds since 1970 UTC.
+    pub fn timestamp_min(&self) -> i64 {
+        self.header.timestamp_min
+    }
+
+    /// The newest timestamp, milliseconds since 1970 UTC.
+    pub fn timestamp_max(&self) -> i64 {
+        self.header.timestamp_max
+    }
+
+    /// Who produced it.
+    pub fn producer(&self) -> Option<ProducerStamp> {
+        self.header.producer
+    }
+}
+
+/// The bytes, to be written to: themselves if nobody shares them, else a copy.
+fn unique(bytes: Bytes) -> BytesMut {
+    bytes
+        .try_into_mut()
+        .unwrap_or_else(|shared| BytesMut::from(&shared[..]))
+}

@@ -1,0 +1,198 @@
+//! The one public table of errors. Numbers are never reused.
+
+use bincode::{Decode, Encode};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize};
+
+/// An error as it crosses a wire: a stable code and a sentence that names the
+/// thing and the limit.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Deserialize, thiserror::Error)]
+#[error("{message} ({})", code.name())]
+pub struct WireError {
+    /// What kind of error.
+    pub code: ErrorCode,
+    /// For people; its wording may change.
+    pub message: String,
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal, $http:literal, $retry:literal;)*) => {
+        /// What went wrong, for programs.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorCode {
+            $($(#[$doc])* $name,)*
+            /// A code of a newer broker, with its number; whether to retry is not known, so don't.
+            Unknown(u16),
+        }
+
+        impl ErrorCode {
+            /// Every code there is, in the order of their numbers.
+            pub const ALL: &[ErrorCode] = &[$(ErrorCode::$name),*];
+
+            /// The number on the wire.
+            pub fn number(self) -> u16 {
+                match self { $(ErrorCode::$name => $number,)* ErrorCode::Unknown(number) => number }
+            }
+
+            /// The code with this number.
+            pub fn from_number(number: u16) -> ErrorCode {
+                match number { $($number => ErrorCode::$name,)* other => ErrorCode::Unknown(other) }
+            }
+
+            /// The name in JSON, logs and documentation.
+            pub fn name(self) -> &'static str {
+                match self { $(ErrorCode::$name => $text,)* ErrorCode::Unknown(_) => "unknown" }
+            }
+
+            /// The code with this name.
+            pub fn from_name(name: &str) -> Option<ErrorCode> {
+                match name { $($text => Some(ErrorCode::$name),)* _ => None }
+            }
+
+            /// The status with which HTTP answers.
+            pub fn http_status(self) -> u16 {
+                match self { $(ErrorCode::$name => $http,)* ErrorCode::Unknown(_) => 500 }
+            }
+
+            /// Whether the same request may succeed later without anybody changing anything.
+            pub fn retryable(self) -> bool {
+                match self { $(ErrorCode::$name => $retry,)* ErrorCode::Unknown(_) => false }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The message is not a frame.
+    MalformedFrame = 1, "malformed_frame", 400, false;
+    /// The message is larger than the broker reads.
+    FrameTooLarge = 2, "frame_too_large", 413, false;
+    /// The request came before `hello`, or `hello` twice.
+    UnexpectedFrame = 3, "unexpected_frame", 400, false;
+    /// An argument is out of its range.
+    InvalidArgument = 4, "invalid_argument", 400, false;
+    /// A name breaks the rules for names.
+    InvalidName = 5, "invalid_name", 400, false;
+    /// A batch's bytes are not a batch, or its checksum is wrong.
+    CorruptBatch = 6, "corrupt_batch", 400, false;
+    /// A batch is larger than the broker appends.
+    BatchTooLarge = 7, "batch_too_large", 413, false;
+    /// No topic has this name.
+    UnknownTopic = 8, "unknown_topic", 404, false;
+    /// The topic has fewer partitions.
+    UnknownPartition = 9, "unknown_partition", 404, false;
+    /// A topic of this name is there already.
+    TopicExists = 10, "topic_exists", 409, false;
+    /// The connection holds no such stream.
+    UnknownStream = 11, "unknown_stream", 404, false;
+    /// The connection holds this stream already.
+    AlreadySubscribed = 12, "already_subscribed", 409, false;
+    /// A limit on subscriptions, connections or the like was reached.
+    TooMany = 13, "too_many", 429, true;
+    /// The offset is beyond the partition's end.
+    OffsetOutOfRange = 14, "offset_out_of_range", 416, false;
+    /// A newer epoch of this producer is at work.
+    FencedProducer = 15, "fenced_producer", 409, false;
+    /// A batch is missing before this one.
+    OutOfOrderSequence = 16, "out_of_order_sequence", 409, true;
+    /// The broker does not know (any more) this producer.
+    UnknownProducer = 17, "unknown_producer", 404, false;
+    /// The disk is full; produces are refused until there is room.
+    DiskFull = 18, "disk_full", 507, true;
+    /// The partition's files are damaged; it is stopped.
+    PartitionStopped = 19, "partition_stopped", 500, false;
+    /// The broker's storage failed; it accepts nothing until it is restarted.
+    StorageFailed = 20, "storage_failed", 500, false;
+    /// The broker is stopping; come back.
+    ShuttingDown = 21, "shutting_down", 503, true;
+    /// No plugin has this name or digest.
+    UnknownPlugin = 22, "unknown_plugin", 404, false;
+    /// The upload is not a plugin.
+    InvalidPlugin = 23, "invalid_plugin", 400, false;
+    /// The upload is larger than the broker takes.
+    PluginTooLarge = 24, "plugin_too_large", 413, false;
+    /// The plugin is used by a deployment.
+    PluginInUse = 25, "plugin_in_use", 409, false;
+    /// No deployment has this name.
+    UnknownDeployment = 26, "unknown_deployment", 404, false;
+    /// A deployment of this name is there already.
+    DeploymentExists = 27, "deployment_exists", 409, false;
+    /// The plugin refused its parameters.
+    PluginRefused = 28, "plugin_refused", 400, false;
+    /// The plugin failed at work.
+    PluginFailed = 29, "plugin_failed", 500, false;
+    /// A write or a WebSocket from a page of another origin.
+    ForbiddenOrigin = 30, "forbidden_origin", 403, false;
+    /// What the answer rests on changed meanwhile.
+    Conflict = 31, "conflict", 409, true;
+    /// The answer did not come in time.
+    TimedOut = 32, "timed_out", 504, true;
+    /// No such resource.
+    NotFound = 33, "not_found", 404, false;
+    /// A deployment reads or writes the topic.
+    TopicInUse = 34, "topic_in_use", 409, false;
+    /// A defect of the broker.
+    Internal = 35, "internal", 500, false;
+}
+
+impl ErrorCode {
+    /// The error with this code and sentence.
+    pub fn because(self, message: impl Into<String>) -> WireError {
+        WireError {
+            code: self,
+            message: message.into(),
+        }
+    }
+}
+
+// On the wire a code is its number (bincode) or its name (JSON).
+
+impl Encode for ErrorCode {
+    fn encode<E: bincode::enc::Encoder>(
+        &self,
+        encoder: &mut E,
+    ) -> Result<(), bincode::error::EncodeError> {
+        self.number().encode(encoder)
+    }
+}
+
+impl<C> Decode<C> for ErrorCode {
+    fn decode<D: bincode::de::Decoder<Context = C>>(
+        decoder: &mut D,
+    ) -> Result<Self, bincode::error::DecodeError> {
+        u16::decode(decoder).map(ErrorCode::from_number)
+    }
+}
+
+impl<'de, C> bincode::BorrowDecode<'de, C> for ErrorCode {
+    fn borrow_decode<D: bincode::de::BorrowDecoder<'de, Context = C>>(
+        decoder: &mut D,
+    ) -> Result<Self, bincode::error::DecodeError> {
+        u16::decode(decoder).map(ErrorCode::from_number)
+    }
+}
+
+// JSON also says whether to retry, for clients that are older than the code.
+impl Serialize for WireError {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut error = serializer.serialize_struct("WireError", 3)?;
+        error.serialize_field("code", &self.code)?;
+        error.serialize_field("message", &self.message)?;
+        error.serialize_field("retryable", &self.code.retryable())?;
+        error.end()
+    }
+}
+
+impl Serialize for ErrorCode {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for ErrorCode {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Ok(ErrorCode::from_name(&name).unwrap_or(ErrorCode::Unknown(0)))
+    }
+}

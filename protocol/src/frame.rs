@@ -1,0 +1,516 @@
+//! The frames, as types. One WebSocket message holds one frame; `codec` turns
+//! frames into bytes (bincode) or text (JSON) and back.
+//!
+//! Every request carries an id that its connection chose and gets exactly one
+//! [`ServerFrame::Answer`] or [`ServerFrame::Error`] with the same id. Frames
+//! that the broker sends unasked ([`Deliver`], [`Gap`], [`Progress`],
+//! [`ServerFrame::Closing`]) hold nothing of a single connection, so that one encoding
+//! serves every subscriber of a stream.
+
+use std::collections::BTreeMap;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::batch::Batches;
+use crate::error::WireError;
+use crate::name::TopicName;
+
+/// The WebSocket subprotocol whose messages are bincode.
+pub const SUBPROTOCOL_BINARY: &str = "eddy.v1";
+/// The WebSocket subprotocol whose messages are JSON text.
+pub const SUBPROTOCOL_JSON: &str = "eddy.v1.json";
+
+/// From the client: a request and the id that its answer will carry.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct ClientFrame {
+    /// Chosen by the client; may be reused once its answer has come.
+    pub id: u32,
+    /// What is asked for.
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+/// What a client can ask for.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Who the client is. Must be the first request of a connection.
+    Hello(Hello),
+    /// An empty exchange, to learn whether the other side is there.
+    Ping {},
+    /// A producer's identity: a new one, or the next epoch of a named one.
+    OpenProducer(OpenProducer),
+    /// One batch for one partition.
+    Produce(Produce),
+    /// A cursor over a topic's partitions; from now on the broker delivers.
+    Subscribe(Subscribe),
+    /// The end of a subscription.
+    Unsubscribe {
+        /// From the answer to `subscribe`.
+        stream: u64,
+    },
+    /// Some records of one partition, once.
+    Fetch(Fetch),
+    /// Batches and a group's cursors, all of it or nothing.
+    Commit(Commit),
+    /// Where a group's cursors are.
+    Cursors(Cursors),
+    /// A new topic.
+    CreateTopic(CreateTopic),
+    /// Other settings for a topic.
+    AlterTopic(AlterTopic),
+    /// The end of a topic and its records.
+    DeleteTopic {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// One topic, with its partitions.
+    DescribeTopic {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// All topics, in the order of their names.
+    ListTopics {},
+}
+
+/// From the broker.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerFrame {
+    /// The answer to a request that succeeded.
+    Answer {
+        /// The request's.
+        id: u32,
+        /// What was asked for.
+        #[serde(flatten)]
+        answer: Answer,
+    },
+    /// The answer to a request that failed, or (without an id) why the
+    /// connection is about to be closed.
+    Error {
+        /// The request's; absent where the broker could not read one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<u32>,
+        /// What went wrong.
+        #[serde(flatten)]
+        error: WireError,
+    },
+    /// Records of a stream.
+    Deliver(Deliver),
+    /// Retention overtook the reader: records are gone.
+    Gap(Gap),
+    /// The cursor has moved past records that a filter left out.
+    Progress(Progress),
+    /// A stream ended although nobody unsubscribed (its topic was deleted, its
+    /// partition was stopped, its filter failed).
+    Ended(Ended),
+    /// The broker is about to close this connection.
+    Closing {
+        /// Whether and when to come back, for people.
+        reason: String,
+    },
+}
+
+/// What a request is answered with.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To `hello`.
+    Welcome(Welcome),
+    /// To `ping`.
+    Pong {},
+    /// To `open_producer`.
+    Producer(Producer),
+    /// To `produce`.
+    Produced(Produced),
+    /// To `subscribe`.
+    Subscribed(Subscribed),
+    /// To `unsubscribe`; no frame of the stream follows it.
+    Unsubscribed {},
+    /// To `fetch`.
+    Fetched(Fetched),
+    /// To `commit`: one entry for each batch, in the order asked.
+    Committed {
+        /// Where each batch went.
+        appends: Vec<Produced>,
+    },
+    /// To `cursors`.
+    Cursors {
+        /// One entry for each partition that the group has committed.
+        cursors: Vec<Cursor>,
+    },
+    /// To `create_topic`, `alter_topic` and `describe_topic`.
+    Topic(TopicInfo),
+    /// To `delete_topic`.
+    Deleted {},
+    /// To `list_topics`.
+    Topics {
+        /// In the order of their names.
+        topics: Vec<TopicInfo>,
+    },
+}
+
+/// See [`Request::Hello`].
+#[derive(Debug, Clone, PartialEq, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hello {
+    /// Name and version of the client's software, for logs; at most 128 bytes.
+    pub client: String,
+}
+
+/// What a client should know before it goes on.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Name and version of the broker.
+    pub server: String,
+    /// Random, new at every start of the broker; below 2^53, which JavaScript can hold.
+    pub incarnation: u64,
+    /// The largest message that the broker reads.
+    pub frame_bytes_max: u64,
+    /// The largest batch that the broker appends, as encoded and as expanded.
+    pub batch_bytes_max: u64,
+    /// How many subscriptions this connection may hold.
+    pub subscriptions_max: u32,
+    /// A connection on which nothing was heard for so long is closed.
+    pub idle_timeout_ms: u64,
+}
+
+/// See [`Request::OpenProducer`].
+#[derive(Debug, Clone, PartialEq, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OpenProducer {
+    /// With a name, the broker finds the identity that it gave to this name
+    /// before and raises its epoch, which shuts out every older holder.
+    pub name: Option<String>,
+}
+
+/// A producer's identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Producer {
+    /// Never 0; below 2^53, which JavaScript can hold.
+    pub id: u64,
+    /// A batch with an older one is refused.
+    pub epoch: u16,
+}
+
+/// See [`Request::Produce`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Produce {
+    /// The topic.
+    pub topic: TopicName,
+    /// Absent: the broker places each record, by key as Kafka's default
+    /// partitioner does and spread without one. A batch with a producer's
+    /// stamp must name its partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
+    /// One batch. Its base offset is ignored.
+    #[serde(flatten)]
+    pub batch: Batches,
+}
+
+/// Where a batch went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Produced {
+    /// The partition of the batch (of its first record, where the broker
+    /// placed the records).
+    pub partition: u32,
+    /// The offset of its first record. Absent for a repeat that is older than
+    /// what the broker remembers; its records are in the log all the same.
+    pub offset: Option<u64>,
+    /// How many records the batch holds.
+    pub count: u32,
+    /// The broker had it already; nothing was appended.
+    pub duplicate: bool,
+}
+
+/// Where a reader begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// With the oldest record there is.
+    Earliest,
+    /// With the next record that will be appended.
+    #[default]
+    Latest,
+    /// With this offset, in every partition.
+    Offset(u64),
+    /// With the first record whose timestamp is not older than this,
+    /// milliseconds since 1970 UTC.
+    Time(i64),
+}
+
+/// A plugin that sits on a subscription.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
+pub struct Filter {
+    /// Name or digest of the plugin.
+    pub plugin: String,
+    /// Its parameters.
+    #[serde(default)]
+    pub params: BTreeMap<String, String>,
+}
+
+/// See [`Request::Subscribe`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Subscribe {
+    /// The topic.
+    pub topic: TopicName,
+    /// Which partitions; empty: all of them, and those that are added later.
+    #[serde(default)]
+    pub partitions: Vec<u32>,
+    /// Where to begin in the partitions that `resume` does not name.
+    #[serde(default)]
+    pub from: Start,
+    /// Where to go on after a lost connection.
+    #[serde(default)]
+    pub resume: Vec<Position>,
+    /// What to let through; absent: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+}
+
+/// The next offset that a reader wants, and the epoch in which it got there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Position {
+    /// The partition.
+    pub partition: u32,
+    /// The next offset.
+    pub offset: u64,
+    /// The partition's epoch when `offset` was learnt. Where the partition has
+    /// another one by now, history was lost and the reader gets a [`Gap`].
+    pub epoch: u32,
+}
+
+/// A subscription has begun.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Subscribed {
+    /// Names the stream in the frames that follow. The same for all who
+    /// subscribe to the same topic with the same filter, until the broker
+    /// restarts. A connection can hold a stream once. Below 2^53, which
+    /// JavaScript can hold.
+    pub stream: u64,
+    /// Where the cursor stands in each partition.
+    pub positions: Vec<Position>,
+}
+
+/// Records of one partition, in order: each batch begins where the one before
+/// ended. The first may begin before the cursor; the reader skips those records.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Deliver {
+    /// From [`Subscribed`].
+    pub stream: u64,
+    /// The partition.
+    pub partition: u32,
+    /// The partition's epoch.
+    pub epoch: u32,
+    /// The reader's next offset after this frame: where the last batch ends, or
+    /// further on, where a filter left everything behind it out.
+    pub next: u64,
+    /// At least one batch.
+    #[serde(flatten)]
+    pub batches: Batches,
+}
+
+/// Records that the reader will never get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Gap {
+    /// From [`Subscribed`].
+    pub stream: u64,
+    /// The partition.
+    pub partition: u32,
+    /// The partition's epoch.
+    pub epoch: u32,
+    /// The offset that the reader wanted.
+    pub expected: u64,
+    /// The offset it goes on with. Lower than `expected` where history was
+    /// lost and the offsets above it have been given anew.
+    pub next: u64,
+}
+
+/// The cursor has moved although nothing was delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Progress {
+    /// From [`Subscribed`].
+    pub stream: u64,
+    /// The partition.
+    pub partition: u32,
+    /// The partition's epoch.
+    pub epoch: u32,
+    /// The reader's next offset.
+    pub next: u64,
+}
+
+/// See [`ServerFrame::Ended`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Ended {
+    /// From [`Subscribed`].
+    pub stream: u64,
+    /// The partition that ended; absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
+    /// Why.
+    #[serde(flatten)]
+    pub error: WireError,
+}
+
+/// See [`Request::Fetch`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Fetch {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: u32,
+    /// Where to begin.
+    #[serde(default)]
+    pub from: Start,
+    /// Stop after the batch that passes this many bytes.
+    pub bytes_max: u32,
+    /// How long to wait for a record if there is none.
+    #[serde(default)]
+    pub wait_ms: u32,
+}
+
+/// What a fetch found.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Fetched {
+    /// The partition's epoch.
+    pub epoch: u32,
+    /// The oldest offset in the partition.
+    pub start: u64,
+    /// The offset that the next record will get.
+    pub end: u64,
+    /// Where to fetch next.
+    pub next: u64,
+    /// None if nothing came in time.
+    #[serde(flatten)]
+    pub batches: Batches,
+}
+
+/// See [`Request::Commit`]. All of it becomes durable together, or none.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Commit {
+    /// Batches to append, each with a partition.
+    #[serde(default)]
+    pub appends: Vec<Produce>,
+    /// Whose cursors to move; absent with no cursors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Where the group goes on.
+    #[serde(default)]
+    pub cursors: Vec<Cursor>,
+}
+
+/// Where a group is in a partition.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: u32,
+    /// The next offset that the group will read.
+    pub offset: u64,
+}
+
+/// See [`Request::Cursors`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Cursors {
+    /// The group.
+    pub group: String,
+    /// Only this topic's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<TopicName>,
+}
+
+/// What an acknowledgement promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// Synced to the disk.
+    #[default]
+    Disk,
+    /// Handed to the operating system; lost only if the machine itself fails.
+    Memory,
+}
+
+/// A topic's settings. Absent limits: none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TopicSettings {
+    /// What an acknowledgement promises.
+    pub durability: Durability,
+    /// Segments whose newest record is older than this are deleted.
+    pub retention_ms: Option<u64>,
+    /// The oldest segments of a partition are deleted while it is larger.
+    pub retention_bytes: Option<u64>,
+}
+
+/// See [`Request::CreateTopic`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct CreateTopic {
+    /// The topic.
+    pub topic: TopicName,
+    /// From 1 to 1,024.
+    pub partitions: u32,
+    /// How it is kept.
+    #[serde(flatten)]
+    pub settings: TopicSettings,
+}
+
+/// See [`Request::AlterTopic`]. What is absent stays as it is.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct AlterTopic {
+    /// The topic.
+    pub topic: TopicName,
+    /// Not fewer than now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u32>,
+    /// What an acknowledgement promises from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+    /// A new limit, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_ms: Option<Limit>,
+    /// A new limit, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_bytes: Option<Limit>,
+}
+
+/// A limit as a request sets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// No limit.
+    None,
+    /// At most this.
+    AtMost(u64),
+}
+
+/// A topic as it is.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct TopicInfo {
+    /// The topic.
+    pub topic: TopicName,
+    /// How it is kept.
+    #[serde(flatten)]
+    pub settings: TopicSettings,
+    /// In the order of their numbers.
+    pub partitions: Vec<PartitionInfo>,
+}
+
+/// A partition as it is.
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct PartitionInfo {
+    /// Its number, from 0.
+    pub partition: u32,
+    /// Changes when history was lost.
+    pub epoch: u32,
+    /// The oldest offset.
+    pub start: u64,
+    /// The offset that the next record will get.
+    pub end: u64,
+    /// What its segments take on disk.
+    pub bytes: u64,
+    /// Why the partition is stopped; absent while it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
+}

@@ -1,0 +1,286 @@
+//! What the golden files don't show: errors that name their request, and the
+//! liberties that JSON takes on the way in.
+
+use eddy_protocol::batch::{Batch, Batches};
+use eddy_protocol::codec::{Form, decode_client, decode_server, encode_client, encode_server};
+use eddy_protocol::error::{ErrorCode, WireError};
+use eddy_protocol::frame::{Answer, ClientFrame, Fetched, Produce, Request, ServerFrame};
+use eddy_protocol::{FrameError, TopicName};
+
+const NOW: i64 = 1_700_000_000_000;
+
+fn produced(json: &str) -> Batch {
+    let text = format!(r#"{{"id":1,"produce":{{"topic":"t","partition":0,{json}}}}}"#);
+    match decode_client(text.as_bytes(), Form::Json, NOW)
+        .expect(json)
+        .request
+    {
+        Request::Produce(Produce { batch, .. }) => batch.single().expect(json),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn values(batch: &Batch) -> Vec<Option<String>> {
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    batch
+        .records()
+        .expect("it is whole")
+        .iter()
+        .map(|record| record.value.map(text))
+        .collect()
+}
+
+fn refused(message: &[u8], form: Form) -> FrameError {
+    decode_client(message, form, NOW).expect_err("it is not a frame")
+}
+
+#[test]
+fn a_value_may_be_any_json_and_keeps_its_names_in_order() {
+    let batch = produced(
+        r#""records":[{"value":{ "z": 1, "a": [true, null, 2.50, -3, 18446744073709551615, "\u00e9\n"] }},
+           {"value":"text"},{"value":7},{"value":false},{"value":[]},{"value":null},{"value":""},
+           {"value":{"base64":"aGk="}},{"value":{"base64":"aGk=","more":1}},{"value":{}}]"#,
+    );
+    let expected = [
+        Some(r#"{"z":1,"a":[true,null,2.5,-3,18446744073709551615,"é\n"]}"#),
+        Some("text"),
+        Some("7"),
+        Some("false"),
+        Some("[]"),
+        None,
+        Some(""),
+        Some("hi"),
+        Some(r#"{"base64":"aGk=","more":1}"#),
+        Some("{}"),
+    ];
+    assert_eq!(
+        values(&batch),
+        expected.map(|value| value.map(str::to_owned))
+    );
+}
+
+#[test]
+fn what_a_record_leaves_out_is_filled_in() {
+    let batch = produced(
+        r#""records":[{"value":1},{"value":2,"timestamp":5,"key":"k"},{"value":3,"key":null}]"#,
+    );
+    let records = batch.records().expect("it is whole");
+    let read: Vec<_> = records
+        .iter()
+        .map(|record| (record.offset, record.timestamp, record.key))
+        .collect();
+    assert_eq!(
+        read,
+        [(0, NOW, None), (1, 5, Some(&b"k"[..])), (2, NOW, None)]
+    );
+    assert_eq!(
+        (
+            batch.timestamp_min(),
+            batch.timestamp_max(),
+            batch.producer()
+        ),
+        (5, NOW, None)
+    );
+}
+
+#[test]
+fn a_commit_is_filled_in_as_a_produce_is() {
+    let text =
+        br#"{"id":1,"commit":{"appends":[{"topic":"t","partition":0,"records":[{"value":1}]}]}}"#;
+    let Request::Commit(commit) = decode_client(text, Form::Json, NOW)
+        .expect("a frame")
+        .request
+    else {
+        panic!("it is a commit")
+    };
+    assert_eq!(
+        commit.appends[0]
+            .batch
+            .clone()
+            .single()
+            .expect("a batch")
+            .timestamp_min(),
+        NOW
+    );
+}
+
+#[test]
+fn json_carries_a_producer_s_stamp_and_headers_in_both_shapes() {
+    let batch = produced(
+        r#""producer":{"id":7,"epoch":1,"sequence":40},
+           "records":[{"value":1,"headers":[["a","x"],["a",{"base64":"/w=="}]]},{"value":2,"headers":{"b":1}}]"#,
+    );
+    let stamp = batch.producer().expect("it was given");
+    assert_eq!((stamp.id, stamp.epoch, stamp.sequence), (7, 1, 40));
+    let records = batch.records().expect("it is whole");
+    let headers: Vec<Vec<(&str, &[u8])>> = records
+        .iter()
+        .map(|record| record.headers.collect())
+        .collect();
+    assert_eq!(
+        headers,
+        [vec![("a", &b"x"[..]), ("a", b"\xff")], vec![("b", b"1")]]
+    );
+}
+
+#[test]
+fn a_record_without_a_value_is_refused_by_name() {
+    let error = refused(
+        br#"{"id":5,"produce":{"topic":"t","records":[{"key":"k"}]}}"#,
+        Form::Json,
+    );
+    assert_eq!(error.id, Some(5));
+    assert!(error.message.contains("value"), "{error}");
+    for wrong in [
+        r#"{"value":{"base64":"!"}}"#,
+        r#"{"value":{"base64":1}}"#,
+        r#"{"value":1,"headers":[["a"]]}"#,
+    ] {
+        let text = format!(r#"{{"id":5,"produce":{{"topic":"t","records":[{wrong}]}}}}"#);
+        assert_eq!(refused(text.as_bytes(), Form::Json).id, Some(5), "{wrong}");
+    }
+}
+
+#[test]
+fn a_malformed_frame_names_its_request_where_it_can() {
+    for (message, id) in [
+        (&br#"{"ping":{},"id":7}}"#[..], Some(7)),
+        (br#"{"id":7,"ping":"#, Some(7)),
+        (br#"{"ping":{}}"#, None),
+        (br#"{"id":-1,"ping":{}}"#, None),
+        (br#"{"id":7,"id":7.5}"#, None),
+        (br#"[7]"#, None),
+        (b"", None),
+        (b"\xff", None),
+    ] {
+        assert_eq!(
+            refused(message, Form::Json).id,
+            id,
+            "{}",
+            String::from_utf8_lossy(message)
+        );
+    }
+    for (message, id) in [
+        (&[][..], None),
+        (&[7], Some(7)),
+        (&[7, 99], Some(7)),
+        (&[0xfd, 1], None),
+        (&[7, 1, 0], Some(7)),
+    ] {
+        let error = refused(message, Form::Binary);
+        assert_eq!(
+            (error.id, error.code),
+            (id, ErrorCode::MalformedFrame),
+            "{message:?}"
+        );
+    }
+}
+
+#[test]
+fn bytes_behind_a_frame_are_an_error() {
+    let frame = ClientFrame {
+        id: 7,
+        request: Request::Ping {},
+    };
+    for form in [Form::Binary, Form::Json] {
+        let message = encode_client(&frame, form).expect("there is no batch in it");
+        assert_eq!(decode_client(&message, form, NOW), Ok(frame.clone()));
+        let longer = [&message[..], b"0"].concat();
+        assert_eq!(refused(&longer, form).id, Some(7), "{form:?}");
+    }
+}
+
+#[test]
+fn a_wrong_topic_name_has_a_code_of_its_own() {
+    for (message, form) in [
+        (&[7, 11, 3, b'a', b'/', b'b'][..], Form::Binary),
+        (br#"{"id":7,"delete_topic":{"topic":"a/b"}}"#, Form::Json),
+    ] {
+        let error = refused(message, form);
+        assert_eq!(
+            (error.id, error.code),
+            (Some(7), ErrorCode::InvalidName),
+            "{error}"
+        );
+        assert!(error.message.contains("a/b"), "{error}");
+    }
+}
+
+#[test]
+fn an_error_in_json_says_whether_to_retry_and_survives_an_unknown_code() {
+    let error = ServerFrame::Error {
+        id: Some(1),
+        error: ErrorCode::DiskFull.because("no room"),
+    };
+    let text = encode_server(&error, Form::Json).expect("there is no batch in it");
+    assert_eq!(
+        text,
+        r#"{"error":{"id":1,"code":"disk_full","message":"no room","retryable":true}}"#
+    );
+    assert_eq!(decode_server(&text, Form::Json), Ok(error));
+    let newer = br#"{"error":{"id":1,"code":"from_the_future","message":"m","retryable":true}}"#;
+    let Ok(ServerFrame::Error { error, .. }) = decode_server(newer, Form::Json) else {
+        panic!("it is a frame")
+    };
+    assert_eq!(
+        error,
+        WireError {
+            code: ErrorCode::Unknown(0),
+            message: "m".to_owned()
+        }
+    );
+}
+
+#[test]
+fn fields_of_a_newer_peer_are_ignored_in_json() {
+    let text = br#"{"id":1,"list_topics":{"new":1},"also_new":[]}"#;
+    assert_eq!(
+        decode_client(text, Form::Json, NOW),
+        Ok(ClientFrame {
+            id: 1,
+            request: Request::ListTopics {}
+        })
+    );
+}
+
+#[test]
+fn a_damaged_batch_is_an_error_in_json_and_no_panic() {
+    let batches = Batches(vec![1; 100].into());
+    let answer = Answer::Fetched(Fetched {
+        epoch: 0,
+        start: 0,
+        end: 0,
+        next: 0,
+        batches,
+    });
+    let frame = ServerFrame::Answer { id: 1, answer };
+    assert!(encode_server(&frame, Form::Json).is_err());
+    let binary = encode_server(&frame, Form::Binary).expect("binary does not look");
+    assert_eq!(decode_server(&binary, Form::Binary), Ok(frame));
+}
+
+#[test]
+fn a_produce_has_memory_of_its_own() {
+    let frame = ClientFrame {
+        id: 1,
+        request: Request::Produce(Produce {
+            topic: TopicName::parse("t").expect("a name"),
+            partition: Some(0),
+            batch: produced(r#""records":[{"value":1}]"#).into(),
+        }),
+    };
+    let message = encode_client(&frame, Form::Binary).expect("binary never fails");
+    let Request::Produce(produce) = decode_client(&message, Form::Binary, NOW)
+        .expect("a frame")
+        .request
+    else {
+        panic!("it is a produce")
+    };
+    let batch = produce.batch.single().expect("a batch");
+    let place = batch.bytes().as_ptr();
+    assert_eq!(
+        batch.with_base_offset(9).bytes().as_ptr(),
+        place,
+        "the offset is written in place"
+    );
+}
