@@ -1,0 +1,374 @@
+//! The language as its README promises it.
+
+use json_expr::{Env, Expr, Fields, Found};
+use proptest::prelude::*;
+
+const QUAKE: &str = r#"{"id":"us1","mag":4.5,"none":null,"yes":true,"no":false,"type":"earthquake","count":3,
+    "nested":{"a":{"b":[10,{"c":"deep"}]},"empty":{}},"odd name":1,"quo\"te":2,"time":1517363399650,
+    "big":9007199254740993,"text":"Zürich \"\u00fc\"","negative":-2.15,"mag":9.9}"#;
+
+fn give(expression: &str, json: &str) -> String {
+    let mut fields = Fields::default();
+    let expr = Expr::parse(expression, &mut fields)
+        .unwrap_or_else(|error| panic!("{expression}: {error}"));
+    let mut found = Found::default();
+    fields
+        .find(json.as_bytes(), &mut found)
+        .unwrap_or_else(|error| panic!("{json}: {error}"));
+    let mut out = Vec::new();
+    let env = Env::new(json.as_bytes(), &found).record(Some(b"k1"), 7, 1000);
+    expr.write_json(&env, &mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[track_caller]
+fn check(cases: &[(&str, &str)]) {
+    for (expression, expected) in cases {
+        assert_eq!(give(expression, QUAKE), *expected, "{expression}");
+    }
+}
+
+#[test]
+fn comparisons() {
+    check(&[
+        ("mag >= 4.5 && type == \"earthquake\"", "true"),
+        ("mag > 4.5", "false"),
+        ("mag < 5 || nothing.at.all > 3", "true"),
+        ("negative < -2", "true"),
+        ("count == 3.0", "true"),
+        ("type != 'quarry blast'", "true"),
+        ("type < 'f'", "true"),
+        ("type in ['explosion', 'earthquake']", "true"),
+        ("count in [1, 2]", "false"),
+        ("count in []", "false"),
+        ("!(mag > 4) || yes", "true"),
+        ("yes && !no", "true"),
+        ("(count + 1) * 2 == 8", "true"),
+    ]);
+}
+
+#[test]
+fn what_is_null_or_missing_compares_with_nothing_but_null() {
+    for absent in [
+        "none",
+        "missing",
+        "missing.deeper",
+        "mag.deeper",
+        "nested.a.b[9]",
+        "nested.a[0]",
+    ] {
+        for operator in ["<", "<=", ">", ">=", "=="] {
+            for other in ["0", "-1", "''", "true"] {
+                assert_eq!(
+                    give(&format!("{absent} {operator} {other}"), QUAKE),
+                    "false"
+                );
+            }
+        }
+        check(&[
+            (&format!("{absent} == null"), "true"),
+            (&format!("{absent} != null"), "false"),
+            (&format!("{absent} != 4.5"), "true"),
+            (&format!("!({absent} >= 4.5)"), "true"),
+            (&format!("{absent} in [null]"), "true"),
+            (&format!("{absent} + 1"), "null"),
+            (&format!("coalesce({absent}, 5)"), "5"),
+            (absent, "null"),
+        ]);
+    }
+}
+
+#[test]
+fn values_of_different_kinds_are_never_the_same_and_have_no_order() {
+    check(&[
+        ("mag == '4.5'", "false"),
+        ("mag != '4.5'", "true"),
+        ("mag < 'a'", "false"),
+        ("mag > 'a'", "false"),
+        ("yes == 1", "false"),
+        ("yes > no", "false"),
+        ("nested > 1", "false"),
+        ("number('4.5') == mag", "true"),
+    ]);
+}
+
+#[test]
+fn arithmetic() {
+    check(&[
+        ("1 + 2 * 3 - 4", "3"),
+        ("7 / 2", "3.5"),
+        ("8 / 2", "4"),
+        ("7 % 4", "3"),
+        ("-mag", "-4.5"),
+        ("--count", "3"),
+        ("1 / 0", "null"),
+        ("1 % 0", "null"),
+        // The shortest digits of 2^63.
+        ("9223372036854775807 + 1", "9.223372036854776e18"),
+        ("'a' + 'b'", "\"ab\""),
+        ("'a' + 1", "null"),
+        ("0.1 + 0.2", "0.30000000000000004"),
+        ("1e300 * 1e300", "null"),
+    ]);
+}
+
+#[test]
+fn fields_are_found_wherever_they_are() {
+    check(&[
+        ("nested.a.b[1].c", "\"deep\""),
+        ("nested['a'].b[0]", "10"),
+        ("nested.empty", "{}"),
+        ("nested.a", r#"{"b":[10,{"c":"deep"}]}"#),
+        (
+            "nested.a.b[0] == 10 && nested.a.b[1].c == 'deep' && nested.a != null",
+            "true",
+        ),
+        ("`odd name`", "1"),
+        ("`quo\"te`", "2"),
+        ("text", r#""Zürich \"\u00fc\"""#),
+        ("text == 'Zürich \"ü\"'", "true"),
+        ("$key + '!'", "\"k1!\""),
+        ("$offset + $timestamp", "1007"),
+    ]);
+    assert_eq!(give("`in` + `null`", r#"{"in": 1, "null": 2}"#), "3");
+}
+
+#[test]
+fn the_first_of_two_members_of_one_name_counts() {
+    check(&[("mag", "4.5"), ("mag + id", "null")]);
+}
+
+#[test]
+fn numbers_are_copied_and_compared_to_the_last_digit() {
+    check(&[
+        ("big", "9007199254740993"),
+        ("big == 9007199254740992", "false"),
+        ("big == 9007199254740993", "true"),
+    ]);
+    assert_eq!(give("x", r#"{"x": 1.50e+02}"#), "1.50e+02");
+    assert_eq!(
+        give("x", r#"{"x":123456789012345678901234567890}"#),
+        "123456789012345678901234567890"
+    );
+}
+
+#[test]
+fn functions() {
+    check(&[
+        ("contains(type, 'quake')", "true"),
+        ("contains(type, 'quack')", "false"),
+        ("contains(mag, '4')", "false"),
+        (
+            "starts_with(type, 'earth') && ends_with(type, 'quake')",
+            "true",
+        ),
+        ("upper('züri') + lower('ÄB')", "\"ZÜRIäb\""),
+        ("length('züri')", "4"),
+        ("abs(negative) + floor(mag) + ceil(mag)", "11.15"),
+        ("round(negative)", "-2"),
+        ("round(3.14159, 2)", "3.14"),
+        ("round(count)", "3"),
+        ("text(mag) + 'x'", "\"4.5x\""),
+        ("number(' 12 ') + number('x')", "null"),
+        ("if(mag > 4, 'strong', 'weak')", "\"strong\""),
+        ("if(none > 4, 'strong', none)", "null"),
+    ]);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place() {
+    for (expression, message) in [
+        ("", "at character 1: a value is missing at the end"),
+        (
+            "mag >= 4.5 &&",
+            "at character 14: a value is missing at the end",
+        ),
+        (
+            "mag = 4",
+            "at character 5: `=` is no operator, `==` compares",
+        ),
+        ("a & b", "at character 3: `&` is no operator, `&&` is"),
+        ("ü + #", "at character 5: `#` means nothing here"),
+        ("(a", "at character 3: `)` is missing"),
+        (
+            "1 < 2 < 3",
+            "at character 7: comparisons can't be chained; join two of them with `&&`",
+        ),
+        (
+            "a b",
+            "at character 3: nothing was expected after this; is an operator missing?",
+        ),
+        ("'open", "at character 1: this ' is never closed"),
+        ("a.", "at character 3: the name of a field is missing"),
+        (
+            "a[-1]",
+            "at character 3: the number of an item or the name of a field in quotes is missing",
+        ),
+        (
+            "round()",
+            "at character 1: `round` takes 1 to 2, and here are 0",
+        ),
+        ("if(a, b)", "at character 1: `if` takes 3, and here are 2"),
+        ("a in 3", "at character 6: `[` is missing"),
+        (
+            "$nope",
+            "at character 1: there is no `$nope`; there are `$key`, `$offset` and `$timestamp`",
+        ),
+        (
+            "1e999",
+            "at character 1: a number that large can't be told from others",
+        ),
+    ] {
+        let error = Expr::parse(expression, &mut Fields::default()).unwrap_err();
+        assert_eq!(error.to_string(), message, "{expression}");
+    }
+    let unknown = Expr::parse("has(a)", &mut Fields::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        unknown.starts_with("at character 1: there is no function `has`; there are if, abs"),
+        "{unknown}"
+    );
+}
+
+#[test]
+fn no_expression_is_deep_enough_to_exhaust_the_stack() {
+    for (open, close) in [
+        ("(", ")"),
+        ("!", ""),
+        ("-", ""),
+        ("a in [", "]"),
+        ("abs(", ")"),
+        ("if(", ",1,1)"),
+    ] {
+        let nested = format!("{}1{}", open.repeat(8000), close.repeat(8000));
+        let error = Expr::parse(&nested, &mut Fields::default()).unwrap_err();
+        assert!(
+            error.to_string().ends_with("nested more than 64 deep"),
+            "{open}: {error}"
+        );
+    }
+    let error = Expr::parse(&"(".repeat(100_000), &mut Fields::default()).unwrap_err();
+    assert!(
+        error.to_string().contains("100000 bytes are too many"),
+        "{error}"
+    );
+    let error = Expr::parse(&format!("a{}", ".b".repeat(100)), &mut Fields::default()).unwrap_err();
+    assert!(
+        error.to_string().contains("a path has 32 steps at most"),
+        "{error}"
+    );
+    // Long is fine where it isn't deep.
+    let long = vec!["mag > 1"; 5000].join(" && ");
+    assert_eq!(give(&long, QUAKE), "true");
+    let long = vec!["1"; 10_000].join("+");
+    assert_eq!(give(&long, QUAKE), "10000");
+}
+
+#[test]
+fn no_value_is_deep_enough_to_exhaust_the_stack() {
+    let deep = format!(
+        "{{\"a\":{}{},\"b\":1}}",
+        "[".repeat(1_000_000),
+        "]".repeat(1_000_000)
+    );
+    assert_eq!(give("b", &deep), "1");
+    let deep = "{\"a\":".repeat(100_000) + "1" + &"}".repeat(100_000);
+    assert_eq!(give("a.a.a.a.b", &deep), "null");
+}
+
+#[test]
+fn what_is_not_json_is_said_to_be_so_as_far_as_it_is_read() {
+    let mut fields = Fields::default();
+    let _expr = Expr::parse("a.b == 1 || c", &mut fields).unwrap();
+    let mut found = Found::default();
+    for json in [
+        "",
+        " ",
+        "hello",
+        "{",
+        "{\"a\"",
+        "{\"a\":",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{\"a\":1]",
+        "{a:1}",
+        "{\"a\":1} x",
+        "{\"a\":\"open}",
+        "{\"a\":\"\\",
+        "{\"a\" 1}",
+        "{\"a\":{\"b\":[}",
+        "\u{1}",
+        "{\"a\":1 \"c\":2}",
+    ] {
+        assert!(fields.find(json.as_bytes(), &mut found).is_err(), "{json}");
+    }
+    for json in [
+        "{}",
+        "[]",
+        "1",
+        "\"text\"",
+        "null",
+        " {\"a\" : 1 } \n",
+        "[{\"a\":1}]",
+        "{\"a\":{\"b\":2},\"c\":3}junk",
+    ] {
+        assert!(fields.find(json.as_bytes(), &mut found).is_ok(), "{json}");
+    }
+}
+
+fn any_json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<f64>()
+            .prop_filter("JSON has no others", |float| float.is_finite())
+            .prop_map(Into::into),
+        "[a-c\\\\\"\u{e9}\u{1f30b}\n]{0,12}".prop_map(Into::into),
+    ];
+    leaf.prop_recursive(4, 40, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+            prop::collection::btree_map("[a-c\\\\\"]{1,2}", inner, 0..5)
+                .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_field_is_found_as_the_reference_finds_it(json in any_json(), pretty in any::<bool>()) {
+        let text = if pretty { serde_json::to_string_pretty(&json) } else { serde_json::to_string(&json) }.unwrap();
+        let paths = ["a", "b", "a.a", "a.b", "b.a.c", "a[0]", "a[1].b", "`a\\\\`", "`\\\"`.a"];
+        let pointers = ["/a", "/b", "/a/a", "/a/b", "/b/a/c", "/a/0", "/a/1/b", "/a\\", "/\"/a"];
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let mut fields = Fields::default();
+        let exprs = paths.map(|path| Expr::parse(path, &mut fields).unwrap());
+        let mut found = Found::default();
+        prop_assert!(fields.find(text.as_bytes(), &mut found).is_ok(), "{text}");
+        for (expr, pointer) in exprs.iter().zip(pointers) {
+            let mut ours = Vec::new();
+            expr.write_json(&Env::new(text.as_bytes(), &found), &mut ours);
+            let ours: serde_json::Value = serde_json::from_slice(&ours).unwrap();
+            let steps_into_array_by_name = pointer.split('/').skip(2).any(|step| step.parse::<u32>().is_ok());
+            let reference = json.pointer(pointer).cloned().unwrap_or_default();
+            // A pointer's `0` is also a member called `0`; there is none of that name here.
+            prop_assert!(ours == reference || steps_into_array_by_name && reference.is_null(), "{pointer} in {text}");
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_panic_nowhere(json in prop::collection::vec(any::<u8>(), 0..64), text in "[a-c(){}\\[\\]\"'.<>=!&|0-9+* ]{0,24}") {
+        let mut fields = Fields::default();
+        if let Ok(expr) = Expr::parse(&text, &mut fields) {
+            let mut found = Found::default();
+            let _ = fields.find(&json, &mut found);
+            let mut out = Vec::new();
+            expr.write_json(&Env::new(&json, &found), &mut out);
+            let _ = expr.is_true(&Env::new(&json, &found));
+        }
+    }
+}
