@@ -1,0 +1,197 @@
+//! Topics: create, describe, alter, delete.
+
+use std::sync::Arc;
+
+use eddy_protocol::frame::{
+    AlterTopic, CreateTopic, Limit, PartitionInfo, TopicInfo, TopicSettings,
+};
+use eddy_protocol::{ErrorCode, TopicName, WireError};
+
+use super::{Broker, refusal};
+use crate::store::{CatalogChange, Commit, Partition, Topic};
+
+/// A topic has at least 1 and at most this many partitions.
+const PARTITIONS_MAX: u32 = 1024;
+
+impl Broker {
+    /// Makes a topic.
+    pub async fn create_topic(&self, request: CreateTopic) -> Result<TopicInfo, WireError> {
+        let CreateTopic {
+            topic: name,
+            partitions,
+            settings,
+        } = request;
+        check_partitions(&name, partitions)?;
+        check_settings(&name, &settings)?;
+        self.check_room(&name, partitions as usize, 1)?;
+        self.change_catalog(CatalogChange::Create {
+            name: name.clone(),
+            partitions,
+            settings,
+        })
+        .await?;
+        self.describe_topic(&name)
+    }
+
+    /// Changes a topic's settings; what is absent stays.
+    pub async fn alter_topic(&self, request: AlterTopic) -> Result<TopicInfo, WireError> {
+        let topic = self.topic(&request.topic)?;
+        let now = topic.partitions().len();
+        if let Some(partitions) = request.partitions {
+            check_partitions(&request.topic, partitions)?;
+            if (partitions as usize) < now {
+                return Err(ErrorCode::InvalidArgument.because(format!(
+                    "topic `{}` has {now} partitions, {partitions} was asked for: partitions can only be added",
+                    request.topic
+                )));
+            }
+            self.check_room(&request.topic, partitions as usize - now, 0)?;
+        }
+        let mut settings = topic.settings();
+        settings.durability = request.durability.unwrap_or(settings.durability);
+        apply_limit(&mut settings.retention_ms, request.retention_ms);
+        apply_limit(&mut settings.retention_bytes, request.retention_bytes);
+        check_settings(&request.topic, &settings)?;
+        let change = CatalogChange::Alter {
+            topic: topic.id(),
+            partitions: request.partitions,
+            settings,
+        };
+        self.change_catalog(change).await?;
+        self.tell_grown(topic.id());
+        self.describe_topic(&request.topic)
+    }
+
+    /// Ends a topic and frees its files. Refused while a deployment uses it.
+    pub async fn delete_topic(&self, name: &TopicName) -> Result<(), WireError> {
+        let topic = self.topic(name)?;
+        if let Some(deployment) = self.deployments.using(name) {
+            return Err(ErrorCode::TopicInUse.because(format!(
+                "topic `{name}` is used by deployment `{deployment}`; delete that first"
+            )));
+        }
+        self.change_catalog(CatalogChange::Delete { topic: topic.id() })
+            .await
+    }
+
+    /// One topic as it is.
+    pub fn describe_topic(&self, name: &TopicName) -> Result<TopicInfo, WireError> {
+        self.topic(name).map(|topic| describe(&topic))
+    }
+
+    /// All topics, in the order of their names.
+    pub fn list_topics(&self) -> Vec<TopicInfo> {
+        let mut topics: Vec<_> = self
+            .store
+            .topics()
+            .iter()
+            .map(|topic| describe(topic))
+            .collect();
+        topics.sort_by(|a, b| a.topic.cmp(&b.topic));
+        topics
+    }
+
+    pub(super) fn topic(&self, name: &TopicName) -> Result<Arc<Topic>, WireError> {
+        self.store
+            .topic(name)
+            .ok_or_else(|| refusal::unknown_topic(name))
+    }
+
+    pub(super) fn partition(
+        &self,
+        name: &TopicName,
+        number: u32,
+    ) -> Result<(Arc<Topic>, Arc<Partition>), WireError> {
+        let topic = self.topic(name)?;
+        let partitions = topic.partitions();
+        let partition = partitions
+            .get(number as usize)
+            .cloned()
+            .ok_or_else(|| refusal::unknown_partition(name, number, partitions.len()))?;
+        Ok((topic, partition))
+    }
+
+    async fn change_catalog(&self, change: CatalogChange) -> Result<(), WireError> {
+        let commit = Commit {
+            catalog: vec![change],
+            ..Commit::default()
+        };
+        self.store
+            .commit(commit)
+            .await
+            .map_err(|error| refusal::of_commit(&error))?;
+        Ok(())
+    }
+
+    fn check_room(
+        &self,
+        name: &TopicName,
+        partitions: usize,
+        topics: usize,
+    ) -> Result<(), WireError> {
+        let existing = self.store.topics();
+        let topic_count = existing.len();
+        let partition_count: usize = existing.iter().map(|topic| topic.partitions().len()).sum();
+        if topic_count + topics > self.config.topics_max {
+            return Err(ErrorCode::TooMany.because(format!(
+                "there are {topic_count} topics and the limit is {}: topic `{name}` can't be added",
+                self.config.topics_max
+            )));
+        }
+        if partition_count + partitions > self.config.partitions_max {
+            return Err(ErrorCode::TooMany.because(format!(
+                "there are {partition_count} partitions and the limit is {}: {partitions} more for topic `{name}` are too many",
+                self.config.partitions_max
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn check_partitions(name: &TopicName, partitions: u32) -> Result<(), WireError> {
+    if (1..=PARTITIONS_MAX).contains(&partitions) {
+        return Ok(());
+    }
+    Err(ErrorCode::InvalidArgument.because(format!(
+        "a topic has 1 to {PARTITIONS_MAX} partitions, {partitions} was asked for topic `{name}`"
+    )))
+}
+
+fn check_settings(name: &TopicName, settings: &TopicSettings) -> Result<(), WireError> {
+    for (limit, what) in [
+        (settings.retention_ms, "retention_ms"),
+        (settings.retention_bytes, "retention_bytes"),
+    ] {
+        if limit == Some(0) {
+            return Err(ErrorCode::InvalidArgument.because(format!(
+                "`{what}` of topic `{name}` is 0; it must be at least 1, or absent for no limit"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn apply_limit(setting: &mut Option<u64>, change: Option<Limit>) {
+    match change {
+        None => {}
+        Some(Limit::None) => *setting = None,
+        Some(Limit::AtMost(limit)) => *setting = Some(limit),
+    }
+}
+
+fn describe(topic: &Topic) -> TopicInfo {
+    let partitions = topic.partitions();
+    let partitions = partitions.iter().map(|partition| PartitionInfo {
+        partition: partition.number(),
+        epoch: partition.epoch(),
+        start: partition.start(),
+        end: partition.end(),
+        bytes: partition.bytes(),
+        stopped: partition.stopped(),
+    });
+    TopicInfo {
+        topic: topic.name().clone(),
+        settings: topic.settings(),
+        partitions: partitions.collect(),
+    }
+}

@@ -1,0 +1,105 @@
+//! Groups' cursors: where a named reader goes on.
+
+use eddy_protocol::frame::{Cursor, Cursors};
+use eddy_protocol::{ErrorCode, TopicName, WireError};
+
+use super::{Broker, refusal};
+use crate::store::{Change, Table, TopicId};
+
+/// A group's name has at most this many bytes.
+const GROUP_BYTES_MAX: usize = 255;
+
+impl Broker {
+    /// Where a group's cursors are, in the order of topic and partition.
+    pub fn cursors(&self, request: &Cursors) -> Result<Vec<Cursor>, WireError> {
+        check_group(&request.group)?;
+        let prefix = group_prefix(&request.group);
+        let rows = self
+            .store
+            .scan(Table::Cursors, &prefix)
+            .map_err(|error| refusal::of_table(&error))?;
+        let cursors = rows
+            .iter()
+            .filter_map(|(key, value)| parse(key.get(prefix.len()..)?, value));
+        let is_wanted = |cursor: &Cursor| {
+            let wanted = request.topic.as_ref();
+            wanted.is_none_or(|topic| *topic == cursor.topic)
+        };
+        // A topic that was deleted leaves its cursors behind; they say nothing of a new one.
+        let is_of = |topic: TopicId, cursor: &Cursor| {
+            let found = self.topic(&cursor.topic);
+            found.is_ok_and(|found| found.id() == topic)
+        };
+        Ok(cursors
+            .filter(|(topic, cursor)| is_wanted(cursor) && is_of(*topic, cursor))
+            .map(|(_, cursor)| cursor)
+            .collect())
+    }
+
+    /// The changes that move a group's cursors.
+    pub(super) fn move_cursors(
+        &self,
+        group: &str,
+        cursors: &[Cursor],
+    ) -> Result<Vec<Change>, WireError> {
+        check_group(group)?;
+        cursors
+            .iter()
+            .map(|cursor| self.move_cursor(group, cursor))
+            .collect()
+    }
+
+    fn move_cursor(&self, group: &str, cursor: &Cursor) -> Result<Change, WireError> {
+        let (topic, partition) = self.partition(&cursor.topic, cursor.partition)?;
+        if cursor.offset > partition.end() {
+            return Err(ErrorCode::OffsetOutOfRange.because(format!(
+                "partition {} of topic `{}` ends at offset {}, the cursor of group `{group}` can't go to {}",
+                cursor.partition,
+                cursor.topic,
+                partition.end(),
+                cursor.offset
+            )));
+        }
+        let mut key = group_prefix(group);
+        key.extend_from_slice(cursor.topic.as_ref().as_bytes());
+        key.push(0);
+        key.extend_from_slice(&cursor.partition.to_be_bytes());
+        let value = [cursor.offset.to_le_bytes(), topic.id().0.to_le_bytes()].concat();
+        Ok(Change::Put {
+            table: Table::Cursors,
+            key: key.into(),
+            value: value.into(),
+        })
+    }
+}
+
+// group 00 topic 00 partition(be u32) -> offset(le u64) topic's id(le u64). Neither name can hold a zero byte.
+
+fn group_prefix(group: &str) -> Vec<u8> {
+    let mut prefix = group.as_bytes().to_vec();
+    prefix.push(0);
+    prefix
+}
+
+fn parse(key: &[u8], value: &[u8]) -> Option<(TopicId, Cursor)> {
+    let (offset, topic) = value.split_first_chunk::<8>()?;
+    let (name, partition) = key.split_last_chunk::<4>()?;
+    let name = std::str::from_utf8(name.strip_suffix(&[0])?).ok()?;
+    let cursor = Cursor {
+        topic: TopicName::parse(name).ok()?,
+        partition: u32::from_be_bytes(*partition),
+        offset: u64::from_le_bytes(*offset),
+    };
+    Some((TopicId(u64::from_le_bytes(topic.try_into().ok()?)), cursor))
+}
+
+fn check_group(group: &str) -> Result<(), WireError> {
+    if group.is_empty() || group.len() > GROUP_BYTES_MAX || group.bytes().any(|byte| byte < b' ') {
+        return Err(ErrorCode::InvalidName.because(format!(
+            "a group's name has 1 to {GROUP_BYTES_MAX} bytes and no control characters, `{}` has {}",
+            group.escape_default(),
+            group.len()
+        )));
+    }
+    Ok(())
+}

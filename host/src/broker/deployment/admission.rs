@@ -1,0 +1,156 @@
+//! What a deployment must be before it is let in.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use eddy_protocol::admin::DeploymentSpec;
+use eddy_protocol::frame::Start;
+use eddy_protocol::{ErrorCode, TopicName, WireError};
+
+use super::progress::Position;
+use super::record::Record;
+use crate::broker::{Broker, plugin, refusal};
+use crate::plugin::{Context, Limits};
+
+/// A plugin has at most this many outputs.
+const OUTPUTS_MAX: usize = 64;
+
+/// A deployment that may begin, and where.
+pub(super) struct Admitted {
+    pub(super) record: Record,
+    offsets: Vec<u64>,
+}
+
+impl Admitted {
+    pub(super) fn positions(&self) -> impl Iterator<Item = Position<'_>> {
+        let numbered = self.offsets.iter().zip(0..);
+        numbered.map(|(&offset, partition)| Position {
+            record: &self.record,
+            partition,
+            offset,
+        })
+    }
+}
+
+/// The answer for a name that no deployment has.
+pub(super) fn unknown_deployment(name: &str) -> WireError {
+    ErrorCode::UnknownDeployment.because(format!("no deployment `{name}`"))
+}
+
+impl Broker {
+    pub(super) async fn admit(&self, spec: DeploymentSpec) -> Result<Admitted, WireError> {
+        plugin::check_name("deployment", &spec.name)?;
+        if self.deployments.by_name.contains_key(&spec.name) {
+            return Err(ErrorCode::DeploymentExists.because(format!(
+                "there is a deployment `{}` already; delete it first",
+                spec.name
+            )));
+        }
+        self.check_topics(&spec)?;
+        let (_, compiled) = self.compiled(&spec.plugin).await?;
+        let record = Record {
+            digest: compiled.digest().to_string(),
+            version: 1,
+            generation: fastrand::u64(..),
+            stopped: None,
+            spec,
+        };
+        let limits = self.limits(&record)?;
+        let name = &record.spec.name;
+        let trial = self
+            .engine
+            .instantiate(&compiled, context(&record, 0), limits)
+            .await;
+        trial.map_err(|error| refusal::of_plugin(&format!("deployment `{name}`"), &error))?;
+        let mut offsets = Vec::new();
+        for partition in self.topic(&record.spec.from)?.partitions().iter() {
+            offsets.push(match record.spec.start {
+                // Partitions differ in length: an offset beyond one's end means its end.
+                Start::Offset(offset) => offset.min(partition.end()),
+                start => self.resolve(partition, start).await?,
+            });
+        }
+        Ok(Admitted { record, offsets })
+    }
+
+    fn check_topics(&self, spec: &DeploymentSpec) -> Result<(), WireError> {
+        self.topic(&spec.from)?;
+        if spec.to.is_empty() || spec.to.len() > OUTPUTS_MAX {
+            return Err(ErrorCode::InvalidArgument.because(format!(
+                "deployment `{}` has {} outputs; it needs 1 to {OUTPUTS_MAX}",
+                spec.name,
+                spec.to.len()
+            )));
+        }
+        for (port, topic) in &spec.to {
+            plugin::check_name("port", port)?;
+            self.topic(topic)?;
+        }
+        if self.would_cycle(spec) {
+            return Err(ErrorCode::InvalidArgument.because(format!(
+                "deployment `{}` would feed topic `{}` with what comes out of it: its records would go round for ever",
+                spec.name, spec.from
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether records could come back from the outputs to the input.
+    fn would_cycle(&self, spec: &DeploymentSpec) -> bool {
+        let mut onward: HashMap<TopicName, Vec<TopicName>> = HashMap::new();
+        for entry in &self.deployments.by_name {
+            let other = &entry.value().record.spec;
+            onward
+                .entry(other.from.clone())
+                .or_default()
+                .extend(other.to.values().cloned());
+        }
+        let mut reached = BTreeSet::new();
+        let mut ahead: Vec<TopicName> = spec.to.values().cloned().collect();
+        while let Some(topic) = ahead.pop() {
+            if reached.insert(topic.clone()) {
+                ahead.extend(onward.get(&topic).into_iter().flatten().cloned());
+            }
+        }
+        reached.contains(&spec.from)
+    }
+
+    /// What an instance of the deployment may use.
+    pub(super) fn limits(&self, record: &Record) -> Result<Limits, WireError> {
+        let (asked, mut limits) = (&record.spec.limits, self.engine.config().limits());
+        let within = |name: &str, asked: Option<u64>, most: u64| match asked {
+            None => Ok(most),
+            Some(asked) if (1..=most).contains(&asked) => Ok(asked),
+            Some(asked) => Err(ErrorCode::InvalidArgument.because(format!(
+                "`{name}` of deployment `{}` is {asked}; it must be between 1 and {most}",
+                record.spec.name
+            ))),
+        };
+        limits.memory_bytes_max = within(
+            "memory_bytes_max",
+            asked.memory_bytes_max,
+            limits.memory_bytes_max as u64,
+        )? as usize;
+        limits.output_bytes_max = within(
+            "output_bytes_max",
+            asked.output_bytes_max,
+            limits.output_bytes_max as u64,
+        )? as usize;
+        let time_max_ms = limits.batch_time_max.as_millis() as u64;
+        let time_ms = within("batch_time_max_ms", asked.batch_time_max_ms, time_max_ms)?;
+        limits.batch_time_max = Duration::from_millis(time_ms);
+        Ok(limits)
+    }
+}
+
+/// What the instance on a partition is told.
+pub(super) fn context(record: &Record, partition: u32) -> Context {
+    Context {
+        deployment: record.spec.name.clone(),
+        version: record.version,
+        topic: record.spec.from.to_string(),
+        partition,
+        params: record.spec.params.clone(),
+        outputs: record.outputs().map(|(port, _)| port.clone()).collect(),
+    }
+}

@@ -1,0 +1,134 @@
+//! The domain: topics, producers, subscriptions, groups, plugins and deployments.
+//!
+//! Fronts call it and nothing else; every refusal is a [`WireError`](eddy_protocol::WireError) with a code
+//! of the public table. It knows nothing of sockets and HTTP, and never opens a
+//! file: what must last goes through the store.
+
+mod catalog;
+mod cursor;
+mod deployment;
+mod fetch;
+mod filter;
+mod frame;
+mod plugin;
+mod produce;
+mod refusal;
+mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use dashmap::DashMap;
+
+use crate::io::Clock;
+use crate::plugin::{Digest, Engine, Plugin};
+use crate::store::{Health, Store};
+
+pub use deployment::Config as DeploymentConfig;
+pub use frame::Frame;
+pub use plugin::StoredCode;
+pub use produce::{PendingCommit, PendingProduce, PlacedRecord};
+pub use stream::{Cursor, Follower, Load, Loaded, Next, Stream};
+
+use deployment::Deployments;
+use stream::Streams;
+
+/// The broker's limits.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The largest batch that is appended, as encoded and as expanded.
+    pub batch_bytes_max: usize,
+    /// How many topics there may be.
+    pub topics_max: usize,
+    /// How many partitions all topics may have together.
+    pub partitions_max: usize,
+    /// How many bytes of records one delivered frame holds at most, unless a
+    /// single batch is larger.
+    pub frame_bytes_target: usize,
+    /// The longest that a fetch waits for a record.
+    pub fetch_wait_max: std::time::Duration,
+    /// Deployments' settings.
+    pub deployment: DeploymentConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            batch_bytes_max: 8 << 20,
+            topics_max: 10_000,
+            partitions_max: 100_000,
+            frame_bytes_target: 256 << 10,
+            fetch_wait_max: std::time::Duration::from_secs(60),
+            deployment: DeploymentConfig::default(),
+        }
+    }
+}
+
+/// The broker. Shared as an `Arc` by every front.
+pub struct Broker {
+    config: Config,
+    store: Store,
+    engine: Engine,
+    clock: Arc<dyn Clock>,
+    streams: Streams,
+    deployments: Deployments,
+    /// What was compiled since the start.
+    compiled: DashMap<Digest, Plugin>,
+    /// Where the next records without a key go.
+    spread: AtomicU64,
+    /// Random, new at every start; below 2^53, because JavaScript reads it.
+    incarnation: u64,
+}
+
+impl Broker {
+    /// The broker over an open store. Deployments go on where they were.
+    pub async fn open(
+        config: Config,
+        store: Store,
+        engine: Engine,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Arc<Broker>> {
+        let broker = Arc::new(Broker {
+            streams: Streams::new(engine.clone(), config.frame_bytes_target),
+            deployments: Deployments::default(),
+            compiled: DashMap::new(),
+            spread: AtomicU64::new(fastrand::u64(..)),
+            incarnation: fastrand::u64(1..1 << 53),
+            config,
+            store,
+            engine,
+            clock,
+        });
+        broker.resume_deployments().await?;
+        Ok(broker)
+    }
+
+    /// The limits.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Random, new at every start of the broker.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Milliseconds since 1970 UTC.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Whether the store accepts commits.
+    pub fn health(&self) -> Health {
+        self.store.health()
+    }
+
+    /// Stops the deployments, answers what waits, syncs everything.
+    pub async fn close(&self) {
+        self.deployments.stop_all().await;
+        self.store.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! Uploaded plugins: a name, a digest, an artefact.
+
+use bytes::Bytes;
+use eddy_protocol::admin::PluginInfo;
+use eddy_protocol::{ErrorCode, WireError};
+
+use super::filter::unknown_plugin;
+use super::{Broker, refusal};
+use crate::plugin::{CodeCache, Digest, Plugin};
+use crate::store::{Blobs, Change, Commit, Table};
+
+/// A plugin's or a deployment's name has at most this many characters.
+const NAME_LEN_MAX: usize = 128;
+
+impl Broker {
+    /// Takes an artefact under a name. The name may have had another one
+    /// before: deployments keep what they were deployed with.
+    pub async fn push_plugin(&self, name: &str, wasm: Bytes) -> Result<PluginInfo, WireError> {
+        check_name("plugin", name)?;
+        let compiled = self.engine().compile(wasm.clone()).await;
+        let plugin =
+            compiled.map_err(|error| refusal::of_plugin(&format!("plugin `{name}`"), &error))?;
+        let info = PluginInfo {
+            name: name.to_owned(),
+            digest: plugin.digest().to_string(),
+            bytes: wasm.len() as u64,
+            pushed_at_ms: self.now_ms(),
+        };
+        let (blobs, file) = (self.store.blobs(), artefact(&plugin.digest()));
+        in_background(move || blobs.write(&file, &wasm)).await?;
+        self.compiled.insert(plugin.digest(), plugin);
+        let value = serde_json::to_vec(&info)
+            .map_err(|error| ErrorCode::Internal.because(error.to_string()))?;
+        let put = Change::Put {
+            table: Table::Plugins,
+            key: Bytes::from(name.to_owned()),
+            value: value.into(),
+        };
+        self.change(vec![put]).await?;
+        Ok(info)
+    }
+
+    /// All plugins, in the order of their names.
+    pub fn plugins(&self) -> Result<Vec<PluginInfo>, WireError> {
+        let rows = self
+            .store
+            .scan(Table::Plugins, b"")
+            .map_err(|error| refusal::of_table(&error))?;
+        rows.iter().map(|(_, value)| read(value)).collect()
+    }
+
+    /// One plugin, by its name or its digest.
+    pub fn plugin(&self, name_or_digest: &str) -> Result<PluginInfo, WireError> {
+        let row = self.store.get(Table::Plugins, name_or_digest.as_bytes());
+        if let Some(value) = row.map_err(|error| refusal::of_table(&error))? {
+            return read(&value);
+        }
+        let plugins = self.plugins()?;
+        let found = plugins
+            .into_iter()
+            .find(|plugin| plugin.digest == name_or_digest);
+        found.ok_or_else(|| unknown_plugin(name_or_digest))
+    }
+
+    /// Forgets a plugin. Refused while a deployment runs it.
+    pub async fn delete_plugin(&self, name: &str) -> Result<(), WireError> {
+        let info = self.plugin(name)?;
+        let named: Vec<_> = self
+            .plugins()?
+            .into_iter()
+            .filter(|plugin| plugin.digest == info.digest)
+            .collect();
+        let last_name = named.len() == 1;
+        if let Some(deployment) = self.deployments.running(&info.digest).filter(|_| last_name) {
+            return Err(ErrorCode::PluginInUse.because(format!(
+                "plugin `{name}` is used by deployment `{deployment}`; delete that first"
+            )));
+        }
+        self.change(vec![Change::Delete {
+            table: Table::Plugins,
+            key: Bytes::from(info.name.clone()),
+        }])
+        .await?;
+        if let Some(digest) = info.digest.parse::<Digest>().ok().filter(|_| last_name) {
+            self.compiled.remove(&digest);
+            let (blobs, file) = (self.store.blobs(), artefact(&digest));
+            in_background(move || blobs.delete(&file)).await?;
+        }
+        Ok(())
+    }
+
+    /// A plugin ready to be instantiated.
+    pub(super) async fn compiled(
+        &self,
+        name_or_digest: &str,
+    ) -> Result<(PluginInfo, Plugin), WireError> {
+        let info = self.plugin(name_or_digest)?;
+        let plugin = self.compiled_digest(&info.digest).await?;
+        Ok((info, plugin))
+    }
+
+    /// The plugin with this digest, ready to be instantiated.
+    pub(super) async fn compiled_digest(&self, digest: &str) -> Result<Plugin, WireError> {
+        let digest: Digest = digest.parse().map_err(|_| unknown_plugin(digest))?;
+        if let Some(plugin) = self.compiled.get(&digest) {
+            return Ok(plugin.clone());
+        }
+        let (blobs, file) = (self.store.blobs(), artefact(&digest));
+        let wasm = in_background(move || blobs.read(&file)).await?;
+        let wasm = wasm.ok_or_else(|| unknown_plugin(&digest.to_string()))?;
+        if Digest::of(&wasm) != digest {
+            return Err(ErrorCode::InvalidPlugin.because(format!(
+                "the stored artefact of plugin {digest} is damaged; push it again"
+            )));
+        }
+        let compiled = self.engine().compile(wasm).await;
+        let plugin =
+            compiled.map_err(|error| refusal::of_plugin(&format!("plugin {digest}"), &error))?;
+        self.compiled.insert(digest, plugin.clone());
+        Ok(plugin)
+    }
+
+    pub(super) async fn change(&self, changes: Vec<Change>) -> Result<(), WireError> {
+        let commit = Commit {
+            changes,
+            ..Commit::default()
+        };
+        self.store
+            .commit(commit)
+            .await
+            .map_err(|error| refusal::of_commit(&error))?;
+        Ok(())
+    }
+}
+
+/// A plugin's or a deployment's name: what fits in a URL and on a command line.
+pub(super) fn check_name(what: &str, name: &str) -> Result<(), WireError> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if (1..=NAME_LEN_MAX).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('.')
+    {
+        return Ok(());
+    }
+    Err(ErrorCode::InvalidName.because(format!(
+        "`{}` can't name a {what}: a name has 1 to {NAME_LEN_MAX} letters, digits, `.`, `_` or `-`, and doesn't begin with `.`",
+        name.escape_default()
+    )))
+}
+
+fn artefact(digest: &Digest) -> String {
+    format!("{digest}.wasm")
+}
+
+fn read(value: &[u8]) -> Result<PluginInfo, WireError> {
+    serde_json::from_slice(value)
+        .map_err(|error| ErrorCode::Internal.because(format!("table of plugins: {error}")))
+}
+
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, WireError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::StorageFull => {
+            Err(ErrorCode::DiskFull.because(error.to_string()))
+        }
+        Ok(Err(error)) => Err(ErrorCode::StorageFailed.because(error.to_string())),
+        Err(_) => Err(ErrorCode::ShuttingDown.because("the broker is stopping")),
+    }
+}
+
+/// Compiled code, kept among the store's blobs. What can't be kept is compiled again.
+pub struct StoredCode(pub Blobs);
+
+impl CodeCache for StoredCode {
+    fn load(&self, key: &str) -> Option<Vec<u8>> {
+        self.0.read(&compiled(key)).ok().flatten().map(Vec::from)
+    }
+
+    fn store(&self, key: &str, entry: &[u8]) {
+        if let Err(error) = self.0.write(&compiled(key), entry) {
+            tracing::warn!(key, %error, "compiled code was not kept");
+        }
+    }
+}
+
+fn compiled(key: &str) -> String {
+    format!("{key}.compiled")
+}

@@ -1,0 +1,70 @@
+//! From the engines' errors to the public table: the one place where a store's
+//! or a plugin's error gets its code.
+
+use eddy_protocol::{ErrorCode, TopicName, WireError};
+
+use crate::metrics as names;
+use crate::plugin::PluginError;
+use crate::store::{CommitError, ReadError, TableError};
+
+/// The answer for a name that no topic has.
+pub(super) fn unknown_topic(topic: &TopicName) -> WireError {
+    ErrorCode::UnknownTopic.because(format!("no topic `{topic}`"))
+}
+
+/// The answer for a partition that a topic does not have.
+pub(super) fn unknown_partition(topic: &TopicName, asked: u32, partitions: usize) -> WireError {
+    ErrorCode::UnknownPartition.because(format!(
+        "topic `{topic}` has {partitions} partitions, {asked} was asked for (they count from 0)"
+    ))
+}
+
+/// The answer to a commit that the store refused.
+pub(super) fn of_commit(error: &CommitError) -> WireError {
+    let code = match error {
+        CommitError::Fenced { .. } => ErrorCode::FencedProducer,
+        CommitError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
+        CommitError::UnknownProducer { .. } => ErrorCode::UnknownProducer,
+        CommitError::DiskFull => ErrorCode::DiskFull,
+        CommitError::Conflict { .. } => ErrorCode::Conflict,
+        CommitError::TopicExists { .. } => ErrorCode::TopicExists,
+        CommitError::UnknownTopic { .. } => ErrorCode::UnknownTopic,
+        CommitError::UnknownPartition { .. } => ErrorCode::UnknownPartition,
+        CommitError::Stopped { .. } => ErrorCode::PartitionStopped,
+        CommitError::InvalidPartitions { .. } | CommitError::NothingToRepair { .. } => {
+            ErrorCode::InvalidArgument
+        }
+        CommitError::TooLarge { .. } => ErrorCode::BatchTooLarge,
+        CommitError::Closed => ErrorCode::ShuttingDown,
+        CommitError::StorageFailed(_) | CommitError::Table(_) => ErrorCode::StorageFailed,
+    };
+    metrics::counter!(names::COMMITS_REFUSED, "code" => code.name()).increment(1);
+    code.because(error.to_string())
+}
+
+/// The answer to a read that the store refused.
+pub(super) fn of_read(error: &ReadError) -> WireError {
+    let code = match error {
+        ReadError::BelowStart { .. } | ReadError::BeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::Stopped { .. } => ErrorCode::PartitionStopped,
+        ReadError::Io { .. } => ErrorCode::StorageFailed,
+    };
+    code.because(error.to_string())
+}
+
+/// The answer where a table could not be read.
+pub(super) fn of_table(error: &TableError) -> WireError {
+    ErrorCode::StorageFailed.because(error.to_string())
+}
+
+/// The answer to a plugin's failure; `what` names the plugin's place.
+pub(super) fn of_plugin(what: &str, error: &PluginError) -> WireError {
+    let code = match error {
+        PluginError::NotAComponent(_) | PluginError::WrongWorld(_) => ErrorCode::InvalidPlugin,
+        PluginError::TooLarge { .. } => ErrorCode::PluginTooLarge,
+        PluginError::Refused(_) => ErrorCode::PluginRefused,
+        PluginError::NoCapacity { .. } => ErrorCode::TooMany,
+        _ => ErrorCode::PluginFailed,
+    };
+    code.because(format!("{what}: {error}"))
+}

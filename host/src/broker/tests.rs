@@ -1,0 +1,151 @@
+//! The broker over a disk in memory, without a front.
+
+mod admission;
+mod group;
+mod place;
+mod streams;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use eddy_protocol::batch::BatchBuilder;
+use eddy_protocol::frame::{CreateTopic, Fetch, Produce, Produced, Start, TopicSettings};
+use eddy_protocol::{Compression, ErrorCode, TopicName, WireError};
+
+use super::*;
+use crate::guest::Guest;
+use crate::io::{FaultyDisk, ManualClock};
+use crate::plugin::NoCache;
+
+/// Nothing here takes longer on the slowest machine.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Small files, so that little data makes many of them and retention is quick.
+fn small_files() -> crate::store::Config {
+    crate::store::Config {
+        segment_bytes: 4 << 10,
+        journal_file_bytes: 16 << 10,
+        checkpoint_bytes: 16 << 10,
+        tail_bytes: 512,
+        tail_bytes_total: 4 << 10,
+        reserve_bytes: 0,
+        headroom_bytes: 0,
+        retention_interval: Duration::from_millis(1),
+        ..Default::default()
+    }
+}
+
+async fn broker_with(config: Config) -> Arc<Broker> {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(1_700_000_000_000));
+    let disk = Arc::new(FaultyDisk::new(7));
+    let store = Store::open(small_files(), disk, clock.clone()).expect("an empty store");
+    let plugins = crate::plugin::Config {
+        threads: 1,
+        instances_max: 16,
+        ..Default::default()
+    };
+    let engine = Engine::new(plugins, Arc::new(NoCache)).expect("an engine");
+    Broker::open(config, store, engine, clock)
+        .await
+        .expect("a broker")
+}
+
+async fn broker() -> Arc<Broker> {
+    broker_with(Config::default()).await
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what} took longer than {LIMIT:?}"))
+}
+
+async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    within(what, async {
+        while !done() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn name(name: &str) -> TopicName {
+    TopicName::parse(name).expect("a name")
+}
+
+impl Broker {
+    async fn with_topic(&self, topic: &str, partitions: u32, settings: TopicSettings) {
+        let request = CreateTopic {
+            topic: name(topic),
+            partitions,
+            settings,
+        };
+        within("creating", self.create_topic(request))
+            .await
+            .expect("a topic");
+    }
+
+    /// One batch of these values for partition 0.
+    async fn append(&self, topic: &str, values: &[&str]) -> Produced {
+        let mut batch = BatchBuilder::default();
+        for value in values {
+            batch
+                .push(1, None, Some(value.as_bytes()), &[])
+                .expect("small");
+        }
+        let batch = batch.finish(Compression::None, None).expect("a batch");
+        let pending = self.produce(Produce {
+            topic: name(topic),
+            partition: Some(0),
+            batch: batch.into(),
+        });
+        within("producing", pending.expect("accepted").answer())
+            .await
+            .expect("durable")
+    }
+
+    /// The values of a partition, from its oldest record on.
+    async fn values(&self, topic: &str, partition: u32) -> Vec<String> {
+        let (mut values, mut from) = (Vec::new(), Start::Earliest);
+        loop {
+            let fetched = within(
+                "fetching",
+                self.fetch(Fetch {
+                    topic: name(topic),
+                    partition,
+                    from,
+                    bytes_max: 1 << 20,
+                    wait_ms: 0,
+                }),
+            )
+            .await
+            .expect("records");
+            for batch in fetched.batches.iter() {
+                let batch = batch.expect("a batch");
+                let records = batch.records().expect("records");
+                let texts = records.iter().filter_map(|record| record.value);
+                values.extend(texts.map(|text| String::from_utf8_lossy(text).into_owned()));
+            }
+            if fetched.next >= fetched.end {
+                return values;
+            }
+            from = Start::Offset(fetched.next);
+        }
+    }
+
+    async fn with_plugin(&self, plugin: &str, guest: Guest<'_>) {
+        within("pushing", self.push_plugin(plugin, guest.component()))
+            .await
+            .expect("a plugin");
+    }
+}
+
+/// What was refused must say so with this code and these words.
+#[track_caller]
+fn refused<T>(outcome: Result<T, WireError>, code: ErrorCode, words: &str) {
+    let Err(error) = outcome else {
+        panic!("it was not refused: {words}");
+    };
+    assert_eq!(error.code, code, "{}", error.message);
+    assert!(error.message.contains(words), "{}", error.message);
+}

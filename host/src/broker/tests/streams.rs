@@ -1,0 +1,282 @@
+//! What subscribers get, step by step.
+
+use eddy_protocol::frame::{AlterTopic, Deliver, Filter, Limit, Position, Subscribe};
+use eddy_protocol::{Batch, Form, ServerFrame, codec};
+
+use super::*;
+
+/// The first call keeps nothing, all later ones everything.
+const FROM_THE_SECOND_ON: Guest<'_> = Guest {
+    init: "i32.const 0",
+    process: "(if (result i32) (global.get $called)
+        (then (i32.const 64))
+        (else
+            (global.set $called (i32.const 1))
+            (i32.store8 (i32.const 132) (i32.const 1))
+            (i32.store (i32.const 136) (i32.const 1024))
+            (i32.const 128)))",
+    fields: "(global $called (mut i32) (i32.const 0))",
+};
+
+fn subscribe(from: Start) -> Subscribe {
+    Subscribe {
+        topic: name("t"),
+        partitions: Vec::new(),
+        from,
+        resume: Vec::new(),
+        filter: None,
+    }
+}
+
+fn through(plugin: &str) -> Subscribe {
+    Subscribe {
+        filter: Some(Filter {
+            plugin: plugin.to_owned(),
+            params: BTreeMap::new(),
+        }),
+        ..subscribe(Start::Earliest)
+    }
+}
+
+async fn with_topic() -> Arc<Broker> {
+    let broker = broker().await;
+    broker.with_topic("t", 1, TopicSettings::default()).await;
+    broker
+}
+
+impl Broker {
+    /// The cursor of a subscription to one partition.
+    async fn reader(&self, request: &Subscribe) -> Cursor {
+        let subscribed = within("subscribing", self.subscribe(request)).await;
+        let (_, mut cursors) = subscribed.expect("a stream");
+        assert_eq!(cursors.len(), 1);
+        cursors.remove(0)
+    }
+}
+
+/// What comes next, loads included.
+async fn next(cursor: &mut Cursor, form: Form) -> Next {
+    let mut next = cursor.poll(form);
+    while let Next::Load(load) = next {
+        next = cursor.arrived(within("a load", load).await, form);
+    }
+    next
+}
+
+async fn frame(cursor: &mut Cursor, form: Form) -> Arc<Frame> {
+    match next(cursor, form).await {
+        Next::Frame(frame) => frame,
+        other => panic!("a frame was expected: {}", describe(&other)),
+    }
+}
+
+fn describe(next: &Next) -> String {
+    match next {
+        Next::Frame(_) => "a frame".into(),
+        Next::Gap(gap) => format!("{gap:?}"),
+        Next::Progress(progress) => format!("{progress:?}"),
+        Next::Idle => "idle".into(),
+        Next::Load(_) => "a load".into(),
+        Next::Ended(error) => format!("{error:?}"),
+    }
+}
+
+fn deliver(frame: &Frame, form: Form) -> Deliver {
+    let message = frame.pieces().concat();
+    assert_eq!(message.len(), frame.len());
+    match codec::decode_server(&message, form).expect("a frame") {
+        ServerFrame::Deliver(deliver) => deliver,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn batches(deliver: &Deliver) -> Vec<Batch> {
+    deliver
+        .batches
+        .iter()
+        .collect::<Result<_, _>>()
+        .expect("batches")
+}
+
+fn offsets(deliver: &Deliver) -> Vec<u64> {
+    let batches = batches(deliver);
+    let records = batches
+        .iter()
+        .map(|batch| batch.records().expect("records"));
+    records
+        .flat_map(|records| {
+            records
+                .iter()
+                .map(|record| record.offset)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn two_subscribers_share_one_frame_and_its_memory() {
+    let broker = with_topic().await;
+    broker.with_plugin("all", Guest::default()).await;
+    for request in [subscribe(Start::Earliest), through("all")] {
+        let mut one = broker.reader(&request).await;
+        let mut two = broker.reader(&request).await;
+        broker.append("t", &["first", "second"]).await;
+        let (a, b) = (
+            frame(&mut one, Form::Binary).await,
+            frame(&mut two, Form::Binary).await,
+        );
+        assert!(Arc::ptr_eq(&a, &b));
+        for (a, b) in a.pieces().iter().zip(b.pieces()) {
+            assert_eq!(a.as_ptr(), b.as_ptr());
+        }
+        let json = frame(&mut broker.reader(&request).await, Form::Json).await;
+        assert!(!Arc::ptr_eq(&a, &json), "another form is another frame");
+        assert!(matches!(next(&mut one, Form::Binary).await, Next::Idle));
+    }
+}
+
+#[tokio::test]
+async fn what_a_filter_left_out_is_told_before_a_frame_that_would_leave_a_hole() {
+    let broker = with_topic().await;
+    broker.with_plugin("later", FROM_THE_SECOND_ON).await;
+    let mut cursor = broker.reader(&through("later")).await;
+    broker.append("t", &["dropped", "dropped"]).await;
+    assert!(matches!(next(&mut cursor, Form::Binary).await, Next::Idle));
+    assert_eq!(cursor.position().offset, 2);
+    broker.append("t", &["kept"]).await;
+    match next(&mut cursor, Form::Binary).await {
+        Next::Progress(progress) => assert_eq!(progress.next, 2),
+        other => panic!("progress was expected: {}", describe(&other)),
+    }
+    assert!(cursor.untold_progress().is_none(), "it is told once");
+    let delivered = deliver(&*frame(&mut cursor, Form::Binary).await, Form::Binary);
+    assert_eq!(batches(&delivered)[0].base_offset(), 2);
+    assert_eq!((offsets(&delivered), delivered.next), (vec![2], 3));
+}
+
+#[tokio::test]
+async fn json_begins_at_the_cursor_and_binary_at_the_batch() {
+    let broker = with_topic().await;
+    broker.append("t", &["a", "b", "c"]).await;
+    broker.append("t", &["d"]).await;
+    for (form, first) in [(Form::Json, 1), (Form::Binary, 0)] {
+        let mut cursor = broker.reader(&subscribe(Start::Offset(1))).await;
+        let mut seen = Vec::new();
+        while cursor.position().offset < 4 {
+            seen.extend(offsets(&deliver(&*frame(&mut cursor, form).await, form)));
+        }
+        assert_eq!(seen, (first..4).collect::<Vec<u64>>(), "{form:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_retention_overtakes_gets_a_gap_with_both_offsets() {
+    let broker = with_topic().await;
+    let mut cursor = broker.reader(&subscribe(Start::Earliest)).await;
+    let mut reading = broker.reader(&subscribe(Start::Earliest)).await;
+    broker
+        .alter_topic(AlterTopic {
+            topic: name("t"),
+            partitions: None,
+            durability: None,
+            retention_ms: None,
+            retention_bytes: Some(Limit::AtMost(1)),
+        })
+        .await
+        .expect("altered");
+    let value = "x".repeat(1 << 10);
+    for _ in 0..20 {
+        broker.append("t", &[&value]).await;
+    }
+    let (_, partition) = broker.partition(&name("t"), 0).expect("it is there");
+    eventually("retention", || partition.start() > 0).await;
+    let gap = match next(&mut cursor, Form::Binary).await {
+        Next::Gap(gap) => gap,
+        other => panic!("a gap was expected: {}", describe(&other)),
+    };
+    assert_eq!(gap.expected, 0);
+    assert!((1..=partition.start()).contains(&gap.next), "{gap:?}");
+    assert_eq!(gap.epoch, partition.epoch());
+    assert_eq!(cursor.position().offset, gap.next);
+    // A read that was under way meanwhile ends in the same notice, not in an error.
+    let overtaken = ErrorCode::OffsetOutOfRange.because("the records are gone");
+    let answer = reading.arrived(Err(overtaken), Form::Binary);
+    assert!(
+        matches!(&answer, Next::Gap(gap) if gap.expected == 0),
+        "{}",
+        describe(&answer)
+    );
+}
+
+#[tokio::test]
+async fn a_reader_from_another_epoch_begins_anew_with_a_gap() {
+    let broker = with_topic().await;
+    broker.append("t", &["a", "b"]).await;
+    let (_, partition) = broker.partition(&name("t"), 0).expect("it is there");
+    let resuming = |offset, epoch| Subscribe {
+        resume: vec![Position {
+            partition: 0,
+            offset,
+            epoch,
+        }],
+        ..subscribe(Start::Latest)
+    };
+    let epoch = partition.epoch();
+    let mut same = broker.reader(&resuming(1, epoch)).await;
+    assert_eq!(same.position().offset, 1);
+    assert!(matches!(
+        next(&mut same, Form::Binary).await,
+        Next::Frame(_)
+    ));
+    refused(
+        broker.subscribe(&resuming(3, epoch)).await,
+        ErrorCode::OffsetOutOfRange,
+        "ends at offset 2",
+    );
+    // Even an offset that is beyond the end: it means nothing here.
+    let mut other = broker.reader(&resuming(9, epoch + 1)).await;
+    match next(&mut other, Form::Binary).await {
+        Next::Gap(gap) => assert_eq!((gap.expected, gap.next, gap.epoch), (9, 0, epoch)),
+        other => panic!("a gap was expected: {}", describe(&other)),
+    }
+    let delivered = deliver(&*frame(&mut other, Form::Binary).await, Form::Binary);
+    assert_eq!(offsets(&delivered), [0, 1]);
+}
+
+#[tokio::test]
+async fn a_filter_that_fails_ends_its_stream_for_all_and_the_next_subscriber_gets_a_new_one() {
+    let broker = with_topic().await;
+    let traps = Guest {
+        process: "unreachable",
+        ..Guest::default()
+    };
+    broker.with_plugin("traps", traps).await;
+    let (mut one, mut two) = (
+        broker.reader(&through("traps")).await,
+        broker.reader(&through("traps")).await,
+    );
+    let mut unfiltered = broker.reader(&subscribe(Start::Earliest)).await;
+    broker.append("t", &["a"]).await;
+    for cursor in [&mut one, &mut two] {
+        match next(cursor, Form::Binary).await {
+            Next::Ended(error) => assert_eq!(error.code, ErrorCode::PluginFailed),
+            other => panic!("an end was expected: {}", describe(&other)),
+        }
+    }
+    frame(&mut unfiltered, Form::Binary).await;
+    let mut again = broker.reader(&through("traps")).await;
+    assert!(matches!(again.poll(Form::Binary), Next::Load(_)));
+}
+
+#[tokio::test]
+async fn a_deleted_topic_ends_its_readers() {
+    let broker = with_topic().await;
+    let mut cursor = broker.reader(&subscribe(Start::Earliest)).await;
+    within("deleting", broker.delete_topic(&name("t")))
+        .await
+        .expect("deleted");
+    match next(&mut cursor, Form::Binary).await {
+        Next::Ended(error) => assert_eq!(error.code, ErrorCode::UnknownTopic),
+        other => panic!("an end was expected: {}", describe(&other)),
+    }
+}

@@ -1,0 +1,58 @@
+//! `eddy serve`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::check_config;
+use super::interrupt::Interrupt;
+use super::{Failure, Output};
+
+/// Run the broker
+///
+/// Settings come from their defaults, then the file, then the environment, then
+/// --set and the flags; later wins. `eddy default-config` lists them all. On
+/// SIGINT or SIGTERM the broker answers what is under way, tells its readers,
+/// syncs and ends; at the second signal it ends at once.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// The folder for everything that the broker keeps
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where to listen; port 0 takes any free one
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// A configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A setting, for example server.drain_timeout=5s; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Serve {
+    pub(crate) async fn run(self, output: &Output) -> Result<(), Failure> {
+        let mut config = check_config::load(self.config.as_deref(), &self.set)?;
+        if let Some(data) = self.data {
+            config.server.data = data;
+        }
+        if let Some(listen) = self.listen {
+            config.server.listen = listen;
+        }
+        let mut interrupt = Interrupt::catch()?;
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let output = *output;
+        tokio::spawn(async move {
+            interrupt.next().await;
+            // The server may have ended by itself.
+            let _ = stop.send(());
+            interrupt.next().await;
+            output.note("ended at the second signal, without waiting");
+            std::process::exit(130);
+        });
+        let shutdown = async {
+            // A sender that was dropped without a word is a signal too.
+            let _ = stopped.await;
+        };
+        Ok(crate::server::run(config, shutdown).await?)
+    }
+}

@@ -1,0 +1,320 @@
+//! `eddy topic create|list|describe|alter|delete`
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use eddy_client::{Client, ClientError};
+use eddy_protocol::frame::{
+    AlterTopic, CreateTopic, Durability, PartitionInfo, TopicInfo, TopicSettings,
+};
+use eddy_protocol::{ErrorCode, TopicName};
+use serde_json::json;
+
+use super::output::Table;
+use super::value::{DurationLimit, SizeLimit, describe_duration, describe_size};
+use super::{Connection, Failure, Output};
+
+/// Create, list, describe, alter and delete topics
+#[derive(Debug, Args)]
+pub(crate) struct Topic {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Create(Create),
+    List(List),
+    Describe(Describe),
+    Alter(Alter),
+    Delete(Delete),
+}
+
+/// Create a topic
+#[derive(Debug, Args)]
+struct Create {
+    /// 1 to 249 characters of A-Z a-z 0-9 . _ -
+    #[arg(value_parser = TopicName::parse)]
+    topic: TopicName,
+    /// How many partitions, from 1 to 1024
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    partitions: u32,
+    /// Delete records older than this (7d, 12h), or none
+    #[arg(long, value_name = "DURATION", default_value = "none")]
+    retention: DurationLimit,
+    /// Delete the oldest records of a partition that is larger than this (1GiB), or none
+    #[arg(long, value_name = "SIZE", default_value = "none")]
+    retention_bytes: SizeLimit,
+    /// What an acknowledgement promises
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Disk)]
+    durability: DurabilityArg,
+    /// A topic of this name that is there already is no error; it stays as it is
+    #[arg(long)]
+    if_not_exists: bool,
+}
+
+/// List all topics
+#[derive(Debug, Args)]
+struct List {}
+
+/// Show a topic's settings and its partitions
+#[derive(Debug, Args)]
+struct Describe {
+    /// The topic
+    #[arg(value_parser = TopicName::parse)]
+    topic: TopicName,
+}
+
+/// Change a topic's settings, or give it more partitions
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("change").required(true).multiple(true)))]
+struct Alter {
+    /// The topic
+    #[arg(value_parser = TopicName::parse)]
+    topic: TopicName,
+    /// How many partitions from now on; not fewer than now. Keys may move to other partitions
+    #[arg(long, short, group = "change", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    partitions: Option<u32>,
+    /// Delete records older than this (7d, 12h), or none
+    #[arg(long, group = "change", value_name = "DURATION")]
+    retention: Option<DurationLimit>,
+    /// Delete the oldest records of a partition that is larger than this (1GiB), or none
+    #[arg(long, group = "change", value_name = "SIZE")]
+    retention_bytes: Option<SizeLimit>,
+    /// What an acknowledgement promises
+    #[arg(long, group = "change", value_enum)]
+    durability: Option<DurabilityArg>,
+}
+
+/// Delete a topic and its records
+///
+/// On a terminal it asks first, unless --yes is given; in a script it does not ask.
+#[derive(Debug, Args)]
+struct Delete {
+    /// The topic
+    #[arg(value_parser = TopicName::parse)]
+    topic: TopicName,
+    /// Don't ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DurabilityArg {
+    /// Acknowledged means synced to the disk
+    Disk,
+    /// Acknowledged means handed to the operating system; lost only if the machine itself fails
+    Memory,
+}
+
+impl From<DurabilityArg> for Durability {
+    fn from(arg: DurabilityArg) -> Self {
+        match arg {
+            DurabilityArg::Disk => Durability::Disk,
+            DurabilityArg::Memory => Durability::Memory,
+        }
+    }
+}
+
+impl Topic {
+    pub(crate) async fn run(self, connection: &Connection, output: &Output) -> Result<(), Failure> {
+        if let Command::Delete(delete) = &self.command {
+            delete.confirm()?;
+        }
+        let client = connection.one_shot(output).await?;
+        let result = match self.command {
+            Command::Create(create) => create.run(&client, output).await,
+            Command::List(_) => list(&client, output).await,
+            Command::Describe(describe) => describe.run(&client, output).await,
+            Command::Alter(alter) => alter.run(&client, output).await,
+            Command::Delete(delete) => delete.run(&client, output).await,
+        };
+        client.close().await;
+        result
+    }
+}
+
+impl Create {
+    async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
+        let settings = TopicSettings {
+            durability: self.durability.into(),
+            retention_ms: self.retention.ms(),
+            retention_bytes: self.retention_bytes.bytes(),
+        };
+        let create = CreateTopic {
+            topic: self.topic.clone(),
+            partitions: self.partitions,
+            settings,
+        };
+        let (info, created) = match client.create_topic(create).await {
+            Ok(info) => (info, true),
+            Err(error) if self.if_not_exists && exists(&error) => {
+                (client.describe_topic(&self.topic).await?, false)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        output.result(&info, || {
+            let what = if created { "created" } else { "there already" };
+            format!(
+                "{}: {what}, {} partitions\n",
+                info.topic,
+                info.partitions.len()
+            )
+        })
+    }
+}
+
+fn exists(error: &ClientError) -> bool {
+    error.code() == Some(ErrorCode::TopicExists)
+}
+
+async fn list(client: &Client, output: &Output) -> Result<(), Failure> {
+    let topics = client.list_topics().await?;
+    output.result(&topics, || {
+        let mut table = Table::new(&[
+            "TOPIC",
+            "PARTITIONS",
+            "OFFSETS",
+            "SIZE",
+            "RETENTION",
+            "DURABILITY",
+        ]);
+        for info in &topics {
+            table.row([
+                info.topic.to_string(),
+                info.partitions.len().to_string(),
+                info.partitions.iter().map(records).sum::<u64>().to_string(),
+                describe_size(
+                    info.partitions
+                        .iter()
+                        .map(|partition| partition.bytes)
+                        .sum(),
+                ),
+                describe_retention(&info.settings),
+                describe_durability(info.settings.durability).into(),
+            ]);
+        }
+        table.render()
+    })
+}
+
+impl Describe {
+    async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
+        let info = client.describe_topic(&self.topic).await?;
+        output.result(&info, || describe(&info))
+    }
+}
+
+fn describe(info: &TopicInfo) -> String {
+    let mut text = format!(
+        "topic       {}\ndurability  {}\nretention   {}\n\n",
+        info.topic,
+        describe_durability(info.settings.durability),
+        describe_retention(&info.settings)
+    );
+    let mut table = Table::new(&["PARTITION", "START", "END", "SIZE", "EPOCH", "STATE"]);
+    for partition in &info.partitions {
+        table.row([
+            partition.partition.to_string(),
+            partition.start.to_string(),
+            partition.end.to_string(),
+            describe_size(partition.bytes),
+            partition.epoch.to_string(),
+            partition
+                .stopped
+                .as_ref()
+                .map_or_else(|| "serving".into(), |reason| format!("stopped: {reason}")),
+        ]);
+    }
+    text += &table.render();
+    text
+}
+
+fn records(partition: &PartitionInfo) -> u64 {
+    partition.end.saturating_sub(partition.start)
+}
+
+fn describe_durability(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Disk => "disk",
+        Durability::Memory => "memory",
+    }
+}
+
+fn describe_retention(settings: &TopicSettings) -> String {
+    let age = settings
+        .retention_ms
+        .map(|ms| describe_duration(Duration::from_millis(ms)));
+    let size = settings
+        .retention_bytes
+        .map(|bytes| format!("{} a partition", describe_size(bytes)));
+    match (age, size) {
+        (None, None) => "for ever".into(),
+        (age, size) => age.into_iter().chain(size).collect::<Vec<_>>().join(", "),
+    }
+}
+
+impl Alter {
+    async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
+        let info = client
+            .alter_topic(AlterTopic {
+                topic: self.topic,
+                partitions: self.partitions,
+                durability: self.durability.map(Durability::from),
+                retention_ms: self.retention.map(DurationLimit::to_limit),
+                retention_bytes: self.retention_bytes.map(SizeLimit::to_limit),
+            })
+            .await?;
+        output.result(&info, || describe(&info))
+    }
+}
+
+impl Delete {
+    fn confirm(&self) -> Result<(), Failure> {
+        if self.yes || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Ok(());
+        }
+        write!(
+            io::stderr(),
+            "Delete the topic {} and all its records? [y/N] ",
+            self.topic
+        )?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        match answer.trim() {
+            "y" | "Y" | "yes" => Ok(()),
+            _ => Err(Failure::local(format!(
+                "topic `{}` was not deleted",
+                self.topic
+            ))),
+        }
+    }
+
+    async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
+        client.delete_topic(&self.topic).await?;
+        output.result(&json!({"deleted": self.topic}), || {
+            format!("{}: deleted\n", self.topic)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retention_is_described_by_what_limits_it() {
+        let settings = |retention_ms, retention_bytes| TopicSettings {
+            retention_ms,
+            retention_bytes,
+            ..Default::default()
+        };
+        assert_eq!(describe_retention(&settings(None, None)), "for ever");
+        assert_eq!(describe_retention(&settings(Some(86_400_000), None)), "1d");
+        assert_eq!(
+            describe_retention(&settings(Some(1000), Some(1 << 30))),
+            "1s, 1 GiB a partition"
+        );
+    }
+}

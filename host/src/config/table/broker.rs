@@ -1,0 +1,60 @@
+//! Topics, fetches and deployments.
+
+use std::time::Duration;
+
+use super::{HOUR, KIB, MIB, MILLISECOND, Setting, setting};
+use crate::config::field::{Bytes, Count, Time};
+
+pub(super) const SETTINGS: &[Setting] = &[
+    setting(
+        "broker.batch_bytes_max",
+        "The largest batch that is appended, as encoded and as expanded.",
+        |c| Box::new(Bytes(&mut c.broker.batch_bytes_max, KIB..=64 * MIB)),
+    ),
+    setting("broker.topics_max", "How many topics there may be.", |c| {
+        Box::new(Count(&mut c.broker.topics_max, 1..=1_000_000))
+    }),
+    setting(
+        "broker.partitions_max",
+        "How many partitions all topics may have together.",
+        |c| Box::new(Count(&mut c.broker.partitions_max, 1..=1_000_000)),
+    ),
+    setting(
+        "broker.frame_bytes_target",
+        "How many bytes of records one delivered frame holds at most, unless a single batch is larger.",
+        |c| Box::new(Bytes(&mut c.broker.frame_bytes_target, KIB..=64 * MIB)),
+    ),
+    setting(
+        "broker.fetch_wait_max",
+        "The longest that a fetch waits for a record.",
+        |c| Box::new(Time(&mut c.broker.fetch_wait_max, Duration::ZERO..=HOUR)),
+    ),
+];
+
+pub(super) const DEPLOYMENT: &[Setting] = &[
+    setting(
+        "deployment.chunk_bytes",
+        "How many bytes of records an instance is handed at once, unless a single batch is larger.",
+        |c| Box::new(Bytes(&mut c.broker.deployment.chunk_bytes, KIB..=64 * MIB)),
+    ),
+    setting(
+        "deployment.commits_in_flight_max",
+        "How many commits of an instance may be under way.",
+        |c| {
+            Box::new(Count(
+                &mut c.broker.deployment.commits_in_flight_max,
+                1..=1_024,
+            ))
+        },
+    ),
+    setting(
+        "deployment.retry_delay",
+        "How long a deployment waits before it tries again what the store refused.",
+        |c| {
+            Box::new(Time(
+                &mut c.broker.deployment.retry_delay,
+                MILLISECOND..=HOUR,
+            ))
+        },
+    ),
+];

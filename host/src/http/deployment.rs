@@ -1,0 +1,60 @@
+//! `/v1/deployments`: deploy, list, show, delete.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{delete, get, post};
+use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec};
+use serde::Serialize;
+
+use super::error::Failure;
+use super::extract::{self, Path};
+use super::{Context, Route};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::new("GET", "/v1/deployments", get(list)),
+        Route::new("POST", "/v1/deployments", post(deploy)),
+        Route::new("GET", "/v1/deployments/{deployment}", get(show)),
+        Route::new("DELETE", "/v1/deployments/{deployment}", delete(remove)),
+    ]
+}
+
+#[derive(Serialize)]
+struct Deployments {
+    deployments: Vec<DeploymentInfo>,
+}
+
+async fn list(State(context): State<Context>) -> Json<Deployments> {
+    Json(Deployments {
+        deployments: context.broker.deployments(),
+    })
+}
+
+async fn deploy(
+    State(context): State<Context>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<DeploymentInfo>), Failure> {
+    let spec: DeploymentSpec = extract::json(&context, &headers, body).await?;
+    Ok((
+        StatusCode::CREATED,
+        Json(context.broker.deploy(spec).await?),
+    ))
+}
+
+async fn show(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+) -> Result<Json<DeploymentInfo>, Failure> {
+    Ok(Json(context.broker.deployment(&name)?))
+}
+
+async fn remove(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Failure> {
+    context.broker.delete_deployment(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,122 @@
+//! Whether the process lives (`/health`), whether it takes requests
+//! (`/ready`), and what it has counted (`/metrics`).
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use eddy_protocol::admin::DeploymentState;
+use eddy_protocol::frame::TopicInfo;
+use metrics::gauge;
+use serde::Serialize;
+
+use super::{Context, Route};
+use crate::metrics as names;
+use crate::store::Health;
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::new("GET", "/health", get(health)),
+        Route::new("GET", "/ready", get(ready)),
+        Route::new("GET", "/metrics", get(render)),
+    ]
+}
+
+#[derive(Serialize)]
+struct Alive {
+    status: &'static str,
+    version: &'static str,
+}
+
+async fn health() -> Json<Alive> {
+    Json(Alive {
+        status: "alive",
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+async fn ready(State(context): State<Context>) -> Response {
+    let reason = unready(&context);
+    let status = if reason.is_none() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(Readiness {
+            ready: reason.is_none(),
+            reason,
+        }),
+    )
+        .into_response()
+}
+
+/// Why the broker takes no requests, or only some.
+fn unready(context: &Context) -> Option<String> {
+    if *context.stopping.borrow() {
+        return Some("the broker is stopping".to_owned());
+    }
+    match context.broker.health() {
+        Health::Ok => None,
+        Health::DiskFull => {
+            Some("the disk is full; produces are refused until there is room".to_owned())
+        }
+        Health::Failed(reason) => Some(format!("the store failed: {reason}")),
+    }
+}
+
+async fn render(State(context): State<Context>) -> Response {
+    measure(&context);
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, text)], context.metrics.render()).into_response()
+}
+
+/// Sets the gauges that describe what is, rather than what happened.
+fn measure(context: &Context) {
+    let topics = context.broker.list_topics();
+    let partitions = || topics.iter().flat_map(|topic| &topic.partitions);
+    gauge!(names::TOPICS).set(topics.len() as f64);
+    gauge!(names::PARTITIONS).set(partitions().count() as f64);
+    gauge!(names::PARTITIONS_STOPPED)
+        .set(partitions().filter(|p| p.stopped.is_some()).count() as f64);
+    gauge!(names::STORED_BYTES).set(topics.iter().map(bytes).sum::<u64>() as f64);
+    measure_deployments(context);
+    gauge!(names::DISK_FULL).set(f64::from(matches!(
+        context.broker.health(),
+        Health::DiskFull
+    )));
+    gauge!(names::READY).set(f64::from(unready(context).is_none()));
+}
+
+fn measure_deployments(context: &Context) {
+    let deployments = context.broker.deployments();
+    for (state, label) in [
+        (DeploymentState::Starting, "starting"),
+        (DeploymentState::Running, "running"),
+        (DeploymentState::Stopped, "stopped"),
+    ] {
+        let count = deployments.iter().filter(|d| d.state == state).count();
+        gauge!(names::DEPLOYMENTS, "state" => label).set(count as f64);
+    }
+    for deployment in deployments {
+        let lag: u64 = deployment.partitions.iter().map(|p| p.lag).sum();
+        gauge!(names::DEPLOYMENT_LAG, "deployment" => deployment.spec.name).set(lag as f64);
+    }
+}
+
+fn bytes(topic: &TopicInfo) -> u64 {
+    topic
+        .partitions
+        .iter()
+        .map(|partition| partition.bytes)
+        .sum()
+}

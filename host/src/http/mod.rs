@@ -1,0 +1,247 @@
+//! The HTTP front: the API, the console and the WebSocket's handshake, as one
+//! function from a request to an answer. One file per resource.
+//!
+//! It promises that every answer that is not a success carries an error of the
+//! public table, that no body is read past its limit, and that no page of a
+//! foreign origin changes anything. It knows nothing of sockets: `server`
+//! drives those, and takes one over when an answer holds [`Accepted`].
+
+mod apart;
+mod deployment;
+pub mod error;
+mod extract;
+mod fetch;
+mod group;
+mod health;
+mod openapi;
+mod origin;
+mod page;
+mod plugin;
+mod produce;
+mod topic;
+mod websocket;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, any};
+use eddy_protocol::ErrorCode;
+use metrics::{counter, histogram};
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+use crate::broker::Broker;
+use crate::io::Clock;
+use crate::metrics::{self as names, Metrics};
+use error::Failure;
+pub use origin::{is_allowed_origin, is_host};
+pub use websocket::Accepted;
+
+/// The front's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The body of a request that produces records.
+    pub body_bytes_max: usize,
+    /// The time for a request's body to arrive.
+    pub body_timeout: Duration,
+    /// Origins whose pages may write and open a WebSocket; see [`is_allowed_origin`].
+    pub allowed_origins: Vec<String>,
+    /// Names under which the broker is reached.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            body_bytes_max: 8 << 20,
+            body_timeout: Duration::from_secs(60),
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+        }
+    }
+}
+
+/// What the handlers work with. Cloning shares it.
+#[derive(Clone)]
+pub struct Context {
+    /// The domain.
+    pub broker: Arc<Broker>,
+    /// The front's settings.
+    pub config: Arc<Config>,
+    /// The largest plugin that is taken.
+    pub plugin_bytes_max: usize,
+    /// For records that come without a time.
+    pub clock: Arc<dyn Clock>,
+    /// What the process has counted.
+    pub metrics: Metrics,
+    /// True from the moment the broker is told to stop.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// One method on one path.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    handler: MethodRouter<Context>,
+}
+
+impl Route {
+    fn new(method: &'static str, path: &'static str, handler: MethodRouter<Context>) -> Route {
+        Route {
+            method,
+            path,
+            handler,
+        }
+    }
+}
+
+/// Everything that is answered, save the console's files.
+fn routes() -> Vec<Route> {
+    let socket = vec![Route::new(
+        "GET",
+        "/v1/ws",
+        axum::routing::get(websocket::upgrade),
+    )];
+    [
+        produce::routes(),
+        fetch::routes(),
+        topic::routes(),
+        plugin::routes(),
+        deployment::routes(),
+        group::routes(),
+        socket,
+        health::routes(),
+        openapi::routes(),
+        page::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The front. Cloning shares it.
+#[derive(Clone)]
+pub struct Front {
+    router: Router,
+    rule: Arc<origin::Rule>,
+}
+
+impl Front {
+    /// The front of a broker that listens on this address.
+    pub fn new(context: Context, listens_on: IpAddr) -> Front {
+        let Config {
+            allowed_origins,
+            allowed_hosts,
+            ..
+        } = &*context.config;
+        let rule = Arc::new(origin::Rule::new(
+            allowed_origins,
+            allowed_hosts,
+            listens_on,
+        ));
+        let mut methods: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut router = Router::new();
+        for Route {
+            method,
+            path,
+            handler,
+        } in routes()
+        {
+            methods.entry(path).or_default().push(method);
+            router = router.route(path, handler);
+        }
+        for (path, methods) in methods {
+            router = router.route(path, any(wrong_method(&methods)));
+        }
+        let router = router
+            .route_layer(middleware::from_fn(count))
+            .fallback(page::fallback)
+            .with_state(context);
+        Front { router, rule }
+    }
+
+    /// Answers a request. Never fails: what goes wrong is an answer, too.
+    pub async fn answer(&self, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let cors = match self.rule.check(&parts) {
+            Ok(cors) => cors,
+            Err(refused) => return secured(Failure::from(refused).into_response()),
+        };
+        let mut answer = if origin::is_preflight(&parts) {
+            origin::preflight(&parts.headers)
+        } else {
+            let request = Request::from_parts(parts, body);
+            self.router
+                .clone()
+                .oneshot(request)
+                .await
+                .unwrap_or_else(|never: Infallible| match never {})
+        };
+        cors.apply(&mut answer);
+        secured(answer)
+    }
+}
+
+/// A browser must not guess what an answer is.
+fn secured(mut answer: Response) -> Response {
+    answer.headers_mut().insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    answer
+}
+
+/// The answer to a method that a path does not have.
+fn wrong_method(
+    methods: &[&str],
+) -> impl Fn(Method) -> std::future::Ready<Response> + Clone + Send + 'static {
+    let allowed = methods.join(", ");
+    move |method| {
+        let message = format!("{method} is not possible here, only {allowed}");
+        let failure = Failure::from(ErrorCode::NotFound.because(message))
+            .with_status(StatusCode::METHOD_NOT_ALLOWED);
+        let mut answer = failure.into_response();
+        if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+            answer.headers_mut().insert(header::ALLOW, allowed);
+        }
+        std::future::ready(answer)
+    }
+}
+
+/// Counts requests by route, not by path: a label must not grow with topics.
+async fn count(path: MatchedPath, request: Request, next: Next) -> Response {
+    let method = method_label(request.method());
+    let begin = Instant::now();
+    let answer = next.run(request).await;
+    let status = answer.status().as_u16().to_string();
+    let route = path.as_str().to_owned();
+    histogram!(names::HTTP_SECONDS, "route" => route.clone()).record(begin.elapsed());
+    counter!(names::HTTP_REQUESTS, "route" => route, "method" => method, "status" => status)
+        .increment(1);
+    answer
+}
+
+/// Peers can invent methods; labels can't.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! `/v1/plugins`: push, list, show, delete.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{delete, get, put};
+use eddy_protocol::ErrorCode;
+use eddy_protocol::admin::PluginInfo;
+use serde::Serialize;
+
+use super::error::Failure;
+use super::extract::{self, Limit, Path};
+use super::{Context, Route};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::new("GET", "/v1/plugins", get(list)),
+        Route::new("PUT", "/v1/plugins/{plugin}", put(push)),
+        Route::new("GET", "/v1/plugins/{plugin}", get(show)),
+        Route::new("DELETE", "/v1/plugins/{plugin}", delete(remove)),
+    ]
+}
+
+#[derive(Serialize)]
+struct Plugins {
+    plugins: Vec<PluginInfo>,
+}
+
+async fn list(State(context): State<Context>) -> Result<Json<Plugins>, Failure> {
+    Ok(Json(Plugins {
+        plugins: context.broker.plugins()?,
+    }))
+}
+
+async fn push(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<PluginInfo>, Failure> {
+    let limit = Limit {
+        bytes: context.plugin_bytes_max,
+        code: ErrorCode::PluginTooLarge,
+        setting: Some("plugin.plugin_bytes_max"),
+    };
+    let wasm = extract::bytes(&context, &headers, body, limit).await?;
+    Ok(Json(context.broker.push_plugin(&name, wasm).await?))
+}
+
+async fn show(
+    State(context): State<Context>,
+    Path(plugin): Path<String>,
+) -> Result<Json<PluginInfo>, Failure> {
+    Ok(Json(context.broker.plugin(&plugin)?))
+}
+
+async fn remove(
+    State(context): State<Context>,
+    Path(plugin): Path<String>,
+) -> Result<StatusCode, Failure> {
+    context.broker.delete_plugin(&plugin).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,166 @@
+//! The handshake of RFC 6455, section 4.2: what is asked for is checked and
+//! accepted here. The socket itself is not touched: the answer carries
+//! [`Accepted`], and whoever drives the connection takes the socket over once
+//! the answer is out.
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use eddy_protocol::Form;
+use eddy_protocol::frame::{SUBPROTOCOL_BINARY, SUBPROTOCOL_JSON};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::error::{Failure, invalid};
+
+/// In the extensions of a `101` answer: what the connection speaks from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted(pub Form);
+
+/// Whether a request asks for a WebSocket.
+pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
+    has_token(headers, &header::UPGRADE, "websocket")
+}
+
+/// Answers a request for a WebSocket.
+pub(super) async fn upgrade(request: Request) -> Response {
+    let mut answer = accept(request.headers()).into_response();
+    if answer.status() == StatusCode::UPGRADE_REQUIRED {
+        let headers = answer.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(
+            header::SEC_WEBSOCKET_VERSION,
+            HeaderValue::from_static("13"),
+        );
+    }
+    answer
+}
+
+fn accept(headers: &HeaderMap) -> Result<Response, Failure> {
+    if !is_upgrade(headers) || !has_token(headers, &header::CONNECTION, "upgrade") {
+        let failure = invalid(
+            "this is a WebSocket: the request needs `connection: upgrade` and `upgrade: websocket`",
+        );
+        return Err(failure.with_status(StatusCode::UPGRADE_REQUIRED));
+    }
+    if headers
+        .get(header::SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
+        let failure = invalid("the WebSocket version must be 13 (`sec-websocket-version`)");
+        return Err(failure.with_status(StatusCode::UPGRADE_REQUIRED));
+    }
+    let key = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .ok_or_else(|| invalid("`sec-websocket-key` is missing"))?;
+    let (name, form) = subprotocol(headers)?;
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .map_err(|_| invalid("`sec-websocket-key` is not a key"))?;
+    let answer = [
+        (header::CONNECTION, HeaderValue::from_static("upgrade")),
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+        (header::SEC_WEBSOCKET_ACCEPT, accept),
+        (
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(name),
+        ),
+    ];
+    let mut answer = (StatusCode::SWITCHING_PROTOCOLS, answer).into_response();
+    answer.extensions_mut().insert(Accepted(form));
+    Ok(answer)
+}
+
+/// The first of the client's subprotocols that the broker speaks.
+fn subprotocol(headers: &HeaderMap) -> Result<(&'static str, Form), Failure> {
+    for offered in tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL) {
+        match offered {
+            SUBPROTOCOL_BINARY => return Ok((SUBPROTOCOL_BINARY, Form::Binary)),
+            SUBPROTOCOL_JSON => return Ok((SUBPROTOCOL_JSON, Form::Json)),
+            _ => {}
+        }
+    }
+    let offered: Vec<&str> = tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).collect();
+    Err(invalid(format!(
+        "the WebSocket subprotocol must be `{SUBPROTOCOL_BINARY}` or `{SUBPROTOCOL_JSON}`; offered: {}",
+        if offered.is_empty() {
+            "none".to_owned()
+        } else {
+            offered.join(", ")
+        }
+    )))
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
+}
+
+/// The comma-separated words of all headers of a name.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    /// The key and the accept of RFC 6455, section 1.3.
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+    async fn answer(changes: &[(&str, Option<&str>)]) -> Response {
+        let mut headers = vec![
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", KEY),
+            ("sec-websocket-protocol", "other, eddy.v1.json"),
+        ];
+        for (name, value) in changes {
+            headers.retain(|(existing, _)| existing != name);
+            headers.extend(value.map(|value| (*name, value)));
+        }
+        let builder = headers.iter().fold(Request::builder(), |b, (name, value)| {
+            b.header(*name, *value)
+        });
+        upgrade(builder.body(Body::empty()).expect("a request")).await
+    }
+
+    #[tokio::test]
+    async fn a_right_handshake_is_accepted_with_the_key_of_the_standard() {
+        let answer = answer(&[]).await;
+        assert_eq!(answer.status(), 101);
+        assert_eq!(answer.headers()["sec-websocket-accept"], ACCEPT);
+        assert_eq!(answer.headers()["sec-websocket-protocol"], "eddy.v1.json");
+        assert_eq!(answer.extensions().get(), Some(&Accepted(Form::Json)));
+    }
+
+    #[tokio::test]
+    async fn the_clients_first_known_subprotocol_is_taken() {
+        let answer = answer(&[("sec-websocket-protocol", Some("eddy.v1,eddy.v1.json"))]).await;
+        assert_eq!(answer.extensions().get(), Some(&Accepted(Form::Binary)));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_handshake_is_refused_with_its_reason() {
+        for (name, value, status) in [
+            ("upgrade", None, 426),
+            ("connection", Some("close"), 426),
+            ("sec-websocket-version", Some("8"), 426),
+            ("sec-websocket-key", None, 400),
+            ("sec-websocket-protocol", None, 400),
+            ("sec-websocket-protocol", Some("mqtt"), 400),
+        ] {
+            let answer = answer(&[(name, value)]).await;
+            assert_eq!(answer.status(), status, "{name}: {value:?}");
+            assert!(answer.extensions().get::<Accepted>().is_none());
+        }
+    }
+}

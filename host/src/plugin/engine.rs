@@ -1,0 +1,326 @@
+//! The engine: compiles artefacts, one at a time and once per digest, and makes instances.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinHandle};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+
+use super::bindings;
+use super::instance::{Inside, Instance};
+use super::runtime::Threads;
+use super::ticker::{Ticker, Ticking};
+use super::{CodeCache, Config, Digest, Limits, PluginError, cache, compile, inspect};
+
+/// A plugin's stack. Rust's own default for threads is four times as much; plugins are small.
+const STACK_BYTES: usize = 512 << 10;
+/// What host functions need on top of it.
+const HOST_STACK_BYTES: usize = 512 << 10;
+/// A component is made of few modules: the program, and what `wasm-tools` puts around it.
+const MODULES_PER_COMPONENT_MAX: u32 = 16;
+/// Elements in a table: functions that are called through pointers.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// What an instance may have beside its memory for the globals and function references of its modules.
+const INSTANCE_BYTES_MAX: usize = 2 << 20;
+
+/// Compiles and runs plugins. Cheap to clone; all clones are the same engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) config: Config,
+    pub(super) wasm: wasmtime::Engine,
+    linker: Linker<Inside>,
+    cache: Arc<dyn CodeCache>,
+    /// Part of the keys in the cache: code of another version or other settings is other code.
+    compatibility: String,
+    compiled: Mutex<HashMap<Digest, Weak<Compiled>>>,
+    /// Compiling takes a processor for as long as it lasts, so there is one at a time.
+    compiling: Arc<Semaphore>,
+    instances: AtomicU32,
+    ticker: Ticker,
+    threads: Threads,
+}
+
+/// A compiled plugin. Cheap to clone.
+#[derive(Clone)]
+pub struct Plugin(Arc<Compiled>);
+
+struct Compiled {
+    digest: Digest,
+    pre: bindings::PluginPre<Inside>,
+}
+
+/// Where an instance finds itself: what the plugin's `init` is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Context {
+    /// The name of the deployment; of a filter on a subscription, the name of the plugin.
+    pub deployment: String,
+    /// The version of the deployment.
+    pub version: u32,
+    /// The topic that is read.
+    pub topic: String,
+    /// The partition that is read.
+    pub partition: u32,
+    /// The deployment's parameters.
+    pub params: BTreeMap<String, String>,
+    /// The names of the outputs that are connected. A port is a place in this list.
+    pub outputs: Vec<String>,
+}
+
+impl Engine {
+    /// Starts the engine's threads. An error says what the system would not give.
+    pub fn new(config: Config, cache: Arc<dyn CodeCache>) -> Result<Self, PluginError> {
+        let wasm = wasmtime::Engine::new(&settings(&config)).map_err(|error| internal(&error))?;
+        let linker = link(&wasm).map_err(|error| internal(&error))?;
+        let weak = wasm.weak();
+        let ticker = Ticker::start(move || {
+            if let Some(engine) = weak.upgrade() {
+                engine.increment_epoch();
+            }
+        })?;
+        Ok(Self(Arc::new(Inner {
+            compatibility: compatibility(&wasm),
+            threads: Threads::start(config.threads)?,
+            compiled: Mutex::default(),
+            compiling: Arc::new(Semaphore::new(1)),
+            instances: AtomicU32::new(0),
+            config,
+            wasm,
+            linker,
+            cache,
+            ticker,
+        })))
+    }
+
+    /// The settings that the engine was started with.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// How many instances there are.
+    pub fn instances(&self) -> u32 {
+        self.0.instances.load(Ordering::Relaxed)
+    }
+
+    /// Compiles an artefact, or finds it compiled already. On the engine's threads, one after the other.
+    pub async fn compile(&self, wasm: Bytes) -> Result<Plugin, PluginError> {
+        // The size before the digest, which takes a while for what is far too large.
+        let (bytes, limit) = (wasm.len(), self.0.config.plugin_bytes_max);
+        if bytes > limit {
+            return Err(PluginError::TooLarge { bytes, limit });
+        }
+        let engine = self.clone();
+        let compiling = Arc::clone(&self.0.compiling);
+        let permit = compiling.acquire_owned().await.map_err(|_| stopping())?;
+        let work = self.0.threads.spawn_blocking(move || {
+            // Held by the work: who asked may go away, the compiler can't be interrupted.
+            let _permit = permit;
+            engine.compile_now(&wasm)
+        });
+        work.await.map_err(|error| joined(&error))?
+    }
+
+    fn compile_now(&self, wasm: &[u8]) -> Result<Plugin, PluginError> {
+        let digest = Digest::of(wasm);
+        let known = self.0.compiled.lock().get(&digest).and_then(Weak::upgrade);
+        if let Some(compiled) = known {
+            return Ok(Plugin(compiled));
+        }
+        let component = self.component(digest, wasm)?;
+        compile::check_world(&self.0.wasm, &component)?;
+        let wrong = |error: wasmtime::Error| PluginError::WrongWorld(format!("{error:#}"));
+        let pre = self.0.linker.instantiate_pre(&component).map_err(wrong)?;
+        compile::check_signatures(&self.0.wasm, &component, &pre)?;
+        let pre = bindings::PluginPre::new(pre).map_err(wrong)?;
+        let compiled = Arc::new(Compiled { digest, pre });
+        let mut known = self.0.compiled.lock();
+        known.retain(|_, compiled| compiled.strong_count() > 0);
+        known.insert(digest, Arc::downgrade(&compiled));
+        Ok(Plugin(compiled))
+    }
+
+    fn component(&self, digest: Digest, wasm: &[u8]) -> Result<Component, PluginError> {
+        let key = format!("{digest}-{}", self.0.compatibility);
+        if let Some(component) = self.cached(&key) {
+            return Ok(component);
+        }
+        inspect::inspect(wasm, &self.0.config)?;
+        let component = compile::compile(&self.0.wasm, wasm)?;
+        match component.serialize() {
+            Ok(code) => self.0.cache.store(&key, &cache::seal(&code)),
+            Err(error) => tracing::warn!(%digest, "compiled code is not cached: {error:#}"),
+        }
+        Ok(component)
+    }
+
+    #[allow(unsafe_code)]
+    fn cached(&self, key: &str) -> Option<Component> {
+        let entry = self.0.cache.load(key)?;
+        let Some(code) = cache::open(&entry) else {
+            tracing::warn!(
+                key,
+                "a damaged entry in the cache of compiled code is made anew"
+            );
+            return None;
+        };
+        // SAFETY: `deserialize` trusts that the bytes came out of `serialize`. The checksum says that
+        // they are as they were stored, and only this engine stores; who can write into the broker's
+        // data folder under the broker's rights needs no plugin to run code. Another version of
+        // wasmtime or other settings are recognised by wasmtime itself, and by the key.
+        let component = unsafe { Component::deserialize(&self.0.wasm, code) };
+        component
+            .inspect_err(|error| tracing::warn!(key, "compiled anew: {error:#}"))
+            .ok()
+    }
+
+    /// Makes an instance and runs its `init`, on the engine's threads.
+    pub async fn instantiate(
+        &self,
+        plugin: &Plugin,
+        context: Context,
+        limits: Limits,
+    ) -> Result<Instance, PluginError> {
+        limits.check(&self.0.config)?;
+        let slot = Slot::take(&self.0)?;
+        let pre = plugin.0.pre.clone();
+        let work = self.spawn(async move { Instance::start(slot, &pre, &context, limits).await });
+        work.await.map_err(|error| joined(&error))?
+    }
+
+    /// Runs a future on the engine's threads. A future that calls [`Instance::process`] belongs here.
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.0.threads.spawn(future)
+    }
+}
+
+impl Plugin {
+    /// The artefact's digest: the plugin's name.
+    pub fn digest(&self) -> Digest {
+        self.0.digest
+    }
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Plugin({})", self.0.digest)
+    }
+}
+
+/// The place of an instance among `instances_max`; free again when dropped.
+pub(super) struct Slot(Arc<Inner>);
+
+impl Slot {
+    fn take(engine: &Arc<Inner>) -> Result<Self, PluginError> {
+        let limit = engine.config.instances_max;
+        let more = |count: u32| (count < limit).then_some(count + 1);
+        match engine
+            .instances
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, more)
+        {
+            Ok(_) => Ok(Self(Arc::clone(engine))),
+            Err(_) => Err(PluginError::NoCapacity { limit }),
+        }
+    }
+
+    pub(super) fn engine(&self) -> &Inner {
+        &self.0
+    }
+
+    /// Keeps the epoch advancing until the answer is dropped.
+    pub(super) fn ticking(&self) -> Ticking {
+        self.0.ticker.ticking()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.instances.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn settings(config: &Config) -> wasmtime::Config {
+    let instances = config.instances_max.max(1);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(4))
+        .total_memories(instances)
+        .total_tables(instances.saturating_mul(2))
+        .total_stacks(instances)
+        .max_core_instances_per_component(MODULES_PER_COMPONENT_MAX)
+        .max_component_instance_size(INSTANCE_BYTES_MAX)
+        .max_core_instance_size(INSTANCE_BYTES_MAX)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_memory_size(config.memory_bytes_max);
+    let mut settings = wasmtime::Config::new();
+    settings
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .cranelift_opt_level(OptLevel::Speed)
+        // The same input gives the same output, on every machine.
+        .cranelift_nan_canonicalization(true)
+        .relaxed_simd_deterministic(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(STACK_BYTES)
+        .async_stack_size(STACK_BYTES + HOST_STACK_BYTES)
+        .concurrency_support(false)
+        // Compiling in parallel would be done by threads that have not stepped back.
+        .parallel_compilation(false);
+    settings
+}
+
+fn link(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Inside>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    bindings::Plugin::add_to_linker::<Inside, wasmtime::component::HasSelf<Inside>>(
+        &mut linker,
+        |inside| inside,
+    )?;
+    Ok(linker)
+}
+
+/// What compiled code depends on beside the artefact, in a few characters.
+fn compatibility(engine: &wasmtime::Engine) -> String {
+    struct Into(Sha256);
+    impl std::hash::Hasher for Into {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+    let mut hasher = Into(Sha256::new());
+    std::hash::Hash::hash(&engine.precompile_compatibility_hash(), &mut hasher);
+    let digest = hasher.0.finalize();
+    digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn internal(error: &wasmtime::Error) -> PluginError {
+    PluginError::Internal(format!("{error:#}"))
+}
+
+fn stopping() -> PluginError {
+    PluginError::Internal("it is stopping".into())
+}
+
+fn joined(error: &JoinError) -> PluginError {
+    match error.is_panic() {
+        true => PluginError::Internal("a panic, whose message is in the log".into()),
+        false => stopping(),
+    }
+}

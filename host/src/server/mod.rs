@@ -1,0 +1,139 @@
+//! Builds everything, serves, and stops in order.
+//!
+//! [`run`] takes its edges as arguments: checked settings, and a future that
+//! ends when it is time to stop. Then, in this order: no new connection is
+//! taken, readiness turns false, readers are told, what was asked is answered
+//! (for at most `server.drain_timeout`), and the broker closes, which syncs
+//! everything. Nothing else in the host knows that there is a port.
+
+mod accept;
+mod connection;
+mod descriptor;
+mod log;
+mod refuse;
+mod socket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::broker::{Broker, StoredCode};
+use crate::config::Config;
+use crate::http::{Context, Front};
+use crate::io::{Clock, RealDisk, SystemClock};
+use crate::metrics::{self as names, Metrics};
+use crate::plugin::Engine;
+use crate::store::Store;
+use accept::Acceptor;
+
+/// Runs a broker until `shutdown` ends, and stops it in order.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    log::init(&config.log);
+    Server::start(config).await?.serve(shutdown).await;
+    Ok(())
+}
+
+/// A broker that is open and bound, and takes no connections yet.
+pub struct Server {
+    address: SocketAddr,
+    broker: Arc<Broker>,
+    acceptor: Acceptor,
+    stop: watch::Sender<bool>,
+    drain_timeout: Duration,
+}
+
+impl Server {
+    /// Binds, recovers what the data folder holds, and resumes its deployments.
+    pub async fn start(config: Config) -> anyhow::Result<Server> {
+        let begin = Instant::now();
+        descriptor::raise_limit();
+        let metrics = Metrics::install();
+        // First of all, so that a port in use costs no recovery. Who connects
+        // meanwhile waits in the socket's queue.
+        let listen = config.server.listen;
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen} (server.listen)"))?;
+        let address = listener
+            .local_addr()
+            .context("the listening socket has no address")?;
+        let broker = open(&config).await?;
+        let (stop, stopping) = watch::channel(false);
+        let context = Context {
+            broker: broker.clone(),
+            config: Arc::new(config.http),
+            plugin_bytes_max: config.plugin.plugin_bytes_max,
+            clock: Arc::new(SystemClock),
+            metrics: metrics.clone(),
+            stopping: stopping.clone(),
+        };
+        let acceptor = Acceptor {
+            listener,
+            front: Front::new(context, address.ip()),
+            broker: broker.clone(),
+            settings: Arc::new(config.server),
+            websocket: Arc::new(config.ws),
+            metrics,
+            stopping,
+        };
+        let drain_timeout = acceptor.settings.drain_timeout;
+        let took = begin.elapsed();
+        ::metrics::gauge!(names::START_SECONDS).set(took.as_secs_f64());
+        info!(data = %acceptor.settings.data.display(), "open after {took:?}");
+        Ok(Server {
+            address,
+            broker,
+            acceptor,
+            stop,
+            drain_timeout,
+        })
+    }
+
+    /// Where the broker listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` ends; then answers, tells, syncs, closes.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        // Tests and scripts look for this line.
+        info!("listening on http://{}", self.address);
+        let mut connections = self.acceptor.run(shutdown).await;
+        info!(connections = connections.len(), "stopping");
+        // Fails if nobody listens any more, which is as good.
+        let _ = self.stop.send(true);
+        let left = connections.drain(self.drain_timeout).await;
+        if left > 0 {
+            tracing::warn!(
+                "{left} connections did not end within {:?} (server.drain_timeout)",
+                self.drain_timeout
+            );
+        }
+        self.broker.close().await;
+        info!("stopped");
+    }
+}
+
+/// The engines and the domain over them.
+async fn open(config: &Config) -> anyhow::Result<Arc<Broker>> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (data, its) = (config.server.data.clone(), clock.clone());
+    let (store, plugin) = (config.store.clone(), config.plugin.clone());
+    let engines = tokio::task::spawn_blocking(move || -> anyhow::Result<(Store, Engine)> {
+        let disk = RealDisk::new(&data)
+            .with_context(|| format!("cannot use {} (server.data)", data.display()))?;
+        let store = Store::open(store, Arc::new(disk), its)?;
+        let engine = Engine::new(plugin, Arc::new(StoredCode(store.blobs())))?;
+        Ok((store, engine))
+    });
+    let (store, engine) = engines.await??;
+    Broker::open(config.broker.clone(), store, engine, clock).await
+}
+
+#[cfg(test)]
+mod tests;

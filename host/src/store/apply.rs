@@ -1,0 +1,160 @@
+//! From memory into segments: what is visible is written to its partition's
+//! newest segment, unsynced, in large pieces.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use eddy_protocol::Batch;
+use eddy_protocol::frame::TopicSettings;
+
+use super::config::Config;
+use super::engine::Engine;
+use super::partition::Partition;
+use super::segment::AppendFault;
+use super::segment::append::Run;
+use crate::io::is_full;
+
+/// What one turn writes at most.
+const TURN_BYTES: u64 = 1 << 20;
+/// A segment that retention asks to be small is at least so large.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// How many of the newest pieces of all tails are remembered in their order.
+const TAIL_ORDER_MAX: usize = 16 << 10;
+
+/// What a turn did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Applied {
+    /// Some records went to a segment.
+    Some,
+    /// There was nothing to do.
+    Nothing,
+    /// The disk is full; the records stay in memory.
+    Full,
+    /// The store has failed.
+    Failed,
+}
+
+impl Engine {
+    /// Gives one partition a turn.
+    pub(crate) fn apply(&self) -> Applied {
+        let _alone = self.applying.lock();
+        if self.failure().is_some() {
+            return Applied::Failed;
+        }
+        let Some(partition) = self.apply_queue.lock().pop_front() else {
+            return Applied::Nothing;
+        };
+        let batches = partition.unapplied(TURN_BYTES);
+        let (done, fault) = match self.write_segments(&partition, &batches) {
+            Ok(()) => (batches.len(), None),
+            Err((done, error)) => (done, Some(error)),
+        };
+        let applied = &batches[..done];
+        let bytes: u64 = applied.iter().map(|batch| batch.len() as u64).sum();
+        partition.applied(applied, self.config.tail_bytes);
+        self.unapplied_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(error) = fault {
+            self.apply_queue.lock().push_front(partition);
+            return self.apply_failed(&error);
+        }
+        self.apply_full.store(false, Ordering::Relaxed);
+        self.bound_tails(&partition);
+        if !partition.leave_queue() {
+            self.apply_queue.lock().push_back(partition);
+        }
+        Applied::Some
+    }
+
+    /// Applies all there is.
+    #[cfg(test)]
+    pub(crate) fn apply_all(&self) -> Applied {
+        loop {
+            match self.apply() {
+                Applied::Some => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn apply_failed(&self, error: &io::Error) -> Applied {
+        if is_full(error) {
+            if !self.apply_full.swap(true, Ordering::Relaxed) {
+                tracing::warn!("the disk is full; appends are refused until there is room");
+            }
+            return Applied::Full;
+        }
+        self.fail("write a segment", error);
+        Applied::Failed
+    }
+
+    /// Writes batches; after an error, as many as it says are written.
+    fn write_segments(
+        &self,
+        partition: &Arc<Partition>,
+        batches: &[Batch],
+    ) -> Result<(), (usize, io::Error)> {
+        if partition.is_deleted() {
+            return Ok(());
+        }
+        match self
+            .run(partition)
+            .append(batches, |segment| partition.add_segment(segment))
+        {
+            Ok(()) => Ok(()),
+            Err((done, AppendFault::Io(error))) => Err((done, error)),
+            Err((_, AppendFault::Index(fault))) => {
+                partition.stop(fault.to_string().into());
+                Ok(())
+            }
+        }
+    }
+
+    /// Closes the newest segment and begins the one that has `base` first. The
+    /// caller holds the applier off.
+    pub(crate) fn begin_segment(&self, partition: &Arc<Partition>, base: u64) -> io::Result<()> {
+        partition.add_segment(self.run(partition).begin(base)?);
+        Ok(())
+    }
+
+    fn run<'a>(&'a self, partition: &Partition) -> Run<'a> {
+        Run {
+            files: &self.files,
+            partition: (partition.topic(), partition.number()),
+            segment_bytes: self.segment_bytes(partition),
+            newest: partition.segments().last().cloned(),
+        }
+    }
+
+    fn segment_bytes(&self, partition: &Partition) -> u64 {
+        let settings = self
+            .catalog
+            .by_id(partition.topic())
+            .map(|topic| topic.settings());
+        segment_bytes(&self.config, settings)
+    }
+
+    /// Lets the oldest batches in memory go while there are too many.
+    fn bound_tails(&self, partition: &Arc<Partition>) {
+        let mut order = self.tail_order.lock();
+        order.push_back((partition.clone(), partition.applied_end()));
+        while order.len() > TAIL_ORDER_MAX
+            || self.tails_bytes.load(Ordering::Relaxed) > self.config.tail_bytes_total
+        {
+            let Some((oldest, end)) = order.pop_front() else {
+                break;
+            };
+            oldest.trim_tail(end);
+        }
+    }
+}
+
+/// How large a topic's segments become: retention by size can only delete whole ones.
+pub(crate) fn segment_bytes(config: &Config, settings: Option<TopicSettings>) -> u64 {
+    let retained = settings
+        .and_then(|settings| settings.retention_bytes)
+        .unwrap_or(u64::MAX);
+    config
+        .segment_bytes
+        .min((retained / 4).max(SEGMENT_BYTES_MIN))
+}

@@ -1,0 +1,181 @@
+//! What becomes durable together: appends to any partitions, changes of the
+//! key-value tables, changes of the catalog. And what is answered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use eddy_protocol::frame::TopicSettings;
+use eddy_protocol::{Batch, TopicName};
+use serde::{Deserialize, Serialize};
+
+use super::topic::Topic;
+
+/// Names a topic for ever: never given to another one, also after a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TopicId(pub u64);
+
+impl std::fmt::Display for TopicId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// All of it becomes durable and visible, or none of it.
+#[derive(Debug, Clone, Default)]
+pub struct Commit {
+    /// Batches for partitions, appended in this order.
+    pub appends: Vec<Append>,
+    /// Changes of the tables, made in this order.
+    pub changes: Vec<Change>,
+    /// What must be so, or the commit is refused with [`CommitError::Conflict`](super::CommitError).
+    pub expect: Vec<Expect>,
+    /// Changes of the catalog.
+    pub catalog: Vec<CatalogChange>,
+}
+
+/// A batch for a partition. Its base offset is given by the store.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: u32,
+    /// The batch.
+    pub batch: Batch,
+}
+
+/// A change of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The key has this value from now on.
+    Put {
+        /// The table.
+        table: Table,
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+    },
+    /// The key has no value from now on.
+    Delete {
+        /// The table.
+        table: Table,
+        /// The key.
+        key: Bytes,
+    },
+}
+
+/// A value that a commit rests on. Values of commits that were submitted
+/// before count as soon as they are in the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expect {
+    /// The table.
+    pub table: Table,
+    /// The key.
+    pub key: Bytes,
+    /// Its value; `None`: it has none.
+    pub value: Option<Bytes>,
+}
+
+/// A change of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CatalogChange {
+    /// A new topic.
+    Create {
+        /// Its name, which no other topic has.
+        name: TopicName,
+        /// How many partitions, at least one.
+        partitions: u32,
+        /// How it is kept.
+        settings: TopicSettings,
+    },
+    /// More partitions or other settings.
+    Alter {
+        /// The topic.
+        topic: TopicId,
+        /// How many partitions, not fewer than now; absent: as many as now.
+        partitions: Option<u32>,
+        /// How it is kept from now on.
+        settings: TopicSettings,
+    },
+    /// The end of a topic, its records and its files.
+    Delete {
+        /// The topic.
+        topic: TopicId,
+    },
+    /// A stopped partition serves again with what of it is whole, under a new
+    /// epoch. Only for partitions that recovery stopped.
+    Repair {
+        /// The topic.
+        topic: TopicId,
+        /// The partition.
+        partition: u32,
+    },
+}
+
+/// The key-value tables. The numbers are on disk and never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Table {
+    /// What is deployed. A change waits for the sync.
+    Deployments = 1,
+    /// Names of plugins. A change waits for the sync.
+    Plugins = 2,
+    /// How far deployments have read. A change is as durable as the appends of
+    /// its commit: if a power cut takes it, it takes everything after it too,
+    /// and the deployment repeats that work from the same place.
+    Progress = 3,
+    /// Where groups are. A change waits for the sync.
+    Cursors = 4,
+}
+
+impl Table {
+    /// Every table, in the order of their numbers.
+    pub const ALL: &[Table] = &[
+        Table::Deployments,
+        Table::Plugins,
+        Table::Progress,
+        Table::Cursors,
+    ];
+
+    /// The table with this number.
+    pub(crate) fn from_number(number: u8) -> Option<Table> {
+        Table::ALL
+            .iter()
+            .copied()
+            .find(|table| *table as u8 == number)
+    }
+
+    pub(crate) fn waits_for_sync(self) -> bool {
+        self != Table::Progress
+    }
+}
+
+/// The answer to a commit that was made.
+#[derive(Debug, Clone, Default)]
+pub struct Committed {
+    /// One entry for each append, in their order.
+    pub appends: Vec<Appended>,
+    /// The topics that were created, in their order.
+    pub created: Vec<Arc<Topic>>,
+}
+
+/// Where a batch went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of its first record. Absent for a repeat that is older than
+    /// what the store remembers.
+    pub offset: Option<u64>,
+    /// The store had it already; nothing was appended.
+    pub duplicate: bool,
+}
+
+/// A producer's identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Producer {
+    /// Never 0, never given again.
+    pub id: u64,
+    /// A batch with an older one is refused.
+    pub epoch: u16,
+}

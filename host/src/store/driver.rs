@@ -1,0 +1,495 @@
+//! The store's threads, and the handle that the broker holds.
+//!
+//! - **writer**: takes all requests that wait and writes them as one group
+//! - **syncer**: syncs what is written while the writer writes on
+//! - **applier**: moves what is visible into segments
+//! - **keeper**: checkpoints, retention, deleted topics, a full disk
+//!
+//! A thread sleeps until somebody has work for it; nothing lingers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use eddy_protocol::TopicName;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, watch};
+
+use super::apply::Applied;
+use super::blob::Blobs;
+use super::checkpoint::Outcome;
+use super::commit::{Commit, Committed, Producer, Table, TopicId};
+use super::config::Config;
+use super::engine::{Engine, Work};
+use super::error::{CommitError, Health, OpenError, TableError};
+use super::recovery;
+use super::request::{Request, Ticket, ticket};
+use super::topic::Topic;
+use crate::io::{Clock, Disk};
+
+/// How often the keeper looks around without being asked.
+const KEEPER_PAUSE: Duration = Duration::from_millis(500);
+/// How long a thread waits before it tries again what a full disk refused.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
+/// How often producers that were idle for too long are looked for.
+const FORGET_INTERVAL: Duration = Duration::from_secs(600);
+
+/// A data folder in use. A clone is the same store.
+///
+/// Dropping the last clone without [`close`](Store::close) is a crash: what was
+/// acknowledged is there the next time, and recovery takes its time.
+#[derive(Debug, Clone)]
+pub struct Store {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    engine: Engine,
+    queue: Queue,
+    bells: Arc<Bells>,
+    /// Set when the writer has answered everything and takes nothing any more.
+    writer_is_done: AtomicBool,
+    is_stopping: AtomicBool,
+    /// Dropped without `close`: do not even write what waits.
+    is_abandoned: AtomicBool,
+    closed: watch::Sender<bool>,
+}
+
+/// Who to wake for what.
+#[derive(Debug, Default)]
+struct Bells {
+    syncer: OnceLock<Thread>,
+    applier: OnceLock<Thread>,
+    keeper: OnceLock<Thread>,
+}
+
+impl Bells {
+    fn ring(&self, work: Work) {
+        let thread = match work {
+            Work::Sync => &self.syncer,
+            Work::Apply => &self.applier,
+            Work::Keep => &self.keeper,
+        };
+        if let Some(thread) = thread.get() {
+            thread.unpark();
+        }
+    }
+
+    fn ring_all(&self) {
+        for work in [Work::Sync, Work::Apply, Work::Keep] {
+            self.ring(work);
+        }
+    }
+}
+
+/// The requests that wait for the writer.
+#[derive(Debug)]
+struct Queue {
+    state: Mutex<QueueState>,
+    filled: Condvar,
+    room: Notify,
+    bytes_max: u64,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    requests: VecDeque<Request>,
+    bytes: u64,
+    is_closed: bool,
+}
+
+impl Queue {
+    fn push(&self, request: Request) {
+        let bytes = request.bytes();
+        let mut state = self.state.lock();
+        if state.is_closed {
+            drop(state);
+            return request.refuse(CommitError::Closed);
+        }
+        state.bytes += bytes;
+        state.requests.push_back(request);
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// All requests that wait, waiting for the first; `None` once the queue is closed and empty.
+    fn take(&self) -> Option<Vec<Request>> {
+        let mut state = self.state.lock();
+        while state.requests.is_empty() {
+            if state.is_closed {
+                return None;
+            }
+            self.filled.wait(&mut state);
+        }
+        state.bytes = 0;
+        let taken = std::mem::take(&mut state.requests);
+        drop(state);
+        self.room.notify_waiters();
+        Some(taken.into())
+    }
+
+    fn close(&self) {
+        self.state.lock().is_closed = true;
+        self.filled.notify_all();
+        self.room.notify_waiters();
+    }
+
+    fn has_room(&self) -> bool {
+        let state = self.state.lock();
+        state.is_closed || state.bytes < self.bytes_max
+    }
+
+    async fn wait_for_room(&self) {
+        loop {
+            let notified = self.room.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.has_room() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl Store {
+    /// Opens the data folder on `disk`, recovering what a crash left. May take
+    /// long: a second or two per gigabyte of journal.
+    pub fn open(
+        config: Config,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Store, OpenError> {
+        let bells = Arc::new(Bells::default());
+        let rung = bells.clone();
+        let queue_bytes_max = config.queue_bytes_max;
+        let engine = recovery::open(config, disk, clock, Box::new(move |work| rung.ring(work)))?;
+        let shared = Arc::new(Shared {
+            engine,
+            queue: Queue {
+                state: Mutex::default(),
+                filled: Condvar::new(),
+                room: Notify::new(),
+                bytes_max: queue_bytes_max,
+            },
+            bells,
+            writer_is_done: AtomicBool::new(false),
+            is_stopping: AtomicBool::new(false),
+            is_abandoned: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
+        });
+        let threads = shared.start().map_err(|source| OpenError::Io {
+            action: "start the threads of",
+            path: "the store".to_owned(),
+            source,
+        })?;
+        Ok(Store {
+            handle: Arc::new(Handle {
+                shared,
+                threads: Mutex::new(threads),
+            }),
+        })
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.handle.shared.engine
+    }
+
+    /// Hands a commit to the writer. Commits are made in the order of calls.
+    /// The ticket resolves when the commit is as durable as its topics ask for;
+    /// dropping it does not take the commit back. Never waits, so a caller that
+    /// may flood the store awaits [`room`](Store::room) first.
+    pub fn submit(&self, commit: Commit) -> Ticket {
+        let (reply, ticket) = ticket();
+        self.handle
+            .shared
+            .queue
+            .push(Request::Commit { commit, reply });
+        ticket
+    }
+
+    /// Waits until the writer's queue is below its limit.
+    pub async fn room(&self) {
+        self.handle.shared.queue.wait_for_room().await;
+    }
+
+    /// Whether [`room`](Store::room) would return at once.
+    pub fn has_room(&self) -> bool {
+        self.handle.shared.queue.has_room()
+    }
+
+    /// Waits for room in the writer's queue, hands the commit over and waits
+    /// for the answer.
+    pub async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
+        self.room().await;
+        self.submit(commit).await
+    }
+
+    /// A new identity, or for a name that was used before its identity's next
+    /// epoch, which fences the older one at once.
+    pub async fn open_producer(&self, name: Option<&str>) -> Result<Producer, CommitError> {
+        let (reply, ticket) = ticket();
+        self.handle.shared.queue.push(Request::OpenProducer {
+            name: name.map(str::to_owned),
+            reply,
+        });
+        ticket.await
+    }
+
+    /// All topics, in the order of their names.
+    pub fn topics(&self) -> Vec<Arc<Topic>> {
+        self.engine().catalog.all()
+    }
+
+    /// The topic of this name.
+    pub fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        self.engine().catalog.by_name(name)
+    }
+
+    /// The topic with this id.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.engine().catalog.by_id(id)
+    }
+
+    /// Changes whenever a topic is created, altered or deleted.
+    pub fn topics_changed(&self) -> watch::Receiver<u64> {
+        self.engine().catalog.changed()
+    }
+
+    /// The value of a key. May wait for the disk.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, TableError> {
+        self.engine().tables.get(table, key)
+    }
+
+    /// All keys that begin with `prefix` and their values, in the keys' order.
+    /// May wait for the disk.
+    pub fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, TableError> {
+        self.engine().tables.scan(table, prefix)
+    }
+
+    /// The blobs beside the journal.
+    pub fn blobs(&self) -> Blobs {
+        Blobs::new(self.engine().disk.clone())
+    }
+
+    /// How the store is.
+    pub fn health(&self) -> Health {
+        self.engine().health()
+    }
+
+    /// Refuses what comes from now on, answers everything that waits, syncs,
+    /// makes a checkpoint and lets the data folder go.
+    pub async fn close(&self) {
+        let mut closed = self.handle.shared.closed.subscribe();
+        self.handle.shared.stop();
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = closed.wait_for(|closed| *closed).await;
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if !self.shared.is_stopping.load(Ordering::Acquire) {
+            self.shared.is_abandoned.store(true, Ordering::Release);
+            self.shared.stop();
+        }
+        let me = thread::current().id();
+        for thread in self.threads.lock().drain(..) {
+            // A watcher may hold the last clone; its thread cannot wait for itself.
+            if thread.thread().id() != me {
+                // A thread that panicked has said so; there is nothing to add.
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn start(self: &Arc<Self>) -> std::io::Result<Vec<JoinHandle<()>>> {
+        let spawn = |name: &str, run: fn(&Shared)| {
+            let shared = self.clone();
+            thread::Builder::new()
+                .name(format!("store-{name}"))
+                .spawn(move || run(&shared))
+        };
+        let syncer = spawn("syncer", Shared::run_syncer)?;
+        let applier = spawn("applier", Shared::run_applier)?;
+        let keeper = spawn("keeper", Shared::run_keeper)?;
+        // Set before the writer runs, so that no bell is rung in vain.
+        for (bell, thread) in [
+            (&self.bells.syncer, &syncer),
+            (&self.bells.applier, &applier),
+            (&self.bells.keeper, &keeper),
+        ] {
+            bell.get_or_init(|| thread.thread().clone());
+        }
+        let writer = spawn("writer", Shared::run_writer)?;
+        Ok(vec![writer, syncer, applier, keeper])
+    }
+
+    fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.queue.close();
+        self.bells.ring_all();
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Acquire)
+    }
+
+    /// Whether the other threads have nothing to wait for any more.
+    fn is_over(&self) -> bool {
+        self.is_abandoned() || *self.closed.borrow()
+    }
+
+    fn run_writer(&self) {
+        while let Some(requests) = self.queue.take() {
+            if self.is_abandoned() {
+                break;
+            }
+            self.wait_for_applier();
+            self.engine.write(requests);
+        }
+        self.writer_is_done.store(true, Ordering::Release);
+        self.bells.ring_all();
+    }
+
+    /// Memory is bounded: what is visible but not in a segment stays in it.
+    fn wait_for_applier(&self) {
+        let limit = self.engine.config.unapplied_bytes_max;
+        while self.engine.unapplied_bytes.load(Ordering::Relaxed) > limit {
+            // With the disk full, waiting would not help: the commits are refused.
+            if self.engine.is_full() || self.engine.failure().is_some() || self.is_abandoned() {
+                return;
+            }
+            self.bells.ring_all();
+            thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    fn run_syncer(&self) {
+        while !self.is_over() {
+            if self.engine.flight.is_waiting() && self.engine.failure().is_none() {
+                self.engine.sync();
+            } else {
+                thread::park();
+            }
+        }
+    }
+
+    fn run_applier(&self) {
+        while !self.is_over() {
+            match self.engine.apply() {
+                Applied::Some => {}
+                Applied::Full => thread::park_timeout(FULL_PAUSE),
+                Applied::Nothing | Applied::Failed => thread::park(),
+            }
+        }
+    }
+
+    fn run_keeper(&self) {
+        let mut times = Times::now();
+        while !self.writer_is_done.load(Ordering::Acquire) {
+            self.keep(&mut times);
+            if !self.writer_is_done.load(Ordering::Acquire) {
+                let pause = if self.engine.is_full() {
+                    FULL_PAUSE
+                } else {
+                    KEEPER_PAUSE
+                };
+                thread::park_timeout(pause);
+            }
+        }
+        if !self.is_abandoned() {
+            self.close();
+            self.engine.unlock();
+        }
+        self.closed.send_replace(true);
+        self.bells.ring_all();
+    }
+
+    fn keep(&self, times: &mut Times) {
+        let engine = &self.engine;
+        engine.remove_doomed();
+        if engine.is_full() {
+            // Every refusal rings the keeper; once in a while is enough.
+            if times.full.elapsed() >= FULL_PAUSE {
+                self.make_room();
+                times.full = Instant::now();
+            }
+            return;
+        }
+        engine.make_reserve();
+        let journaled = engine.journaled_bytes.load(Ordering::Relaxed);
+        let pause = engine.config.checkpoint_interval;
+        let is_due = times.checkpoint.elapsed() >= pause && engine.is_dirty();
+        if journaled >= engine.config.checkpoint_bytes || is_due {
+            engine.checkpoint();
+            times.checkpoint = Instant::now();
+        }
+        if times.retention.elapsed() >= engine.config.retention_interval {
+            engine.retain();
+            times.retention = Instant::now();
+        }
+        if times.forgetting.elapsed() >= FORGET_INTERVAL {
+            self.queue.push(Request::ForgetProducers);
+            times.forgetting = Instant::now();
+        }
+    }
+
+    /// What can give a full disk room again: a checkpoint lets the journal go
+    /// and retention the segments that it covers.
+    fn make_room(&self) {
+        let outcome = self.engine.checkpoint();
+        if outcome == Outcome::Postponed && self.engine.release_reserve() {
+            self.engine.checkpoint();
+        }
+        self.engine.retain();
+        self.bells.ring(Work::Apply);
+        self.engine.look_for_room();
+    }
+
+    fn close(&self) {
+        self.engine.sync();
+        self.engine.remove_doomed();
+        match self.engine.close() {
+            Outcome::Done | Outcome::Nothing => {}
+            Outcome::Postponed => {
+                tracing::warn!("no room for the last checkpoint; the journal will be replayed");
+            }
+            Outcome::Failed => {
+                tracing::error!("the last checkpoint failed; the journal will be replayed");
+            }
+        }
+    }
+}
+
+/// When the keeper did what.
+struct Times {
+    checkpoint: Instant,
+    retention: Instant,
+    forgetting: Instant,
+    full: Instant,
+}
+
+impl Times {
+    fn now() -> Times {
+        let now = Instant::now();
+        Times {
+            checkpoint: now,
+            retention: now,
+            forgetting: now,
+            full: now,
+        }
+    }
+}

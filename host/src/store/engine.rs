@@ -1,0 +1,535 @@
+//! The store's core: what happens to a commit, step by step, without threads of
+//! its own. [`driver`](super::driver) calls the steps from threads; the
+//! simulation calls them in an order that a seed gives.
+//!
+//! - [`write`](Engine::write): requests become a group in the journal
+//! - [`sync`](Engine::sync): groups become durable, their records visible, their answers given
+//! - [`apply`](Engine::apply): visible records go to segments
+//! - [`checkpoint`](Engine::checkpoint) (in `checkpoint`) and [`retain`](Engine::retain) (in `retention`)
+//!
+//! A failed write undoes its group; a failed sync ends the store: what the
+//! kernel dropped cannot be written again with any hope.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
+
+use super::commit::TopicId;
+use super::config::Config;
+use super::error::{CommitError, Health};
+use super::flight::{Flight, Job, Landing};
+use super::journal::group::{self, Header};
+use super::journal::operation::Operation;
+use super::journal::{AppendError, FileHeader, Journal};
+use super::meter::Meters;
+use super::partition::{Opened, Partition, Published};
+use super::request::{Answer, Request};
+use super::segment::files::Files;
+use super::table::Tables;
+use super::topic::{Catalog, Topic};
+use super::writer::{Draft, Log, Writer};
+use crate::io::{Clock, Disk, Lock, is_full};
+
+/// Work that a step left for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    Sync,
+    Apply,
+    Keep,
+}
+
+/// The store without its threads.
+pub(crate) struct Engine {
+    pub(crate) config: Config,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) salt: u64,
+    pub(crate) boot: u64,
+    pub(crate) files: Arc<Files>,
+    pub(crate) tails_bytes: Arc<AtomicU64>,
+    pub(crate) tables: Tables,
+    pub(crate) catalog: Catalog,
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) flight: Flight,
+    syncing: Mutex<()>,
+    pub(crate) applying: Mutex<()>,
+    pub(crate) apply_queue: Mutex<VecDeque<Arc<Partition>>>,
+    pub(crate) tail_order: Mutex<VecDeque<(Arc<Partition>, u64)>>,
+    pub(crate) unapplied_bytes: AtomicU64,
+    /// In the journal since the last checkpoint.
+    pub(crate) journaled_bytes: AtomicU64,
+    pub(crate) checkpointing: Mutex<()>,
+    /// Topics whose files go once this group is synced.
+    pub(crate) doomed: Mutex<Vec<(u64, TopicId)>>,
+    /// First sequences of journal files in which recovery found damage.
+    pub(crate) damaged_journal: Mutex<FxHashSet<u64>>,
+    pub(super) room: AtomicI64,
+    pub(super) write_full: AtomicBool,
+    /// What the commit would have taken that was refused last for lack of room.
+    pub(super) refused_bytes: AtomicU64,
+    pub(crate) apply_full: AtomicBool,
+    failed: Mutex<Option<Arc<str>>>,
+    pub(crate) wake: Box<dyn Fn(Work) + Send + Sync>,
+    pub(crate) meters: Meters,
+    lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("flight", &self.flight)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What recovery hands over.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) salt: u64,
+    pub(crate) boot: u64,
+    pub(crate) files: Arc<Files>,
+    pub(crate) tails_bytes: Arc<AtomicU64>,
+    pub(crate) tables: Tables,
+    pub(crate) catalog: Catalog,
+    pub(crate) writer: Writer,
+    pub(crate) journaled_bytes: u64,
+    pub(crate) doomed: Vec<TopicId>,
+    pub(crate) damaged_journal: FxHashSet<u64>,
+    pub(crate) wake: Box<dyn Fn(Work) + Send + Sync>,
+    pub(crate) lock: Box<dyn Lock>,
+}
+
+impl Engine {
+    pub(crate) fn new(parts: Parts) -> Engine {
+        let flight = Flight::new(parts.writer.sequence, parts.writer.journal.file().clone());
+        Engine {
+            config: parts.config,
+            disk: parts.disk,
+            clock: parts.clock,
+            salt: parts.salt,
+            boot: parts.boot,
+            files: parts.files,
+            tails_bytes: parts.tails_bytes,
+            tables: parts.tables,
+            catalog: parts.catalog,
+            writer: Mutex::new(parts.writer),
+            flight,
+            syncing: Mutex::new(()),
+            applying: Mutex::new(()),
+            apply_queue: Mutex::default(),
+            tail_order: Mutex::default(),
+            unapplied_bytes: AtomicU64::new(0),
+            journaled_bytes: AtomicU64::new(parts.journaled_bytes),
+            checkpointing: Mutex::new(()),
+            doomed: Mutex::new(parts.doomed.into_iter().map(|topic| (0, topic)).collect()),
+            damaged_journal: Mutex::new(parts.damaged_journal),
+            room: AtomicI64::new(0),
+            write_full: AtomicBool::new(false),
+            refused_bytes: AtomicU64::new(0),
+            apply_full: AtomicBool::new(false),
+            failed: Mutex::new(None),
+            wake: parts.wake,
+            meters: Meters::new(),
+            lock: Mutex::new(Some(parts.lock)),
+        }
+    }
+
+    /// Writes requests into the journal, in their order. Those that are refused
+    /// are answered here; so are those that need not wait for a sync.
+    pub(crate) fn write(&self, requests: Vec<Request>) {
+        let mut writer = self.writer.lock();
+        let mut draft = Draft::default();
+        for request in requests {
+            let is_alone =
+                matches!(&request, Request::Commit { commit, .. } if !commit.catalog.is_empty());
+            // A change of the catalog is in effect once it is written, so whatever rests on it
+            // must be in another group.
+            if is_alone || draft.payload_bytes >= self.config.group_bytes {
+                self.flush(&mut writer, &mut draft);
+            }
+            self.draft(&mut writer, &mut draft, request);
+            if is_alone {
+                self.flush(&mut writer, &mut draft);
+            }
+        }
+        self.flush(&mut writer, &mut draft);
+    }
+
+    fn draft(&self, writer: &mut Writer, draft: &mut Draft, request: Request) {
+        if let Err(error) = self.accepts(&request) {
+            return request.refuse(error);
+        }
+        let now_ms = self.clock.now_ms();
+        match request {
+            Request::Commit { commit, reply } => {
+                match writer.draft_commit(draft, commit, (&self.tables, &self.catalog, now_ms)) {
+                    Ok((needs, committed)) => draft
+                        .answers
+                        .push((needs, Answer::Commit(reply, committed))),
+                    Err(error) => reply.answer(Err(error)),
+                }
+            }
+            Request::OpenProducer { name, reply } => {
+                // A tenth at a time, so that finding the idle ones costs little each.
+                if writer.producers.len() > self.config.producers_max / 10 * 11 {
+                    self.draft_forget(writer, draft, now_ms);
+                }
+                let (needs, producer) = writer.draft_producer(draft, name.as_deref(), now_ms);
+                draft
+                    .answers
+                    .push((needs, Answer::Producer(reply, producer)));
+            }
+            Request::ForgetProducers => self.draft_forget(writer, draft, now_ms),
+        }
+    }
+
+    fn draft_forget(&self, writer: &mut Writer, draft: &mut Draft, now_ms: i64) {
+        let expiry = i64::try_from(self.config.producer_expiry.as_millis()).unwrap_or(i64::MAX);
+        let since_ms = now_ms.saturating_sub(expiry);
+        let idle = writer.producers.idle(since_ms, self.config.producers_max);
+        writer.draft_forget(draft, &idle);
+    }
+
+    fn accepts(&self, request: &Request) -> Result<(), CommitError> {
+        if let Some(reason) = self.failure() {
+            return Err(CommitError::StorageFailed(reason));
+        }
+        let Request::Commit { commit, .. } = request else {
+            return Ok(());
+        };
+        if self.apply_full.load(Ordering::Relaxed) && !commit.appends.is_empty() {
+            return Err(CommitError::DiskFull);
+        }
+        let (bytes, bytes_max) = (request.bytes(), self.config.commit_bytes_max);
+        if bytes > bytes_max {
+            return Err(CommitError::TooLarge { bytes, bytes_max });
+        }
+        Ok(())
+    }
+
+    /// Writes the draft and begins the next one.
+    fn flush(&self, writer: &mut Writer, draft: &mut Draft) {
+        let mut draft = std::mem::take(draft);
+        if draft.operations > 0
+            && let Err(error) = self.write_group(writer, &draft)
+        {
+            writer.undo(&mut draft);
+            for (_, answer) in draft.answers {
+                answer.refuse(error.clone());
+            }
+            return;
+        }
+        self.settle(writer, draft);
+    }
+
+    fn write_group(&self, writer: &mut Writer, draft: &Draft) -> Result<(), CommitError> {
+        if let Some(reason) = self.failure() {
+            return Err(CommitError::StorageFailed(reason));
+        }
+        let bytes = draft.payload_bytes + 2 * draft.directory.len() as u64;
+        if !self.has_room(bytes) {
+            return Err(self.refuse_for_room(bytes));
+        }
+        if writer.journal.bytes() > self.config.journal_file_bytes {
+            self.rotate(writer)?;
+        }
+        let header = Header {
+            salt: self.salt,
+            sequence: writer.sequence + 1,
+            synced_through: self.flight.synced(),
+            time_ms: self.clock.now_ms(),
+            records_before: writer.records,
+            changes_before: writer.changes,
+            payload_bytes: draft.payload_bytes,
+            directory_bytes: u32::try_from(draft.directory.len()).map_err(|_| {
+                CommitError::TooLarge {
+                    bytes,
+                    bytes_max: u64::from(u32::MAX),
+                }
+            })?,
+            operations: draft.operations,
+        };
+        let frame = group::encode(&header, &draft.directory);
+        match writer.journal.append(&frame, &draft.batches) {
+            Ok(bytes) => {
+                let total = self.journaled_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                self.meters.group(bytes, total);
+                if total >= self.config.checkpoint_bytes {
+                    (self.wake)(Work::Keep);
+                }
+            }
+            Err(AppendError::Refused(error)) if is_full(&error) => {
+                return Err(self.refuse_for_room(bytes));
+            }
+            Err(AppendError::Refused(error) | AppendError::Torn(error)) => {
+                return Err(CommitError::StorageFailed(
+                    self.fail("write the journal", &error),
+                ));
+            }
+        }
+        self.had_room(bytes);
+        writer.sequence += 1;
+        writer.records += draft.records();
+        writer.changes += draft.changes();
+        Ok(())
+    }
+
+    /// Begins another journal file, unless this one has no group yet.
+    pub(crate) fn rotate(&self, writer: &mut Writer) -> Result<(), CommitError> {
+        if writer.journal.is_empty() {
+            return Ok(());
+        }
+        let header = FileHeader {
+            salt: self.salt,
+            first_sequence: writer.sequence + 1,
+            boot: self.boot,
+        };
+        match Journal::create(&*self.disk, header) {
+            Ok(journal) => {
+                self.flight.rotate(journal.file().clone());
+                writer.journal = journal;
+                Ok(())
+            }
+            Err(error) if is_full(&error) => Err(self.refuse_for_room(0)),
+            Err(error) => Err(CommitError::StorageFailed(
+                self.fail("begin a journal file", &error),
+            )),
+        }
+    }
+
+    /// Makes a written draft count.
+    fn settle(&self, writer: &mut Writer, mut draft: Draft) {
+        self.tables.apply(std::mem::take(&mut draft.table));
+        let mut created = Vec::new();
+        for operation in std::mem::take(&mut draft.catalog) {
+            created.extend(self.change_catalog(writer, operation));
+        }
+        if let Some((_, Answer::Commit(_, committed))) = draft.answers.first_mut() {
+            committed.created = created;
+        }
+        let mut partitions = Vec::with_capacity(draft.pushes.len());
+        for push in draft.pushes {
+            self.unapplied_bytes
+                .fetch_add(push.batch.len() as u64, Ordering::Relaxed);
+            writer
+                .touched
+                .entry(push.key)
+                .or_insert_with(|| push.partition.clone());
+            push.partition.push(push.needs, push.batch);
+            partitions.push((push.needs, push.partition));
+        }
+        let (now, synced, refused) = self.flight.add(writer.sequence, partitions, draft.answers);
+        self.land(now, synced);
+        if let Some(reason) = self.failure() {
+            refused
+                .into_iter()
+                .for_each(|answer| answer.refuse(CommitError::StorageFailed(reason.clone())));
+        }
+        if self.flight.is_waiting() {
+            (self.wake)(Work::Sync);
+        }
+    }
+
+    fn change_catalog(&self, writer: &mut Writer, operation: Operation) -> Option<Arc<Topic>> {
+        match operation {
+            Operation::CreateTopic {
+                topic,
+                name,
+                partitions,
+                settings,
+            } => {
+                let made = (0..partitions).map(|number| {
+                    Arc::new(self.partition(topic, &name, number, Opened::fresh(topic)))
+                });
+                let created = Arc::new(Topic::new(topic, name.clone(), settings, made.collect()));
+                writer.next_topic = writer.next_topic.max(topic.0 + 1);
+                writer.add_logs(&created);
+                self.catalog.insert(created.clone());
+                writer.touched_topics.insert(topic);
+                return Some(created);
+            }
+            Operation::AlterTopic {
+                topic,
+                partitions,
+                settings,
+            } => {
+                let known = self.catalog.by_id(topic)?;
+                let now = u32::try_from(known.partitions().len()).unwrap_or(u32::MAX);
+                let added = (now..partitions).map(|number| {
+                    Arc::new(self.partition(topic, known.name(), number, Opened::fresh(topic)))
+                });
+                known.alter(settings, added.collect::<Vec<_>>());
+                writer.add_logs(&known);
+                writer.touched_topics.insert(topic);
+                self.catalog.tick();
+            }
+            Operation::DeleteTopic { topic } => {
+                self.catalog.remove(topic)?;
+                writer.logs.retain(|(of, _), _| *of != topic);
+                writer.touched.retain(|(of, _), _| *of != topic);
+                writer.producers.forget_topic(topic);
+                writer.touched_topics.insert(topic);
+                self.doomed.lock().push((writer.sequence, topic));
+                (self.wake)(Work::Keep);
+            }
+            Operation::Repair {
+                topic,
+                partition,
+                epoch,
+            } => {
+                let log = writer.logs.get(&(topic, partition))?;
+                log.partition.repair(epoch);
+                writer
+                    .touched
+                    .insert((topic, partition), log.partition.clone());
+            }
+            _ => {}
+        }
+        None
+    }
+
+    pub(crate) fn partition(
+        &self,
+        topic: TopicId,
+        name: &eddy_protocol::TopicName,
+        number: u32,
+        opened: Opened,
+    ) -> Partition {
+        let shared = (self.files.clone(), self.tails_bytes.clone());
+        Partition::new(topic, name.clone(), number, shared, opened)
+    }
+
+    /// Makes records visible, then gives the answers.
+    fn land(&self, landing: Landing, synced: u64) {
+        self.meters.landed(&landing);
+        for partition in &landing.partitions {
+            let published = partition.publish(synced);
+            if published.must_queue {
+                self.apply_queue.lock().push_back(partition.clone());
+                (self.wake)(Work::Apply);
+            }
+            if published.bytes > 0 {
+                let Published {
+                    records,
+                    batches,
+                    bytes,
+                    ..
+                } = published;
+                partition.meters().produced(records, batches, bytes);
+                partition
+                    .watchers
+                    .notify(partition.topic(), partition.number());
+            }
+        }
+        for answer in landing.answers {
+            answer.give();
+        }
+    }
+
+    /// Syncs what is written, if somebody waits for it.
+    pub(crate) fn sync(&self) {
+        let _alone = self.syncing.lock();
+        if self.flight.is_waiting() {
+            self.sync_now();
+        }
+    }
+
+    /// Syncs what is written and returns how far that is.
+    pub(crate) fn sync_all(&self) -> Result<u64, Arc<str>> {
+        let _alone = self.syncing.lock();
+        self.sync_now();
+        match self.failure() {
+            Some(reason) => Err(reason),
+            None => Ok(self.flight.synced()),
+        }
+    }
+
+    fn sync_now(&self) {
+        let job = self.flight.begin();
+        let begin = Instant::now();
+        let result = job.run();
+        if result.is_ok() {
+            self.meters.synced(begin);
+        }
+        self.finish_sync(&job, result);
+    }
+
+    /// Ends a sync that was begun with [`Flight::begin`].
+    pub(crate) fn finish_sync(&self, job: &Job, result: std::io::Result<()>) {
+        if self.failure().is_some() {
+            return;
+        }
+        if let Err(error) = result {
+            self.fail("sync the journal", &error);
+            return;
+        }
+        let (landing, synced) = self.flight.finish(job);
+        self.land(landing, synced);
+        if !self.doomed.lock().is_empty() {
+            (self.wake)(Work::Keep);
+        }
+    }
+
+    /// Lets another process have the data folder. Nothing may be written any more.
+    pub(crate) fn unlock(&self) {
+        self.lock.lock().take();
+    }
+
+    /// Ends the store for commits; reads go on.
+    pub(crate) fn fail(&self, action: &str, error: &dyn std::fmt::Display) -> Arc<str> {
+        let mut failed = self.failed.lock();
+        if let Some(reason) = &*failed {
+            return reason.clone();
+        }
+        let reason: Arc<str> = format!("could not {action}: {error}").into();
+        tracing::error!(%reason, "the storage failed; commits are refused until a restart");
+        *failed = Some(reason.clone());
+        drop(failed);
+        for answer in self.flight.abandon() {
+            answer.refuse(CommitError::StorageFailed(reason.clone()));
+        }
+        reason
+    }
+
+    pub(crate) fn failure(&self) -> Option<Arc<str>> {
+        self.failed.lock().clone()
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        if let Some(reason) = self.failure() {
+            return Health::Failed(reason);
+        }
+        if self.is_full() {
+            Health::DiskFull
+        } else {
+            Health::Ok
+        }
+    }
+
+    /// Whether something could not be written for lack of room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.write_full.load(Ordering::Relaxed) || self.apply_full.load(Ordering::Relaxed)
+    }
+}
+
+impl Writer {
+    /// Knows the partitions of a topic that it did not know.
+    pub(crate) fn add_logs(&mut self, topic: &Arc<Topic>) {
+        for partition in topic.partitions().iter() {
+            self.logs
+                .entry((topic.id(), partition.number()))
+                .or_insert_with(|| Log {
+                    topic: topic.clone(),
+                    partition: partition.clone(),
+                    next: partition.end(),
+                    last_needs: 0,
+                });
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! What is in a data folder, for people: read only, without its lock, beside a
+//! broker that may be running on it. A running broker moves on meanwhile, so
+//! what looks torn at the newest end may be in the making.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use eddy_protocol::batch;
+use serde::Serialize;
+
+use super::commit::TopicId;
+use super::error::OpenError;
+use super::format;
+use super::journal::operation::Operation;
+use super::journal::scan::{Found, Scan};
+use super::journal::{self, FileHeader};
+use super::recovery::list_segments;
+use super::segment::{self, HEADER_BYTES, Key, index};
+use crate::io::{Disk, read_all};
+
+/// A data folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Folder {
+    /// The version of its layout.
+    pub format: u32,
+    /// Its topics, in the order of their ids.
+    pub topics: Vec<TopicFiles>,
+    /// Its journal files, in their order.
+    pub journal: Vec<JournalFile>,
+    /// Journal files that recovery found damaged and kept aside.
+    pub set_aside: Vec<String>,
+    /// Bytes of the file with the key-value tables.
+    pub tables_bytes: u64,
+}
+
+/// The files of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TopicFiles {
+    /// Its id, the name of its folder.
+    pub id: TopicId,
+    /// Its partitions that have files.
+    pub partitions: Vec<PartitionFiles>,
+}
+
+/// The files of a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartitionFiles {
+    /// Its number.
+    pub partition: u32,
+    /// Its segments, oldest first.
+    pub segments: Vec<SegmentFile>,
+}
+
+/// A segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SegmentFile {
+    /// The file.
+    pub path: String,
+    /// Its first offset.
+    pub base: u64,
+    /// The offset after its last whole batch.
+    pub end: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// How many whole batches it has.
+    pub batches: u64,
+    /// How many records those have.
+    pub records: u64,
+    /// The oldest and the newest timestamp, milliseconds since 1970 UTC.
+    pub timestamps: Option<(i64, i64)>,
+    /// What is wrong with it, from where on.
+    pub damage: Option<Damage>,
+    /// Its index.
+    pub index: IndexState,
+}
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// The first byte of it.
+    pub at: u64,
+    /// How many bytes cannot be used.
+    pub bytes: u64,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// How a segment's index is. It is made anew where it does not serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IndexState {
+    /// There is no file.
+    Missing,
+    /// All entries are right.
+    Whole {
+        /// How many.
+        entries: u64,
+    },
+    /// Only the first entries are right.
+    Damaged {
+        /// How many.
+        entries: u64,
+    },
+}
+
+/// A journal file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JournalFile {
+    /// The file.
+    pub path: String,
+    /// The sequence of its first group.
+    pub first_sequence: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Whether its header is right.
+    pub has_header: bool,
+    /// Its groups.
+    pub groups: Vec<GroupInfo>,
+    /// What is wrong with it.
+    pub damage: Vec<Damage>,
+}
+
+/// A group in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GroupInfo {
+    /// Where it begins.
+    pub at: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Its sequence.
+    pub sequence: u64,
+    /// The newest group that was known to be synced when it was written.
+    pub synced_through: u64,
+    /// When it was written, milliseconds since 1970 UTC.
+    pub time_ms: i64,
+    /// Its batches.
+    pub appends: Vec<AppendInfo>,
+    /// How many changes of tables it has.
+    pub table_changes: u64,
+    /// How many changes of the catalog, of producers and of partitions' states.
+    pub other_changes: u64,
+    /// Whether every byte that matters is as it was written.
+    pub is_whole: bool,
+}
+
+/// A batch in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AppendInfo {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: u32,
+    /// Its first offset.
+    pub base: u64,
+    /// How many records it has.
+    pub count: u32,
+    /// Its length.
+    pub bytes: u32,
+    /// Whether its checksum is right.
+    pub is_whole: bool,
+}
+
+/// Looks through a data folder without changing anything.
+pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
+    let fault = |path: &str| {
+        let path = disk.describe(path);
+        move |source: io::Error| OpenError::Io {
+            action: "read",
+            path,
+            source,
+        }
+    };
+    let salt = format::open(&**disk)?.ok_or_else(|| OpenError::Damaged {
+        path: disk.describe(format::PATH),
+        reason: "there is none; this is no data folder of Eddy".to_owned(),
+    })?;
+    let (listing, mut ids) = list_segments(&**disk).map_err(fault(segment::FOLDER))?;
+    ids.sort_unstable();
+    let mut keys: Vec<_> = listing.keys().copied().collect();
+    keys.sort_unstable();
+    let partitions_of = |id: TopicId| {
+        let of_topic = keys.iter().filter(move |(topic, _)| *topic == id);
+        of_topic.map(|(topic, partition)| {
+            let bases = listing[&(*topic, *partition)].keys();
+            let segments = bases.map(|base| {
+                segment_file(
+                    &**disk,
+                    Key {
+                        topic: *topic,
+                        partition: *partition,
+                        base: *base,
+                    },
+                )
+            });
+            PartitionFiles {
+                partition: *partition,
+                segments: segments.collect(),
+            }
+        })
+    };
+    let topics = ids
+        .iter()
+        .map(|id| TopicFiles {
+            id: *id,
+            partitions: partitions_of(*id).collect(),
+        })
+        .collect();
+    let files = journal::list(&**disk).map_err(fault(journal::FOLDER))?;
+    let journal = files
+        .iter()
+        .map(|(first, _)| journal_file(&**disk, *first, salt))
+        .collect::<io::Result<_>>();
+    let entries = disk.list(journal::FOLDER).map_err(fault(journal::FOLDER))?;
+    let set_aside = entries
+        .into_iter()
+        .map(|entry| entry.name)
+        .filter(|name| name.ends_with(".damaged"));
+    let root = disk.list("").map_err(fault(""))?;
+    Ok(Folder {
+        format: format::VERSION,
+        topics,
+        journal: journal.map_err(fault(journal::FOLDER))?,
+        set_aside: set_aside.collect(),
+        tables_bytes: root
+            .iter()
+            .find(|entry| entry.name == super::table::PATH)
+            .map_or(0, |entry| entry.bytes),
+    })
+}
+
+fn segment_file(disk: &dyn Disk, key: Key) -> SegmentFile {
+    let mut found = SegmentFile {
+        path: disk.describe(&key.path()),
+        base: key.base,
+        end: key.base,
+        bytes: 0,
+        batches: 0,
+        records: 0,
+        timestamps: None,
+        damage: None,
+        index: IndexState::Missing,
+    };
+    let bytes = match disk
+        .open_read(&key.path())
+        .and_then(|file| read_all(&*file))
+    {
+        Ok(bytes) => Bytes::from(bytes),
+        Err(error) => {
+            found.damage = Some(Damage {
+                at: 0,
+                bytes: 0,
+                reason: error.to_string(),
+            });
+            return found;
+        }
+    };
+    found.bytes = bytes.len() as u64;
+    found.index = index_state(disk, key, found.bytes);
+    if let Err(reason) = key.check_header(&bytes) {
+        found.damage = Some(Damage {
+            at: 0,
+            bytes: HEADER_BYTES.min(found.bytes),
+            reason,
+        });
+    }
+    let mut at = usize::try_from(HEADER_BYTES).unwrap_or(0);
+    while at < bytes.len() {
+        match next_batch(&bytes.slice(at..), found.end) {
+            Ok(header) => {
+                at += header.length();
+                found.end = header.end_offset();
+                found.batches += 1;
+                found.records += u64::from(header.count());
+                let (oldest, newest) = found.timestamps.unwrap_or((i64::MAX, i64::MIN));
+                found.timestamps = Some((
+                    oldest.min(header.timestamp_min()),
+                    newest.max(header.timestamp_max()),
+                ));
+            }
+            Err(reason) => {
+                let bytes = (bytes.len() - at) as u64;
+                found.damage.get_or_insert(Damage {
+                    at: at as u64,
+                    bytes,
+                    reason,
+                });
+                break;
+            }
+        }
+    }
+    found
+}
+
+fn next_batch(bytes: &Bytes, offset: u64) -> Result<batch::Header, String> {
+    let header = batch::peek(bytes).map_err(|error| error.to_string())?;
+    if header.base_offset() != offset {
+        return Err(format!(
+            "offset {offset} should be here, {} is",
+            header.base_offset()
+        ));
+    }
+    if header.length() > bytes.len() {
+        return Err("the file ends within a batch".to_owned());
+    }
+    let batch = batch::Batch::parse_trusted(bytes.slice(..header.length()));
+    batch
+        .and_then(|batch| batch.check())
+        .map_err(|error| error.to_string())?;
+    Ok(header)
+}
+
+fn index_state(disk: &dyn Disk, key: Key, len: u64) -> IndexState {
+    let Ok(bytes) = disk
+        .open_read(&key.index_path())
+        .and_then(|file| read_all(&*file))
+    else {
+        return IndexState::Missing;
+    };
+    let (entries, is_damaged) = index::decode(&bytes, key.base, len);
+    let entries = entries.len() as u64;
+    if is_damaged {
+        IndexState::Damaged { entries }
+    } else {
+        IndexState::Whole { entries }
+    }
+}
+
+fn journal_file(disk: &dyn Disk, first: u64, salt: u64) -> io::Result<JournalFile> {
+    let path = journal::path_of(first);
+    let bytes = Bytes::from(read_all(&*disk.open_read(&path)?)?);
+    let mut file = JournalFile {
+        path: disk.describe(&path),
+        first_sequence: first,
+        bytes: bytes.len() as u64,
+        has_header: FileHeader::decode(&bytes).is_some_and(|header| header.first_sequence == first),
+        groups: Vec::new(),
+        damage: Vec::new(),
+    };
+    for found in Scan::new(bytes, salt, first) {
+        match found {
+            Found::Group(group) => file.groups.push(group_info(&group)),
+            Found::Lost {
+                at,
+                bytes,
+                sequences: (first, last),
+            } => {
+                let reason = format!("groups {first} to {last} cannot be read");
+                file.damage.push(Damage { at, bytes, reason });
+            }
+            Found::Rest {
+                at,
+                bytes,
+                sequence,
+                is_cut_off,
+            } => {
+                let reason = if is_cut_off {
+                    format!("group {sequence} was not written to its end")
+                } else {
+                    format!("nothing can be read where group {sequence} should be")
+                };
+                file.damage.push(Damage { at, bytes, reason });
+            }
+        }
+    }
+    Ok(file)
+}
+
+fn group_info(group: &journal::scan::Group) -> GroupInfo {
+    let mut batches = group.batches.iter();
+    let mut appends = Vec::new();
+    let (mut table_changes, mut other_changes) = (0, 0);
+    for operation in &group.operations {
+        match operation {
+            Operation::Append(placed) => appends.push(AppendInfo {
+                topic: placed.topic,
+                partition: placed.partition,
+                base: placed.base,
+                count: placed.count,
+                bytes: placed.length,
+                is_whole: batches.next().is_some_and(Option::is_some),
+            }),
+            Operation::Change(_) => table_changes += 1,
+            _ => other_changes += 1,
+        }
+    }
+    GroupInfo {
+        at: group.at,
+        bytes: group.header.group_bytes(),
+        sequence: group.header.sequence,
+        synced_through: group.header.synced_through,
+        time_ms: group.header.time_ms,
+        appends,
+        table_changes,
+        other_changes,
+        is_whole: group.is_whole,
+    }
+}

@@ -1,0 +1,180 @@
+//! The journal: what was committed, in one order, before it is anywhere else.
+//!
+//! Files of bounded size, `journal/<sequence of the first group>.journal`, each
+//! a header and groups (see [`group`]):
+//!
+//! ```text
+//! 0         8         12        16        24               32       40        64
+//! +---------+---------+---------+---------+----------------+--------+---------+
+//! | magic   | version | crc     | salt    | first sequence | boot   | zero    |
+//! +---------+---------+---------+---------+----------------+--------+---------+
+//! ```
+//!
+//! Little endian; `crc` is CRC-32C over bytes 16..64; `boot` is another number
+//! after each start of the machine. A group is appended with one write; whether
+//! it is synced is somebody else's business. After a write that failed, the
+//! file ends where it ended before. Knows nothing of partitions and tables.
+
+pub(crate) mod group;
+pub(crate) mod operation;
+pub(crate) mod scan;
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::io::{Disk, File};
+
+/// The journal's folder.
+pub(crate) const FOLDER: &str = "journal";
+/// Bytes of a file's header.
+pub(crate) const FILE_HEADER_BYTES: usize = 64;
+const MAGIC: [u8; 8] = *b"EDDYJRNL";
+const VERSION: u32 = 1;
+/// Batches below this are copied into one slice: an entry in a list of slices costs the kernel
+/// more than the copy.
+const COPY_BYTES_MAX: usize = 4096;
+
+/// What a file's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileHeader {
+    pub(crate) salt: u64,
+    pub(crate) first_sequence: u64,
+    pub(crate) boot: u64,
+}
+
+impl FileHeader {
+    pub(crate) fn encode(&self) -> [u8; FILE_HEADER_BYTES] {
+        let mut bytes = [0; FILE_HEADER_BYTES];
+        let mut out = &mut bytes[16..];
+        out.put_u64_le(self.salt);
+        out.put_u64_le(self.first_sequence);
+        out.put_u64_le(self.boot);
+        let crc = crc32c::crc32c(&bytes[16..]);
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<FileHeader> {
+        let bytes = bytes.get(..FILE_HEADER_BYTES)?;
+        let mut from = &bytes[8..];
+        let (version, crc) = (from.get_u32_le(), from.get_u32_le());
+        if bytes[..8] != MAGIC || version != VERSION || crc != crc32c::crc32c(&bytes[16..]) {
+            return None;
+        }
+        Some(FileHeader {
+            salt: from.get_u64_le(),
+            first_sequence: from.get_u64_le(),
+            boot: from.get_u64_le(),
+        })
+    }
+}
+
+/// The path of the file whose first group has this sequence.
+pub(crate) fn path_of(first_sequence: u64) -> String {
+    format!("{FOLDER}/{first_sequence:020}.journal")
+}
+
+/// The journal's files in order: first sequence and length.
+pub(crate) fn list(disk: &dyn Disk) -> io::Result<Vec<(u64, u64)>> {
+    let files = disk.list(FOLDER)?;
+    Ok(files
+        .iter()
+        .filter_map(|file| {
+            Some((
+                file.name.strip_suffix(".journal")?.parse().ok()?,
+                file.bytes,
+            ))
+        })
+        .collect())
+}
+
+/// The file that groups are appended to.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    file: Arc<dyn File>,
+    bytes: u64,
+}
+
+impl Journal {
+    /// Begins a file. Its name is durable after this; its content is not.
+    pub(crate) fn create(disk: &dyn Disk, header: FileHeader) -> io::Result<Journal> {
+        let path = path_of(header.first_sequence);
+        let file = disk.create(&path)?;
+        let started = file
+            .write_at(&mut [IoSlice::new(&header.encode())], 0)
+            .and_then(|()| disk.sync_dir(FOLDER));
+        if let Err(error) = started {
+            // Without its header the file would read as damage.
+            disk.remove(&path)?;
+            return Err(error);
+        }
+        Ok(Journal {
+            file,
+            bytes: FILE_HEADER_BYTES as u64,
+        })
+    }
+
+    /// Appends a group, whole or not at all.
+    pub(crate) fn append(
+        &mut self,
+        frame: &group::Frame,
+        batches: &[Bytes],
+    ) -> Result<u64, AppendError> {
+        let pieces = gather(frame, batches);
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if let Err(error) = self.file.write_at(&mut slices, self.bytes) {
+            return match self.file.truncate(self.bytes) {
+                Ok(()) => Err(AppendError::Refused(error)),
+                Err(truncate) => Err(AppendError::Torn(truncate)),
+            };
+        }
+        self.bytes += bytes;
+        Ok(bytes)
+    }
+
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether there is no group in the file.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes <= FILE_HEADER_BYTES as u64
+    }
+}
+
+/// Why a group is not in the journal.
+#[derive(Debug)]
+pub(crate) enum AppendError {
+    /// Nothing of it is there.
+    Refused(io::Error),
+    /// Parts of it are there and could not be removed.
+    Torn(io::Error),
+}
+
+/// The group's bytes in few slices, without copying what is large.
+fn gather(frame: &group::Frame, batches: &[Bytes]) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    let mut small = frame.before.clone();
+    for batch in batches {
+        if batch.len() <= COPY_BYTES_MAX {
+            small.extend_from_slice(batch);
+            continue;
+        }
+        if !small.is_empty() {
+            pieces.push(Bytes::from(std::mem::take(&mut small)));
+        }
+        pieces.push(batch.clone());
+    }
+    small.extend_from_slice(&frame.after);
+    pieces.push(Bytes::from(small));
+    pieces
+}

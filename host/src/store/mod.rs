@@ -1,0 +1,60 @@
+//! The store: everything that a node must remember, in one journal.
+//!
+//! A [`Commit`] is appends to any partitions, changes of key-value tables and
+//! changes of the catalog; all of it becomes durable together. One writer gives
+//! the offsets and writes to the journal; one sync makes many commits durable;
+//! then their records are visible, and go on, unsynced, into segments. A
+//! checkpoint syncs those and lets the journal's head go; recovery replays the
+//! journal from the last one.
+//!
+//! Promises: what is acknowledged is on disk (topics with `durability =
+//! "memory"`: handed to the system); records become visible in order, and only
+//! when acknowledged; a retry of a producer is recognised after any restart;
+//! damage is answered with an error, never with wrong records.
+//!
+//! Knows nothing of connections, subscriptions and plugins; nothing outside
+//! knows of its files.
+//!
+//! From the top: [`driver`] runs the threads, [`engine`] is what they do,
+//! `journal`, `segment` and `table` are what is on disk, `recovery` puts it
+//! together again, [`inspect`] shows it to people.
+
+mod apply;
+mod backend;
+mod blob;
+mod checkpoint;
+mod commit;
+mod config;
+mod driver;
+mod engine;
+mod error;
+mod flight;
+mod format;
+pub mod inspect;
+mod journal;
+mod meter;
+mod partition;
+mod producer;
+mod recovery;
+mod request;
+mod retention;
+mod room;
+mod segment;
+#[cfg(test)]
+mod simulation;
+mod table;
+mod topic;
+mod watch;
+mod writer;
+
+pub use blob::Blobs;
+pub use commit::{
+    Append, Appended, CatalogChange, Change, Commit, Committed, Expect, Producer, Table, TopicId,
+};
+pub use config::Config;
+pub use driver::Store;
+pub use error::{CommitError, Health, OpenError, ReadError, TableError};
+pub use partition::{Partition, Read, TailRead};
+pub use request::Ticket;
+pub use topic::Topic;
+pub use watch::{WatchGuard, Watcher};

@@ -1,0 +1,512 @@
+//! Producers' identities and what each sent last to each partition, so that a
+//! repeat is recognised and a gap is refused.
+//!
+//! A producer numbers its records per partition from 0, and again from 0 under
+//! a new epoch; numbers wrap at 2^32. Every change can be undone, because a
+//! group whose write fails must leave no trace. Pure state: no disk, no clock.
+
+use eddy_protocol::ProducerStamp;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::commit::{Producer, TopicId};
+use super::error::CommitError;
+
+/// How many batches are remembered per producer and partition: as many as a
+/// client may have in flight, so that every retry gets its offset.
+const REMEMBERED: usize = 8;
+
+/// A partition, as a key.
+pub(crate) type PartitionKey = (TopicId, u32);
+
+/// One batch that a producer sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Sent {
+    pub(crate) sequence: u32,
+    pub(crate) count: u32,
+    pub(crate) offset: u64,
+}
+
+/// What a producer sent to a partition last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Window {
+    pub(crate) epoch: u16,
+    /// The sequence that must come next.
+    pub(crate) next: u32,
+    /// How many entries of `sent` are used.
+    pub(crate) used: u8,
+    /// The newest batches, oldest first.
+    pub(crate) sent: [Sent; REMEMBERED],
+}
+
+/// A producer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Identity {
+    pub(crate) epoch: u16,
+    pub(crate) name: Option<String>,
+    pub(crate) used_ms: i64,
+    pub(crate) windows: FxHashMap<PartitionKey, Window>,
+}
+
+/// All producers.
+#[derive(Debug, Default)]
+pub(crate) struct Producers {
+    pub(crate) next_id: u64,
+    by_id: FxHashMap<u64, Identity>,
+    by_name: FxHashMap<String, u64>,
+    changed: FxHashSet<u64>,
+    forgotten: FxHashSet<u64>,
+}
+
+/// What a batch is, seen from its producer's past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The next one.
+    New,
+    /// One that came before, at this offset if that is remembered.
+    Repeat(Option<u64>),
+}
+
+/// How to take a change back.
+#[derive(Debug)]
+pub(crate) enum Undo {
+    Window {
+        id: u64,
+        key: PartitionKey,
+        before: Option<Window>,
+        used_ms: i64,
+    },
+    Identity {
+        id: u64,
+        before: Option<Box<Identity>>,
+    },
+    NextId(u64),
+}
+
+impl Window {
+    pub(crate) fn remembered(&self) -> &[Sent] {
+        &self.sent[..usize::from(self.used).min(REMEMBERED)]
+    }
+
+    fn add(&mut self, stamp: ProducerStamp, count: u32, offset: u64) {
+        if self.epoch != stamp.epoch {
+            *self = Window {
+                epoch: stamp.epoch,
+                ..Window::default()
+            };
+        }
+        if usize::from(self.used) == REMEMBERED {
+            self.sent.rotate_left(1);
+            self.used -= 1;
+        }
+        self.sent[usize::from(self.used)] = Sent {
+            sequence: stamp.sequence,
+            count,
+            offset,
+        };
+        self.used += 1;
+        self.next = stamp.sequence.wrapping_add(count);
+    }
+}
+
+impl Producers {
+    /// What to do with a batch.
+    pub(crate) fn judge(
+        &self,
+        key: PartitionKey,
+        stamp: ProducerStamp,
+        count: u32,
+    ) -> Result<Verdict, CommitError> {
+        let identity = self
+            .by_id
+            .get(&stamp.id)
+            .ok_or(CommitError::UnknownProducer(stamp.id))?;
+        if stamp.epoch < identity.epoch {
+            return Err(CommitError::Fenced {
+                id: stamp.id,
+                epoch: stamp.epoch,
+                current: identity.epoch,
+            });
+        }
+        if stamp.epoch > identity.epoch {
+            return Err(CommitError::UnknownProducer(stamp.id));
+        }
+        let window = identity
+            .windows
+            .get(&key)
+            .filter(|window| window.epoch == stamp.epoch);
+        let expected = window.map_or(0, |window| window.next);
+        let out_of_order = CommitError::OutOfOrder {
+            id: stamp.id,
+            expected,
+            sequence: stamp.sequence,
+        };
+        // Half of the circle lies behind, half ahead, so that numbers may wrap.
+        let behind = expected.wrapping_sub(stamp.sequence);
+        if behind == 0 {
+            return Ok(Verdict::New);
+        }
+        let Some(window) = window.filter(|_| behind < 1 << 31) else {
+            return Err(out_of_order);
+        };
+        let same = |sent: &&Sent| sent.sequence == stamp.sequence && sent.count == count;
+        if let Some(sent) = window.remembered().iter().find(same) {
+            return Ok(Verdict::Repeat(Some(sent.offset)));
+        }
+        // Older than what is remembered, or batched anew: all of its records are in the log.
+        if behind >= count {
+            return Ok(Verdict::Repeat(None));
+        }
+        Err(out_of_order)
+    }
+
+    /// Takes note of a batch that was appended.
+    pub(crate) fn sent(
+        &mut self,
+        key: PartitionKey,
+        stamp: ProducerStamp,
+        count: u32,
+        at: (u64, i64),
+    ) -> Option<Undo> {
+        let identity = self.by_id.get_mut(&stamp.id)?;
+        let (offset, now_ms) = at;
+        let before = identity.windows.get(&key).copied();
+        identity
+            .windows
+            .entry(key)
+            .or_default()
+            .add(stamp, count, offset);
+        let used_ms = identity.used_ms;
+        identity.used_ms = used_ms.max(now_ms);
+        self.changed.insert(stamp.id);
+        Some(Undo::Window {
+            id: stamp.id,
+            key,
+            before,
+            used_ms,
+        })
+    }
+
+    /// A new identity, or the next epoch of a named one.
+    pub(crate) fn open(&mut self, name: Option<&str>) -> Producer {
+        let known = name.and_then(|name| self.by_name.get(name)).copied();
+        match known.and_then(|id| Some((id, self.by_id.get(&id)?))) {
+            // A wrapped epoch could not fence; the name gets a new id instead.
+            Some((id, identity)) if identity.epoch < u16::MAX => Producer {
+                id,
+                epoch: identity.epoch + 1,
+            },
+            _ => Producer {
+                id: self.next_id.max(1),
+                epoch: 0,
+            },
+        }
+    }
+
+    /// Takes note of an identity that was handed out.
+    pub(crate) fn opened(
+        &mut self,
+        producer: Producer,
+        name: Option<&str>,
+        now_ms: i64,
+        undo: &mut Vec<Undo>,
+    ) {
+        undo.push(Undo::NextId(self.next_id));
+        self.next_id = self.next_id.max(producer.id + 1);
+        if let Some(older) = name.and_then(|name| self.by_name.get(name)).copied()
+            && older != producer.id
+        {
+            undo.push(self.forget(older));
+        }
+        let before = self.by_id.get(&producer.id).cloned().map(Box::new);
+        undo.push(Undo::Identity {
+            id: producer.id,
+            before,
+        });
+        let identity = self.by_id.entry(producer.id).or_default();
+        identity.epoch = producer.epoch;
+        identity.name = name.map(str::to_owned);
+        identity.used_ms = now_ms;
+        // Numbers begin anew under the new epoch.
+        identity.windows.clear();
+        if let Some(name) = name {
+            self.by_name.insert(name.to_owned(), producer.id);
+        }
+        self.forgotten.remove(&producer.id);
+        self.changed.insert(producer.id);
+    }
+
+    /// Forgets an identity; its id is never handed out again.
+    pub(crate) fn forget(&mut self, id: u64) -> Undo {
+        let before = self.by_id.remove(&id);
+        if let Some(name) = before.as_ref().and_then(|identity| identity.name.as_ref())
+            && self.by_name.get(name) == Some(&id)
+        {
+            self.by_name.remove(name);
+        }
+        self.changed.remove(&id);
+        self.forgotten.insert(id);
+        Undo::Identity {
+            id,
+            before: before.map(Box::new),
+        }
+    }
+
+    /// Forgets what was sent to a topic that is gone.
+    pub(crate) fn forget_topic(&mut self, topic: TopicId) {
+        for (id, identity) in &mut self.by_id {
+            let before = identity.windows.len();
+            identity.windows.retain(|(of, _), _| *of != topic);
+            if identity.windows.len() != before {
+                self.changed.insert(*id);
+            }
+        }
+    }
+
+    /// Takes a change back. Changes must be taken back newest first.
+    pub(crate) fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Window {
+                id,
+                key,
+                before,
+                used_ms,
+            } => {
+                let Some(identity) = self.by_id.get_mut(&id) else {
+                    return;
+                };
+                identity.used_ms = used_ms;
+                match before {
+                    Some(window) => identity.windows.insert(key, window),
+                    None => identity.windows.remove(&key),
+                };
+            }
+            Undo::Identity { id, before } => {
+                if let Some(name) = self.by_id.remove(&id).and_then(|identity| identity.name) {
+                    self.by_name.remove(&name);
+                }
+                match before {
+                    Some(identity) => {
+                        self.changed.insert(id);
+                        self.insert(id, *identity);
+                    }
+                    None => {
+                        self.changed.remove(&id);
+                    }
+                }
+            }
+            Undo::NextId(id) => self.next_id = id,
+        }
+    }
+
+    /// Puts an identity there, as read from a checkpoint.
+    pub(crate) fn insert(&mut self, id: u64, identity: Identity) {
+        if let Some(name) = &identity.name {
+            self.by_name.insert(name.clone(), id);
+        }
+        self.next_id = self.next_id.max(id + 1);
+        self.forgotten.remove(&id);
+        self.by_id.insert(id, identity);
+    }
+
+    /// The ids that were not used since `since_ms`, and, while there are more
+    /// than `max`, those that were idle longest; in the order of ids.
+    pub(crate) fn idle(&self, since_ms: i64, max: usize) -> Vec<u64> {
+        let mut by_use: Vec<(i64, u64)> = self
+            .by_id
+            .iter()
+            .map(|(id, identity)| (identity.used_ms, *id))
+            .collect();
+        let surplus = by_use.len().saturating_sub(max);
+        if surplus > 0 {
+            by_use.select_nth_unstable(surplus - 1);
+        }
+        let idle = by_use.iter().enumerate();
+        let idle = idle.filter(|(place, (used_ms, _))| *place < surplus || *used_ms < since_ms);
+        let mut idle: Vec<u64> = idle.map(|(_, (_, id))| *id).collect();
+        idle.sort_unstable();
+        idle
+    }
+
+    /// How many identities there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn get(&self, id: u64) -> Option<&Identity> {
+        self.by_id.get(&id)
+    }
+
+    /// What changed since the last call: the identities as they are, and the ids that are gone.
+    pub(crate) fn take_changes(&mut self) -> (Vec<(u64, Identity)>, Vec<u64>) {
+        let mut changed: Vec<u64> = self.changed.drain().collect();
+        changed.sort_unstable();
+        let identities = changed
+            .iter()
+            .filter_map(|id| Some((*id, self.by_id.get(id)?.clone())))
+            .collect();
+        let mut gone: Vec<u64> = self.forgotten.drain().collect();
+        gone.sort_unstable();
+        (identities, gone)
+    }
+
+    /// Says that the changes were not kept after all.
+    pub(crate) fn put_back(
+        &mut self,
+        changed: impl IntoIterator<Item = u64>,
+        gone: impl IntoIterator<Item = u64>,
+    ) {
+        for id in changed {
+            if self.by_id.contains_key(&id) {
+                self.changed.insert(id);
+            }
+        }
+        for id in gone {
+            if !self.by_id.contains_key(&id) {
+                self.forgotten.insert(id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: PartitionKey = (TopicId(1), 0);
+
+    fn stamp(epoch: u16, sequence: u32) -> ProducerStamp {
+        ProducerStamp {
+            id: 1,
+            epoch,
+            sequence,
+        }
+    }
+
+    fn opened(name: Option<&str>) -> Producers {
+        let mut producers = Producers::default();
+        let producer = producers.open(name);
+        producers.opened(producer, name, 0, &mut Vec::new());
+        producers
+    }
+
+    #[test]
+    fn a_repeat_gets_its_offset_and_an_old_repeat_none() {
+        let mut producers = opened(None);
+        for n in 0..20u32 {
+            assert_eq!(producers.judge(KEY, stamp(0, n * 10), 10), Ok(Verdict::New));
+            producers.sent(KEY, stamp(0, n * 10), 10, (u64::from(n) * 100, 0));
+        }
+        assert_eq!(
+            producers.judge(KEY, stamp(0, 190), 10),
+            Ok(Verdict::Repeat(Some(1900)))
+        );
+        assert_eq!(
+            producers.judge(KEY, stamp(0, 120), 10),
+            Ok(Verdict::Repeat(Some(1200)))
+        );
+        assert_eq!(
+            producers.judge(KEY, stamp(0, 0), 10),
+            Ok(Verdict::Repeat(None))
+        );
+        let refused = Err(CommitError::OutOfOrder {
+            id: 1,
+            expected: 200,
+            sequence: 195,
+        });
+        assert_eq!(producers.judge(KEY, stamp(0, 195), 10), refused);
+        let refused = Err(CommitError::OutOfOrder {
+            id: 1,
+            expected: 200,
+            sequence: 210,
+        });
+        assert_eq!(producers.judge(KEY, stamp(0, 210), 10), refused);
+    }
+
+    #[test]
+    fn sequences_wrap() {
+        let mut producers = opened(None);
+        producers.sent(KEY, stamp(0, u32::MAX - 4), 10, (7, 0));
+        assert_eq!(producers.judge(KEY, stamp(0, 5), 1), Ok(Verdict::New));
+        assert_eq!(
+            producers.judge(KEY, stamp(0, u32::MAX - 4), 10),
+            Ok(Verdict::Repeat(Some(7)))
+        );
+    }
+
+    #[test]
+    fn a_new_epoch_fences_the_older_one_on_every_partition() {
+        let mut producers = opened(Some("n"));
+        producers.sent(KEY, stamp(0, 0), 1, (0, 0));
+        let second = producers.open(Some("n"));
+        assert_eq!(second, Producer { id: 1, epoch: 1 });
+        producers.opened(second, Some("n"), 0, &mut Vec::new());
+        let fenced = Err(CommitError::Fenced {
+            id: 1,
+            epoch: 0,
+            current: 1,
+        });
+        assert_eq!(producers.judge(KEY, stamp(0, 1), 1), fenced);
+        assert_eq!(producers.judge((TopicId(9), 3), stamp(0, 0), 1), fenced);
+        assert_eq!(producers.judge(KEY, stamp(1, 0), 1), Ok(Verdict::New));
+        assert_eq!(
+            producers.judge(KEY, stamp(2, 0), 1),
+            Err(CommitError::UnknownProducer(1))
+        );
+    }
+
+    #[test]
+    fn everything_can_be_undone() {
+        let mut producers = opened(Some("n"));
+        producers.sent(KEY, stamp(0, 0), 3, (0, 5));
+        let before = (
+            producers.by_id.clone(),
+            producers.by_name.clone(),
+            producers.next_id,
+        );
+        let mut undo = Vec::new();
+        undo.extend(producers.sent(KEY, stamp(0, 3), 2, (3, 9)));
+        undo.extend(producers.sent((TopicId(2), 1), stamp(0, 0), 2, (0, 9)));
+        let next = producers.open(Some("n"));
+        producers.opened(next, Some("n"), 10, &mut undo);
+        let other = producers.open(None);
+        producers.opened(other, None, 11, &mut undo);
+        undo.push(producers.forget(1));
+        while let Some(last) = undo.pop() {
+            producers.undo(last);
+        }
+        assert_eq!(
+            (
+                producers.by_id.clone(),
+                producers.by_name.clone(),
+                producers.next_id
+            ),
+            before
+        );
+    }
+
+    #[test]
+    fn the_idle_and_the_surplus_are_forgotten() {
+        let mut producers = Producers::default();
+        for used_ms in [50, 10, 40, 20] {
+            let producer = producers.open(None);
+            producers.opened(producer, None, used_ms, &mut Vec::new());
+        }
+        assert_eq!(producers.idle(15, 10), [2]);
+        assert_eq!(producers.idle(0, 2), [2, 4]);
+        producers.forget(4);
+        assert_eq!(producers.open(None).id, 5);
+        assert_eq!(
+            producers.judge(
+                KEY,
+                ProducerStamp {
+                    id: 4,
+                    epoch: 0,
+                    sequence: 0
+                },
+                1
+            ),
+            Err(CommitError::UnknownProducer(4))
+        );
+    }
+}

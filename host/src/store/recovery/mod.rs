@@ -1,0 +1,394 @@
+//! Opening a data folder: the checkpoint is read, the journal behind it is
+//! replayed over the segments, and damage is told apart.
+//!
+//! - A bad group that nothing behind it knows to be synced is a **torn tail**:
+//!   it is cut, and a line in the log says how much went.
+//! - Any other bad group held acknowledged data: **damage in the middle**. What
+//!   can be proven whole goes on (see [`salvage`]); partitions of which that
+//!   can't be said are stopped until they are repaired, with a reason that says
+//!   why; the damaged file is kept aside.
+//! - Tables without which nothing makes sense, or a folder of a newer Eddy:
+//!   the store does not open, and says which file.
+//!
+//! A crash during recovery is harmless: all of it can be done again.
+
+pub(crate) mod events;
+mod finish;
+pub(crate) mod replay;
+mod salvage;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use self::events::{Event, Events, What};
+use self::replay::Replay;
+use super::checkpoint::{self, PartitionEntry, State, TopicEntry};
+use super::commit::TopicId;
+use super::config::Config;
+use super::engine::{Engine, Work};
+use super::error::{OpenError, TableError};
+use super::format;
+use super::journal;
+use super::journal::operation::Operation;
+use super::journal::scan::Group;
+use super::producer::{Identity, PartitionKey};
+use super::segment;
+use super::segment::files::Files;
+use super::table::{self, Tables};
+use crate::io::{Clock, Disk};
+
+/// What the checkpoint says.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) state: Option<State>,
+    pub(crate) topics: BTreeMap<TopicId, TopicEntry>,
+    pub(crate) partitions: FxHashMap<PartitionKey, PartitionEntry>,
+    pub(crate) identities: Vec<(u64, Identity)>,
+}
+
+/// Segment files: for each partition base and length.
+pub(crate) type Listing = FxHashMap<PartitionKey, BTreeMap<u64, u64>>;
+
+/// Opens the data folder on `disk`.
+pub(crate) fn open(
+    config: Config,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    wake: Box<dyn Fn(Work) + Send + Sync>,
+) -> Result<Engine, OpenError> {
+    let lock = disk.lock()?;
+    let salt = format::open_or_create(&*disk)?;
+    let tables = Tables::open(disk.clone(), config.table_cache_bytes)
+        .map_err(|error| table_fault(&*disk, &error))?;
+    let kept = read_checkpoint(&tables).map_err(|error| table_fault(&*disk, &error))?;
+    let fault = |action, path: &str, source| OpenError::Io {
+        action,
+        path: disk.describe(path),
+        source,
+    };
+    disk.create_dir(journal::FOLDER)
+        .map_err(|source| fault("create", journal::FOLDER, source))?;
+    let journal_files =
+        journal::list(&*disk).map_err(|source| fault("list", journal::FOLDER, source))?;
+    if journal_files.is_empty() {
+        // The folder may be new; the files in it are as durable as its name.
+        disk.sync_dir("")
+            .map_err(|source| fault("sync", "", source))?;
+    }
+    let (listing, strays) =
+        list_segments(&*disk).map_err(|source| fault("list", segment::FOLDER, source))?;
+    let state = kept.state.unwrap_or(State {
+        next_topic: 1,
+        next_producer: 1,
+        ..State::default()
+    });
+    check_journal(&*disk, &kept, &journal_files, &listing)?;
+
+    let files = Arc::new(Files::new(
+        disk.clone(),
+        config.open_files_max,
+        config.index_interval_bytes,
+    ));
+    let mut replay = Replay::new(
+        config.clone(),
+        &files,
+        kept.topics,
+        kept.partitions,
+        listing,
+    );
+    (replay.records, replay.changes) = (state.records, state.changes);
+    replay.next_topic = state.next_topic;
+    replay.producers.next_id = state.next_producer;
+    for (id, identity) in kept.identities {
+        replay.producers.insert(id, identity);
+    }
+    let was_closed = journal_files.is_empty();
+    let mut recovery = Recovery {
+        replay,
+        events: Events::new(disk.clone(), salt, journal_files, state.sequence + 1),
+        sequence: state.sequence,
+        damaged: Vec::new(),
+        gaps: salvage::Gaps::default(),
+        tail: None,
+        lost: FxHashSet::default(),
+    };
+    recovery.run()?;
+    recovery.finish(finish::Opening {
+        config,
+        disk,
+        clock,
+        wake,
+        lock,
+        salt,
+        tables,
+        files: files.clone(),
+        strays,
+        was_closed,
+    })
+}
+
+/// The replay of a journal.
+struct Recovery<'a> {
+    replay: Replay<'a>,
+    events: Events,
+    /// The newest group that was replayed.
+    sequence: u64,
+    /// First sequences of files with damage.
+    damaged: Vec<u64>,
+    gaps: salvage::Gaps,
+    tail: Option<Tail>,
+    /// Partitions whose history may have lost something, which their new epoch says.
+    lost: FxHashSet<PartitionKey>,
+}
+
+/// What was cut from the journal's end.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    /// Where: the file and the byte.
+    pub(crate) file: u64,
+    pub(crate) at: Option<u64>,
+    pub(crate) bytes: u64,
+    pub(crate) groups: u64,
+    /// Whether it is nothing but the beginning of one group.
+    pub(crate) is_cut_off: bool,
+    /// Partitions that groups in it name.
+    pub(crate) partitions: Vec<PartitionKey>,
+    /// Whether something in it could not be read at all.
+    pub(crate) has_unknown: bool,
+}
+
+impl Recovery<'_> {
+    fn run(&mut self) -> Result<(), OpenError> {
+        while let Some(event) = self.events.next()? {
+            if !event.is_damage() {
+                self.group(event)?;
+                continue;
+            }
+            // Whether this is the middle or the tail, what follows tells.
+            let mut rest = vec![event];
+            while let Some(event) = self.events.next()? {
+                rest.push(event);
+            }
+            self.damaged_rest(rest)?;
+        }
+        self.replay.flush_all()
+    }
+
+    fn damaged_rest(&mut self, events: Vec<Event>) -> Result<(), OpenError> {
+        let synced = events.iter().map(Event::synced_through).max().unwrap_or(0);
+        let cut = events
+            .iter()
+            .position(|event| event.is_damage() && event.sequence() > synced);
+        let mut events = events;
+        let tail = events.split_off(cut.unwrap_or(events.len()));
+        self.gaps.look_ahead(&events);
+        for (place, event) in events.into_iter().enumerate() {
+            self.gaps.at = place;
+            if event.is_damage() {
+                self.damaged.push(event.file);
+                tracing::error!(
+                    path = journal::path_of(event.file),
+                    sequence = event.sequence(),
+                    "the journal is damaged where it was synced",
+                );
+                self.replay.damages += 1;
+            }
+            match event.what {
+                What::Group(_) => self.group(event)?,
+                What::Lost { .. } => self.gap()?,
+                What::Rest { .. } => {}
+            }
+        }
+        self.tail = (!tail.is_empty()).then(|| Tail::of(&tail));
+        Ok(())
+    }
+
+    fn group(&mut self, event: Event) -> Result<(), OpenError> {
+        let What::Group(group) = event.what else {
+            return Ok(());
+        };
+        self.gaps.measure(&mut self.replay, &group.header);
+        self.sequence = group.header.sequence;
+        let Group {
+            header,
+            operations,
+            batches,
+            ..
+        } = group;
+        let mut batches = batches.into_iter();
+        for operation in operations {
+            let batch = match operation {
+                Operation::Append(_) => batches.next().flatten(),
+                _ => None,
+            };
+            self.replay.operate(operation, batch, header.time_ms)?;
+        }
+        Ok(())
+    }
+
+    /// Groups are missing here: their records may be in segments.
+    fn gap(&mut self) -> Result<(), OpenError> {
+        self.replay.flush_all()?;
+        self.gaps.open(self.replay.damages);
+        let files = self.replay.files;
+        let mut found = Vec::new();
+        for part in self.replay.parts().filter(|part| part.serves()) {
+            let until = self.gaps.next_append(part.key);
+            let batches = salvage::rest(files, part, until);
+            if !batches.is_empty() {
+                found.push((part.key, batches));
+            }
+        }
+        for (key, batches) in found {
+            self.gaps.found(key, &batches);
+            self.replay.salvaged(key, batches)?;
+        }
+        Ok(())
+    }
+}
+
+impl Tail {
+    fn of(events: &[Event]) -> Tail {
+        let mut tail = Tail {
+            file: events[0].file,
+            at: None,
+            bytes: 0,
+            groups: 0,
+            is_cut_off: false,
+            partitions: Vec::new(),
+            has_unknown: false,
+        };
+        for event in events {
+            match &event.what {
+                What::Group(group) => {
+                    tail.at.get_or_insert(group.at);
+                    tail.bytes += group.header.group_bytes();
+                    tail.groups += 1;
+                    tail.partitions
+                        .extend(
+                            group
+                                .operations
+                                .iter()
+                                .filter_map(|operation| match operation {
+                                    Operation::Append(placed) => {
+                                        Some((placed.topic, placed.partition))
+                                    }
+                                    _ => None,
+                                }),
+                        );
+                }
+                What::Lost {
+                    at,
+                    bytes,
+                    sequences,
+                } => {
+                    tail.at.get_or_insert(*at);
+                    tail.bytes += bytes;
+                    tail.groups += sequences.1 - sequences.0 + 1;
+                    tail.has_unknown = true;
+                }
+                What::Rest {
+                    at,
+                    bytes,
+                    is_cut_off,
+                    ..
+                } => {
+                    tail.at.get_or_insert(*at);
+                    tail.bytes += bytes;
+                    tail.groups += 1;
+                    tail.is_cut_off = *is_cut_off && events.len() == 1;
+                    tail.has_unknown |= !is_cut_off;
+                }
+            }
+        }
+        tail
+    }
+}
+
+pub(crate) fn table_fault(disk: &dyn Disk, error: &TableError) -> OpenError {
+    let path = disk.describe(table::PATH);
+    match error {
+        TableError::Damaged(reason) => OpenError::Damaged {
+            path,
+            reason: reason.clone(),
+        },
+        TableError::Io(reason) => OpenError::Io {
+            action: "open",
+            path,
+            source: std::io::Error::other(reason.clone()),
+        },
+    }
+}
+
+/// Reads what the last checkpoint kept besides the tables.
+pub(crate) fn read_checkpoint(tables: &Tables) -> Result<Kept, TableError> {
+    let bad = || TableError::Damaged("an entry of the checkpoint makes no sense".to_owned());
+    let mut kept = Kept::default();
+    for (key, value) in tables.scan_stored(&[checkpoint::STATE])? {
+        if key.len() == 1 {
+            kept.state = Some(checkpoint::decode_state(value).ok_or_else(bad)?);
+        }
+    }
+    for (key, value) in tables.scan_stored(&[checkpoint::TOPIC])? {
+        let (id, topic) = checkpoint::decode_topic(&key, value).ok_or_else(bad)?;
+        kept.topics.insert(id, topic);
+    }
+    for (key, value) in tables.scan_stored(&[checkpoint::PARTITION])? {
+        let (id, partition) = checkpoint::decode_partition(&key, value).ok_or_else(bad)?;
+        kept.partitions.insert(id, partition);
+    }
+    for (key, value) in tables.scan_stored(&[checkpoint::IDENTITY])? {
+        kept.identities
+            .push(checkpoint::decode_identity(&key, value).ok_or_else(bad)?);
+    }
+    Ok(kept)
+}
+
+/// All segment files, and the folders of topics.
+pub(crate) fn list_segments(disk: &dyn Disk) -> std::io::Result<(Listing, Vec<TopicId>)> {
+    let mut listing = Listing::default();
+    let mut topics = Vec::new();
+    for topic in disk.list(segment::FOLDER)? {
+        let Ok(id) = topic.name.parse().map(TopicId) else {
+            continue;
+        };
+        topics.push(id);
+        for partition in disk.list(&segment::topic_folder(id))? {
+            let Ok(number) = partition.name.parse() else {
+                continue;
+            };
+            let files = disk.list(&segment::folder(id, number))?;
+            let segments = files
+                .iter()
+                .filter_map(|file| {
+                    Some((file.name.strip_suffix(".log")?.parse().ok()?, file.bytes))
+                })
+                .collect();
+            listing.insert((id, number), segments);
+        }
+    }
+    Ok((listing, topics))
+}
+
+/// A journal that is missing would look like one that is empty.
+fn check_journal(
+    disk: &dyn Disk,
+    kept: &Kept,
+    files: &[(u64, u64)],
+    listing: &Listing,
+) -> Result<(), OpenError> {
+    let wanted = kept.state.map_or(1, |state| state.sequence + 1);
+    let is_closed = kept
+        .state
+        .map_or(files.is_empty() && listing.is_empty(), |state| state.closed);
+    if is_closed || files.iter().any(|(first, _)| *first == wanted) {
+        return Ok(());
+    }
+    let reason = format!("it is missing; the last checkpoint ended before group {wanted}");
+    Err(OpenError::Damaged {
+        path: disk.describe(&journal::path_of(wanted)),
+        reason,
+    })
+}

@@ -1,0 +1,225 @@
+//! What segments still have where the journal is damaged.
+//!
+//! Everything visible goes to segments soon after it is in the journal; they
+//! are not synced, but unless the machine itself failed they are whole. A batch
+//! from there counts where its checksum is right and it continues the
+//! partition, and either the journal's directory names its checksum or the
+//! number of all records says that nothing else is missing.
+
+use eddy_protocol::Batch;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::events::{Event, What};
+use super::replay::{Part, Replay};
+use crate::store::journal::group::Header;
+use crate::store::journal::operation::{Operation, Placed};
+use crate::store::producer::PartitionKey;
+use crate::store::segment::files::Files;
+use crate::store::segment::read::{self, Place, Wanted};
+use crate::store::segment::{HEADER_BYTES, Key};
+
+/// Where a batch may be: a segment, from this place, up to its length.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    key: Key,
+    from: Place,
+    len: u64,
+}
+
+/// Where the batch `placed` is, if a segment has it. The partition's records
+/// before it must be written out.
+pub(crate) fn batch(part: &Part, placed: &Placed) -> Option<Candidate> {
+    candidates(part)
+        .into_iter()
+        .find(|candidate| candidate.from.offset == placed.base)
+}
+
+/// Reads one batch, if it is the one that the journal names.
+pub(crate) fn read(files: &Files, at: Candidate, placed: &Placed) -> Option<Batch> {
+    let wanted = Wanted {
+        offset: placed.base,
+        bytes_max: 1,
+        len: at.len,
+    };
+    let found = read::read(files, at.key, at.from, wanted).ok()?;
+    found
+        .batches
+        .into_iter()
+        .next()
+        .filter(|batch| placed.matches(batch))
+}
+
+/// Everything behind the partition's end that its segments have, up to the
+/// offset `until`.
+pub(crate) fn rest(files: &Files, part: &Part, until: u64) -> Vec<Batch> {
+    let mut all = Vec::new();
+    let mut end = part.end;
+    for candidate in candidates(part) {
+        if candidate.from.offset != end || end >= until {
+            continue;
+        }
+        let mut from = candidate.from;
+        while from.at < candidate.len && end < until {
+            let wanted = Wanted {
+                offset: end,
+                bytes_max: 1,
+                len: candidate.len,
+            };
+            let Ok(found) = read::read(files, candidate.key, from, wanted) else {
+                break;
+            };
+            from = found.next;
+            for batch in found.batches {
+                if batch.end_offset() > until {
+                    return all;
+                }
+                end = batch.end_offset();
+                all.push(batch);
+            }
+        }
+    }
+    all
+}
+
+/// The rest of the newest segment, and the segments behind it.
+fn candidates(part: &Part) -> Vec<Candidate> {
+    let (topic, partition) = part.key;
+    let key = |base| Key {
+        topic,
+        partition,
+        base,
+    };
+    let mut all = Vec::new();
+    if let Some((base, at)) = part.place()
+        && let Some(len) = part.found.get(&base)
+        && at < *len
+    {
+        all.push(Candidate {
+            key: key(base),
+            from: Place {
+                offset: part.end,
+                at,
+            },
+            len: *len,
+        });
+    }
+    for (base, len) in part.found.range(part.end..) {
+        if *len > HEADER_BYTES {
+            all.push(Candidate {
+                key: key(*base),
+                from: Place {
+                    offset: *base,
+                    at: HEADER_BYTES,
+                },
+                len: *len,
+            });
+        }
+    }
+    all
+}
+
+/// Groups of which nothing is known but how much they held, and what was found
+/// of it.
+#[derive(Debug, Default)]
+pub(crate) struct Gaps {
+    /// The event that is being replayed.
+    pub(crate) at: usize,
+    /// Where each partition's appends behind the first damage are, and their bases.
+    appends: FxHashMap<PartitionKey, Vec<(usize, u64)>>,
+    records_lost: u64,
+    records_found: u64,
+    changes_lost: u64,
+    found_in: FxHashSet<PartitionKey>,
+    /// How many damages there were when the newest gap was met.
+    newest: usize,
+}
+
+impl Gaps {
+    /// Takes note of what comes behind the first damage.
+    pub(crate) fn look_ahead(&mut self, events: &[Event]) {
+        for (place, event) in events.iter().enumerate() {
+            let What::Group(group) = &event.what else {
+                continue;
+            };
+            for operation in &group.operations {
+                if let Operation::Append(placed) = operation {
+                    let key = (placed.topic, placed.partition);
+                    self.appends
+                        .entry(key)
+                        .or_default()
+                        .push((place, placed.base));
+                }
+            }
+        }
+    }
+
+    /// The base of the partition's first append behind this event, if there is one.
+    pub(crate) fn next_append(&self, key: PartitionKey) -> u64 {
+        let behind = self
+            .appends
+            .get(&key)
+            .into_iter()
+            .flatten()
+            .find(|(place, _)| *place > self.at);
+        behind.map_or(u64::MAX, |(_, base)| *base)
+    }
+
+    /// Takes note of a gap.
+    pub(crate) fn open(&mut self, damages: usize) {
+        self.newest = damages;
+    }
+
+    /// Takes note of what segments had.
+    pub(crate) fn found(&mut self, key: PartitionKey, batches: &[Batch]) {
+        self.records_found += batches
+            .iter()
+            .map(|batch| u64::from(batch.span()))
+            .sum::<u64>();
+        self.found_in.insert(key);
+    }
+
+    /// The first group behind a gap says how much was in it.
+    pub(crate) fn measure(&mut self, replay: &mut Replay<'_>, next: &Header) {
+        self.records_lost += next.records_before.saturating_sub(replay.records);
+        let changes = next.changes_before.saturating_sub(replay.changes);
+        self.changes_lost += changes;
+        // Ids that were handed out in the gap must not be handed out again.
+        replay.next_topic += changes;
+        replay.producers.next_id += changes;
+        (replay.records, replay.changes) = (next.records_before, next.changes_before);
+    }
+
+    /// Stops what cannot be proven whole.
+    pub(crate) fn conclude(&self, replay: &mut Replay<'_>) {
+        let (lost, found) = (self.records_lost, self.records_found);
+        if lost != found {
+            for part in replay
+                .parts()
+                .filter(|part| part.serves() && part.proven < self.newest)
+            {
+                part.stop(format!(
+                    "the journal is damaged: {lost} offsets were in groups that cannot be read, {found} of them \
+                     were found in segments, and nothing proves that this partition is whole"
+                ));
+            }
+        }
+        if self.changes_lost == 0 {
+            return;
+        }
+        tracing::error!(
+            changes = self.changes_lost,
+            "the journal is damaged: changes of tables, topics or producers are lost",
+        );
+        // Whoever writes outputs and its progress in one commit must not go on from old progress:
+        // it would write the same outputs again.
+        for part in replay
+            .parts()
+            .filter(|part| self.found_in.contains(&part.key))
+        {
+            part.stop(
+                "the journal is damaged: changes that were committed with its records are lost"
+                    .to_owned(),
+            );
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Retention: the oldest segments go, by age and by size. Only whole segments
+//! that a checkpoint covers, so that recovery never misses one; without a byte
+//! of journal, so that a full disk can free itself.
+
+use std::io;
+use std::sync::Arc;
+
+use eddy_protocol::frame::TopicSettings;
+
+use super::engine::Engine;
+use super::partition::Partition;
+use super::segment::{Segment, topic_folder};
+
+impl Engine {
+    /// Deletes what no topic's settings keep. Returns how many segments went.
+    pub(crate) fn retain(&self) -> usize {
+        let mut removed = 0;
+        for topic in self.catalog.all() {
+            let settings = topic.settings();
+            if settings.retention_ms.is_none() && settings.retention_bytes.is_none() {
+                continue;
+            }
+            for partition in topic.partitions().iter() {
+                match self.retain_partition(partition, &settings) {
+                    Ok(count) => removed += count,
+                    Err(error) => {
+                        tracing::warn!(%error, topic = %topic.name(), partition = partition.number(), "retention could not delete a segment");
+                    }
+                }
+            }
+        }
+        removed
+    }
+
+    fn retain_partition(
+        &self,
+        partition: &Arc<Partition>,
+        settings: &TopicSettings,
+    ) -> io::Result<usize> {
+        let mut removed = 0;
+        if partition.stop_reason().is_some() {
+            // Whoever repairs it should find everything.
+            return Ok(0);
+        }
+        while let Some(oldest) = self.expired(partition, settings) {
+            if partition.remove_first_segment().is_none() {
+                break;
+            }
+            self.files.remove(oldest.key)?;
+            removed += 1;
+        }
+        if self.newest_is_expired(partition, settings) {
+            let _alone = self.applying.lock();
+            if partition.applied_end() == partition.end() && !partition.is_deleted() {
+                self.begin_segment(partition, partition.applied_end())?;
+                self.writer
+                    .lock()
+                    .touched
+                    .insert((partition.topic(), partition.number()), partition.clone());
+            }
+        }
+        if removed > 0 {
+            let key = (partition.topic(), partition.number());
+            self.writer.lock().touched.insert(key, partition.clone());
+        }
+        Ok(removed)
+    }
+
+    /// The oldest segment, if it may and should go.
+    fn expired(&self, partition: &Partition, settings: &TopicSettings) -> Option<Arc<Segment>> {
+        let segments = partition.segments();
+        let oldest = segments.first()?;
+        if segments.len() < 2 || segments[1].key.base > partition.checkpointed() {
+            return None;
+        }
+        let is_surplus = settings
+            .retention_bytes
+            .is_some_and(|max| partition.bytes() > max);
+        (is_surplus || self.is_old(oldest, settings)).then(|| oldest.clone())
+    }
+
+    /// Whether the segment that is written to holds nothing but old records:
+    /// another one must begin before it can go.
+    fn newest_is_expired(&self, partition: &Partition, settings: &TopicSettings) -> bool {
+        let segments = partition.segments();
+        segments
+            .last()
+            .is_some_and(|newest| !newest.is_empty() && self.is_old(newest, settings))
+    }
+
+    fn is_old(&self, segment: &Segment, settings: &TopicSettings) -> bool {
+        let Some(age_ms) = settings.retention_ms else {
+            return false;
+        };
+        let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
+        let oldest_kept = self.clock.now_ms().saturating_sub(age_ms);
+        matches!(segment.timestamp_max(&self.files), Ok(Some(newest)) if newest < oldest_kept)
+    }
+
+    /// Removes the files of topics whose deletion is durable.
+    pub(crate) fn remove_doomed(&self) {
+        let synced = self.flight.synced();
+        let ready: Vec<_> = {
+            let mut doomed = self.doomed.lock();
+            let ready = doomed
+                .iter()
+                .filter(|(sequence, _)| *sequence <= synced)
+                .copied()
+                .collect();
+            doomed.retain(|(sequence, _)| *sequence > synced);
+            ready
+        };
+        for (sequence, topic) in ready {
+            // After this no turn of the applier writes to the topic: its partitions know.
+            drop(self.applying.lock());
+            self.files.forget_topic(topic);
+            if let Err(error) = self.remove_folder(&topic_folder(topic)) {
+                tracing::warn!(%error, %topic, "could not remove the files of a deleted topic");
+                self.doomed.lock().push((sequence, topic));
+            }
+        }
+    }
+
+    fn remove_folder(&self, folder: &str) -> io::Result<()> {
+        for entry in self.disk.list(folder)? {
+            let path = format!("{folder}/{}", entry.name);
+            if entry.is_dir {
+                self.remove_folder(&path)?;
+            } else {
+                self.disk.remove(&path)?;
+            }
+        }
+        match self.disk.remove_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The segments' open files: a bounded number of them, the least recently used
+//! one closed first. Idle partitions hold none.
+
+use std::io;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{Fault, Key, Segment, folder, topic_folder};
+use crate::io::{Disk, File};
+
+/// Opens segments and remembers them.
+#[derive(Debug)]
+pub(crate) struct Files {
+    disk: Arc<dyn Disk>,
+    open_max: usize,
+    pub(crate) index_interval_bytes: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: FxHashMap<Key, Open>,
+    tick: u64,
+    /// Folders with names that are not durable yet.
+    unsynced_folders: FxHashSet<String>,
+    known_folders: FxHashSet<String>,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: Arc<dyn File>,
+    used: u64,
+    segment: Weak<Segment>,
+}
+
+impl Files {
+    pub(crate) fn new(disk: Arc<dyn Disk>, open_max: usize, index_interval_bytes: u64) -> Files {
+        Files {
+            disk,
+            open_max: open_max.max(1),
+            index_interval_bytes,
+            state: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// The file of a segment that exists.
+    pub(crate) fn open(&self, key: Key) -> io::Result<Arc<dyn File>> {
+        {
+            let mut state = self.state.lock();
+            state.tick += 1;
+            let used = state.tick;
+            if let Some(open) = state.open.get_mut(&key) {
+                open.used = used;
+                return Ok(open.file.clone());
+            }
+        }
+        let file = self.disk.open(&key.path())?;
+        self.remember(key, file.clone());
+        Ok(file)
+    }
+
+    /// As [`open`](Files::open), with the error that a reader gives on.
+    pub(crate) fn open_to_read(&self, key: Key) -> Result<Arc<dyn File>, Fault> {
+        self.open(key).map_err(|error| {
+            let path = self.disk.describe(&key.path());
+            match error.kind() {
+                io::ErrorKind::NotFound => Fault::Missing { path },
+                _ => Fault::Io {
+                    path,
+                    reason: error.to_string(),
+                },
+            }
+        })
+    }
+
+    /// Lets the index of `segment` go when its file is closed.
+    pub(crate) fn watch(&self, segment: &Arc<Segment>) {
+        if let Some(open) = self.state.lock().open.get_mut(&segment.key) {
+            open.segment = Arc::downgrade(segment);
+        }
+    }
+
+    /// A new file for a segment; one that is there stays as it is.
+    pub(crate) fn create(&self, key: Key) -> io::Result<Arc<dyn File>> {
+        self.make_folders(key)?;
+        let file = match self.disk.open(&key.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.disk.create(&key.path())?
+            }
+            other => other?,
+        };
+        self.state
+            .lock()
+            .unsynced_folders
+            .insert(folder(key.topic, key.partition));
+        self.remember(key, file.clone());
+        Ok(file)
+    }
+
+    /// Removes a segment and its index.
+    pub(crate) fn remove(&self, key: Key) -> io::Result<()> {
+        self.state.lock().open.remove(&key);
+        for path in [key.path(), key.index_path()] {
+            match self.disk.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the files and folders of a topic that is about to be removed.
+    pub(crate) fn forget_topic(&self, topic: crate::store::commit::TopicId) {
+        let prefix = topic_folder(topic);
+        let below = |path: &str| {
+            path == prefix
+                || path
+                    .strip_prefix(&prefix)
+                    .is_some_and(|rest| rest.starts_with('/'))
+        };
+        let mut state = self.state.lock();
+        state.open.retain(|key, _| key.topic != topic);
+        state.unsynced_folders.retain(|folder| !below(folder));
+        state.known_folders.retain(|folder| !below(folder));
+    }
+
+    /// Makes all names durable that were created since the last call.
+    pub(crate) fn sync_folders(&self) -> io::Result<()> {
+        let folders: Vec<String> = self.state.lock().unsynced_folders.iter().cloned().collect();
+        let mut folders: Vec<_> = folders.into_iter().collect();
+        folders.sort_unstable();
+        for folder in folders {
+            match self.disk.sync_dir(&folder) {
+                // The topic was deleted meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+            self.state.lock().unsynced_folders.remove(&folder);
+        }
+        Ok(())
+    }
+
+    /// Makes all files and names durable with one call.
+    pub(crate) fn sync_everything(&self) -> io::Result<()> {
+        // Taken before the sync: what is created meanwhile is for the next one.
+        let folders = std::mem::take(&mut self.state.lock().unsynced_folders);
+        let synced = self.disk.sync_everything();
+        if synced.is_err() {
+            self.state.lock().unsynced_folders.extend(folders);
+        }
+        synced
+    }
+
+    fn make_folders(&self, key: Key) -> io::Result<()> {
+        let wanted = folder(key.topic, key.partition);
+        if self.state.lock().known_folders.contains(&wanted) {
+            return Ok(());
+        }
+        self.disk.create_dir(&wanted)?;
+        let mut state = self.state.lock();
+        for folder in [super::FOLDER.to_owned(), topic_folder(key.topic)] {
+            state.unsynced_folders.insert(folder);
+        }
+        state.unsynced_folders.insert(String::new());
+        state.known_folders.insert(wanted);
+        Ok(())
+    }
+
+    fn remember(&self, key: Key, file: Arc<dyn File>) {
+        let mut state = self.state.lock();
+        state.tick += 1;
+        let used = state.tick;
+        state.open.insert(
+            key,
+            Open {
+                file,
+                used,
+                segment: Weak::new(),
+            },
+        );
+        if state.open.len() <= self.open_max {
+            return;
+        }
+        let oldest = state
+            .open
+            .iter()
+            .min_by_key(|(_, open)| open.used)
+            .map(|(key, _)| *key);
+        let closed = oldest.and_then(|key| state.open.remove(&key));
+        drop(state);
+        if let Some(segment) = closed.and_then(|open| open.segment.upgrade()) {
+            segment.unload();
+        }
+    }
+}

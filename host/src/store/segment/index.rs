@@ -1,0 +1,183 @@
+//! A segment's sparse index: where in the file some of the offsets are, and how
+//! new the records before them are.
+//!
+//! `<base offset>.index` is entries of 32 bytes, little endian, nothing else:
+//!
+//! ```text
+//! 0            8               16                       24       28        32
+//! +------------+---------------+------------------------+--------+---------+
+//! | offset u64 | position u64  | newest timestamp i64   | crc    | zero    |
+//! +------------+---------------+------------------------+--------+---------+
+//! ```
+//!
+//! A batch with this base offset begins at this position of the segment; no
+//! record before it is newer than the timestamp. `crc` is CRC-32C over bytes
+//! 0..24. The index is never needed: what is missing or damaged is read from
+//! the segment again, and readers check that the batch they land on is the one
+//! they were promised.
+
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, BufMut};
+
+use super::files::Files;
+use super::{HEADER_BYTES, Key};
+use crate::io::read_all;
+
+const ENTRY_BYTES: usize = 32;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) offset: u64,
+    pub(crate) position: u64,
+    pub(crate) timestamp_max: i64,
+}
+
+/// The index of one segment.
+#[derive(Debug, Clone)]
+pub(crate) struct Index {
+    entries: Vec<Entry>,
+    timestamp_max: i64,
+    /// How many entries the file holds.
+    saved: usize,
+}
+
+impl Index {
+    /// The index of a segment without batches.
+    pub(crate) fn new(base: u64) -> Index {
+        let first = Entry {
+            offset: base,
+            position: HEADER_BYTES,
+            timestamp_max: i64::MIN,
+        };
+        Index {
+            entries: vec![first],
+            timestamp_max: i64::MIN,
+            saved: 0,
+        }
+    }
+
+    /// What of the file can be trusted for a segment of `len` bytes.
+    pub(crate) fn load(files: &Files, key: Key, len: u64) -> Index {
+        let mut index = Index::new(key.base);
+        let bytes = files
+            .disk()
+            .open_read(&key.index_path())
+            .and_then(|file| read_all(&*file));
+        let Ok(bytes) = bytes else { return index };
+        let (entries, _) = decode(&bytes, key.base, len);
+        if let Some(last) = entries.last() {
+            index.timestamp_max = last.timestamp_max;
+            index.saved = entries.len();
+            index.entries = entries;
+        }
+        index
+    }
+
+    /// Takes note of a batch.
+    pub(crate) fn add(
+        &mut self,
+        offset: u64,
+        position: u64,
+        timestamp_max: i64,
+        interval_bytes: u64,
+    ) {
+        let last = self.entries.last().map_or(0, |entry| entry.position);
+        if position >= last.saturating_add(interval_bytes) {
+            self.entries.push(Entry {
+                offset,
+                position,
+                timestamp_max: self.timestamp_max,
+            });
+        }
+        self.timestamp_max = self.timestamp_max.max(timestamp_max);
+    }
+
+    /// Writes the entries that the file lacks.
+    pub(crate) fn save(&mut self, files: &Files, key: Key) -> io::Result<()> {
+        if self.saved == self.entries.len() {
+            return Ok(());
+        }
+        let path = key.index_path();
+        let file = match files.disk().open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => files.disk().create(&path)?,
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        for entry in &self.entries[self.saved..] {
+            encode(entry, &mut bytes);
+        }
+        let at = (self.saved * ENTRY_BYTES) as u64;
+        file.write_at(&mut [IoSlice::new(&bytes)], at)?;
+        file.truncate(at + bytes.len() as u64)?;
+        self.saved = self.entries.len();
+        Ok(())
+    }
+
+    /// The newest entry: what is in the segment from there on may not be in the index.
+    pub(crate) fn covered(&self) -> (u64, u64) {
+        self.locate(u64::MAX)
+    }
+
+    pub(crate) fn timestamp_max(&self) -> i64 {
+        self.timestamp_max
+    }
+
+    pub(crate) fn locate(&self, offset: u64) -> (u64, u64) {
+        let behind = self.entries.partition_point(|entry| entry.offset <= offset);
+        let entry = self.entries[behind.saturating_sub(1)];
+        (entry.offset, entry.position)
+    }
+
+    pub(crate) fn locate_time(&self, time_ms: i64) -> (u64, u64) {
+        let behind = self
+            .entries
+            .partition_point(|entry| entry.timestamp_max < time_ms);
+        let entry = self.entries[behind.saturating_sub(1)];
+        (entry.offset, entry.position)
+    }
+}
+
+/// The entries of an index file up to the first that cannot be right, and whether there was one.
+pub(crate) fn decode(bytes: &[u8], base: u64, len: u64) -> (Vec<Entry>, bool) {
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut chunks = bytes.chunks_exact(ENTRY_BYTES);
+    for chunk in &mut chunks {
+        let Some(entry) = decode_entry(chunk) else {
+            return (entries, true);
+        };
+        let rises = match entries.last() {
+            Some(last) => {
+                entry.offset > last.offset
+                    && entry.position > last.position
+                    && entry.timestamp_max >= last.timestamp_max
+            }
+            None => entry.offset == base && entry.position == HEADER_BYTES,
+        };
+        if !rises || entry.position >= len.max(HEADER_BYTES + 1) {
+            return (entries, true);
+        }
+        entries.push(entry);
+    }
+    (entries, !chunks.remainder().is_empty())
+}
+
+fn encode(entry: &Entry, out: &mut Vec<u8>) {
+    let from = out.len();
+    out.put_u64_le(entry.offset);
+    out.put_u64_le(entry.position);
+    out.put_i64_le(entry.timestamp_max);
+    let crc = crc32c::crc32c(&out[from..]);
+    out.put_u32_le(crc);
+    out.put_u32_le(0);
+}
+
+fn decode_entry(chunk: &[u8]) -> Option<Entry> {
+    let mut from = chunk;
+    let entry = Entry {
+        offset: from.try_get_u64_le().ok()?,
+        position: from.try_get_u64_le().ok()?,
+        timestamp_max: from.try_get_i64_le().ok()?,
+    };
+    (from.try_get_u32_le().ok()? == crc32c::crc32c(&chunk[..24])).then_some(entry)
+}

@@ -1,0 +1,251 @@
+//! Reading batches out of a segment: large reads, cut at batch boundaries, the
+//! batches sharing the memory that was read into.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use eddy_protocol::Batch;
+use eddy_protocol::batch::{self, Header};
+
+use super::files::Files;
+use super::{Fault, Key};
+use crate::io::{File, read_exact_at};
+
+const BATCH_HEADER_BYTES: usize = batch::HEADER_BYTES;
+const CHUNK_BYTES_MIN: u64 = 64 << 10;
+const CHUNK_BYTES_MAX: u64 = 1 << 20;
+
+/// A place in a segment: a batch with this base offset begins at this byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) offset: u64,
+    pub(crate) at: u64,
+}
+
+/// What was read, and where the next read goes on.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) batches: Vec<Batch>,
+    pub(crate) next: Place,
+}
+
+/// What to read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// Batches that end at or before this offset are left out.
+    pub(crate) offset: u64,
+    /// Stop after the batch that passes this many bytes.
+    pub(crate) bytes_max: u64,
+    /// How much of the file is in use.
+    pub(crate) len: u64,
+}
+
+/// Reads from `from` on. Every batch that is returned was checked: its
+/// checksum, and that it begins where the one before ended.
+pub(crate) fn read(files: &Files, key: Key, from: Place, wanted: Wanted) -> Result<Found, Fault> {
+    let mut reader = Reader::open(files, key, from, wanted.len)?;
+    let mut batches = Vec::new();
+    let mut bytes = 0;
+    let mut chunk_bytes = wanted.bytes_max.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+    while bytes < wanted.bytes_max && reader.next.at < wanted.len {
+        let chunk = reader.chunk(chunk_bytes)?;
+        let mut cut = Cut {
+            chunk: &chunk,
+            at: 0,
+        };
+        while let Some(header) = reader.peek(&cut)? {
+            let encoded = cut.take(header.length());
+            if header.end_offset() > wanted.offset {
+                let batch = reader.check(encoded)?;
+                bytes += batch.len() as u64;
+                batches.push(batch);
+            }
+            reader.advance(&header);
+            if bytes >= wanted.bytes_max {
+                break;
+            }
+        }
+        if cut.at == 0 {
+            chunk_bytes = reader.larger(&chunk)?;
+        } else if !batches.is_empty() {
+            break;
+        }
+    }
+    Ok(Found {
+        batches,
+        next: reader.next,
+    })
+}
+
+/// A chunk and how much of it was used.
+struct Cut<'a> {
+    chunk: &'a Bytes,
+    at: usize,
+}
+
+impl Cut<'_> {
+    fn take(&mut self, length: usize) -> Bytes {
+        let from = self.at;
+        self.at += length;
+        self.chunk.slice(from..self.at)
+    }
+}
+
+struct Reader<'a> {
+    files: &'a Files,
+    key: Key,
+    file: Arc<dyn File>,
+    next: Place,
+    len: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn open(files: &'a Files, key: Key, next: Place, len: u64) -> Result<Reader<'a>, Fault> {
+        Ok(Reader {
+            files,
+            key,
+            file: files.open_to_read(key)?,
+            next,
+            len,
+        })
+    }
+
+    fn chunk(&self, chunk_bytes: u64) -> Result<Bytes, Fault> {
+        let length = chunk_bytes.min(self.len.saturating_sub(self.next.at));
+        let length = usize::try_from(length)
+            .map_err(|_| self.damaged("a batch is too large to read".to_owned()))?;
+        let mut chunk = vec![0; length];
+        match read_exact_at(&*self.file, &mut chunk, self.next.at) {
+            Ok(()) => Ok(Bytes::from(chunk)),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(self.damaged(error.to_string()))
+            }
+            Err(error) => Err(Fault::Io {
+                path: self.path(),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// The header at the cut, if the whole batch is in the chunk.
+    fn peek(&self, cut: &Cut<'_>) -> Result<Option<Header>, Fault> {
+        let rest = &cut.chunk[cut.at..];
+        if rest.len() < BATCH_HEADER_BYTES {
+            return Ok(None);
+        }
+        let header = self.header(rest)?;
+        Ok((header.length() <= rest.len()).then_some(header))
+    }
+
+    fn header(&self, bytes: &[u8]) -> Result<Header, Fault> {
+        let header = batch::peek(bytes).map_err(|error| self.damaged(error.to_string()))?;
+        if header.base_offset() != self.next.offset {
+            let (expected, found) = (self.next.offset, header.base_offset());
+            return Err(self.damaged(format!("offset {expected} should be here, {found} is")));
+        }
+        Ok(header)
+    }
+
+    fn check(&self, encoded: Bytes) -> Result<Batch, Fault> {
+        let batch =
+            Batch::parse_trusted(encoded).map_err(|error| self.damaged(error.to_string()))?;
+        batch
+            .check()
+            .map_err(|error| self.damaged(error.to_string()))?;
+        Ok(batch)
+    }
+
+    fn advance(&mut self, header: &Header) {
+        self.next = Place {
+            offset: header.end_offset(),
+            at: self.next.at + header.length() as u64,
+        };
+    }
+
+    /// How large the chunk must be that holds the next batch, which `chunk` does not.
+    fn larger(&self, chunk: &Bytes) -> Result<u64, Fault> {
+        if chunk.len() < BATCH_HEADER_BYTES {
+            return Err(self.damaged("the file ends within a batch's header".to_owned()));
+        }
+        let length = self.header(chunk)?.length() as u64;
+        if length > self.len - self.next.at {
+            return Err(self.damaged(format!(
+                "a batch of {length} bytes runs beyond the file's end"
+            )));
+        }
+        Ok(length)
+    }
+
+    fn path(&self) -> String {
+        self.files.disk().describe(&self.key.path())
+    }
+
+    fn damaged(&self, reason: String) -> Fault {
+        Fault::Damaged {
+            path: self.path(),
+            at: self.next.at,
+            reason,
+        }
+    }
+}
+
+/// Goes from batch to batch by their headers alone.
+pub(crate) struct HeaderScan<'a> {
+    reader: Reader<'a>,
+    chunk: Bytes,
+    chunk_at: u64,
+}
+
+impl<'a> HeaderScan<'a> {
+    /// From the batch with base offset `offset` at `at` to the end of what is in use.
+    pub(crate) fn new(
+        files: &'a Files,
+        key: Key,
+        offset: u64,
+        at: u64,
+        len: u64,
+    ) -> Result<HeaderScan<'a>, Fault> {
+        let reader = Reader::open(files, key, Place { offset, at }, len)?;
+        Ok(HeaderScan {
+            reader,
+            chunk: Bytes::new(),
+            chunk_at: at,
+        })
+    }
+
+    /// The next batch's position and header.
+    pub(crate) fn next(&mut self) -> Result<Option<(u64, Header)>, Fault> {
+        let at = self.reader.next.at;
+        if at >= self.reader.len {
+            return Ok(None);
+        }
+        let within = usize::try_from(at - self.chunk_at).unwrap_or(usize::MAX);
+        let rest = self.chunk.get(within..).unwrap_or_default();
+        if rest.len() < BATCH_HEADER_BYTES {
+            // Where batches are large, most of a large chunk would be read for nothing.
+            let skipped = self.chunk.is_empty() || within > self.chunk.len();
+            self.chunk = self
+                .reader
+                .chunk(if skipped { 4096 } else { CHUNK_BYTES_MIN })?;
+            self.chunk_at = at;
+        }
+        let within = usize::try_from(at - self.chunk_at).unwrap_or(usize::MAX);
+        let header = self.reader.chunk_header(&self.chunk, within)?;
+        if header.length() as u64 > self.reader.len - at {
+            return Err(self
+                .reader
+                .damaged("a batch runs beyond the file's end".to_owned()));
+        }
+        self.reader.advance(&header);
+        Ok(Some((at, header)))
+    }
+}
+
+impl Reader<'_> {
+    fn chunk_header(&self, chunk: &Bytes, within: usize) -> Result<Header, Fault> {
+        match chunk.get(within..within + BATCH_HEADER_BYTES) {
+            Some(bytes) => self.header(bytes),
+            None => Err(self.damaged("the file ends within a batch's header".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The store under every order of events that a seed can give: producers with
+//! batches in flight, lost answers, deployments, checkpoints, retention, full
+//! disks, crashes of the process and of the machine at any operation, and
+//! crashes during recovery.
+//!
+//! `EDDY_SEED` runs one history, `EDDY_SIMULATION_SECONDS` says how long to go
+//! on with more of them.
+
+mod client;
+mod model;
+mod world;
+
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use self::world::{Plan, World};
+
+const SECONDS: u64 = 12;
+
+fn seconds() -> Duration {
+    let asked = std::env::var("EDDY_SIMULATION_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    Duration::from_secs(asked.unwrap_or(SECONDS))
+}
+
+fn seed() -> Option<u64> {
+    std::env::var("EDDY_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+}
+
+/// Runs histories until the time is up; a failure names its seed.
+fn histories(name: &str, plan: impl Fn(u64) -> Plan) {
+    if let Some(seed) = seed() {
+        World::new(seed, plan(seed)).run();
+        return;
+    }
+    let (begin, limit) = (Instant::now(), seconds());
+    let mut count = 0;
+    while begin.elapsed() < limit {
+        let caught =
+            std::panic::catch_unwind(AssertUnwindSafe(|| World::new(count, plan(count)).run()));
+        if let Err(panic) = caught {
+            eprintln!("{name}: history with EDDY_SEED={count} failed");
+            std::panic::resume_unwind(panic);
+        }
+        count += 1;
+    }
+    println!("{name}: {count} histories in {:?}", begin.elapsed());
+    assert!(count > 0, "not a single history fits into {limit:?}");
+}
+
+#[test]
+fn no_acknowledged_record_is_missing_or_doubled_over_crashes_at_any_operation() {
+    histories("crashes", |_| Plan {
+        steps: 160,
+        crash_percent: 3,
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn no_acknowledged_record_is_missing_or_doubled_over_a_crash_at_every_sync() {
+    histories("syncs", |seed| Plan {
+        steps: 120,
+        crash_at_sync: Some(1 + seed % 60),
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_and_recovers_by_itself() {
+    histories("full disk", |seed| Plan {
+        steps: 160,
+        full_percent: 4,
+        crash_percent: u8::from(seed.is_multiple_of(2)),
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    for seed in 0..10 {
+        let plan = Plan {
+            steps: 120,
+            crash_percent: 3,
+            full_percent: 2,
+            ..Plan::default()
+        };
+        let first = World::new(seed, plan.clone()).run();
+        let second = World::new(seed, plan).run();
+        assert_eq!(first, second, "seed {seed}");
+    }
+}

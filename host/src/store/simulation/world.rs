@@ -1,0 +1,669 @@
+//! A store, its disk, its users and what they know.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use eddy_protocol::TopicName;
+use eddy_protocol::frame::{Durability, TopicSettings};
+
+use super::client::{Client, batch};
+use super::model::{Learnt, read_all};
+use crate::io::{CrashKind, Faults, FaultyDisk, ManualClock};
+use crate::store::commit::{Append, CatalogChange, Change, Commit, Committed, Expect, Table};
+use crate::store::config::Config;
+use crate::store::engine::Engine;
+use crate::store::error::{CommitError, Health, TableError};
+use crate::store::partition::Partition;
+use crate::store::recovery;
+use crate::store::request::{Request, Ticket, ticket};
+use crate::store::topic::Topic;
+
+/// What a history is made of.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Plan {
+    pub(super) steps: usize,
+    /// How likely each step ends in a crash that comes within the next operations.
+    pub(super) crash_percent: u8,
+    /// How likely the disk becomes full at a step.
+    pub(super) full_percent: u8,
+    /// The machine stops at this sync, once.
+    pub(super) crash_at_sync: Option<u64>,
+}
+
+/// Topics of the simulation: name, partitions, durability, retention.
+const TOPICS: [(&str, u32, Durability, Option<u64>); 5] = [
+    ("disk", 2, Durability::Disk, None),
+    ("memory", 1, Durability::Memory, None),
+    ("short", 1, Durability::Disk, Some(2000)),
+    ("out-disk", 1, Durability::Disk, None),
+    ("out-memory", 1, Durability::Disk, None),
+];
+/// Deployments: input and output.
+const DEPLOYMENTS: [(&str, &str); 2] = [("disk", "out-disk"), ("memory", "out-memory")];
+
+pub(super) struct World {
+    seed: u64,
+    plan: Plan,
+    random: fastrand::Rng,
+    disk: FaultyDisk,
+    clock: Arc<ManualClock>,
+    engine: Option<Engine>,
+    queue: VecDeque<Request>,
+    clients: Vec<(usize, Client)>,
+    learnt: BTreeMap<(String, u32), Learnt>,
+    runs: Vec<Option<Ticket<Committed>>>,
+    plain: u64,
+    machine_stopped: bool,
+    trace: Vec<String>,
+}
+
+fn config() -> Config {
+    Config {
+        segment_bytes: 1500,
+        journal_file_bytes: 6000,
+        checkpoint_bytes: 1 << 40,
+        checkpoint_interval: Duration::from_secs(1 << 30),
+        tail_bytes: 400,
+        tail_bytes_total: 1200,
+        group_bytes: 600,
+        headroom_bytes: 16 << 10,
+        index_interval_bytes: 300,
+        open_files_max: 3,
+        sync_files_max: 4,
+        table_cache_bytes: 1 << 16,
+        ..Config::default()
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64, plan: Plan) -> World {
+        fastrand::seed(seed);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let disk = FaultyDisk::new(random.u64(..));
+        let clients = (0..4).map(|n| {
+            let topic = [0, 0, 2, 0][n];
+            (topic, Client::new(format!("c{n}"), u32::from(n == 1)))
+        });
+        World {
+            seed,
+            random,
+            clients: clients.collect(),
+            disk,
+            clock: Arc::new(ManualClock::new(1_000_000)),
+            engine: None,
+            queue: VecDeque::new(),
+            learnt: BTreeMap::new(),
+            runs: DEPLOYMENTS.iter().map(|_| None).collect(),
+            plain: 0,
+            plan,
+            machine_stopped: false,
+            trace: Vec::new(),
+        }
+    }
+
+    /// Lives the history; returns what happened.
+    pub(super) fn run(mut self) -> Vec<String> {
+        if let Some(sync) = self.plan.crash_at_sync {
+            self.disk.set_faults(Faults {
+                stop_at_sync: Some(sync),
+                ..Faults::default()
+            });
+        }
+        self.open();
+        for _ in 0..self.plan.steps {
+            self.step();
+            if self.disk.is_stopped() {
+                self.crash(CrashKind::Machine);
+            }
+        }
+        self.finish();
+        self.trace
+    }
+
+    fn engine(&self) -> &Engine {
+        self.engine
+            .as_ref()
+            .expect("the store is open between steps")
+    }
+
+    fn note(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        if std::env::var_os("EDDY_TRACE").is_some() {
+            eprintln!("{} {what}", self.trace.len());
+        }
+        self.trace.push(what);
+    }
+
+    /// Opens the store, over crashes, and makes the topics.
+    fn open(&mut self) {
+        loop {
+            let disk = Arc::new(self.disk.clone());
+            let opened = recovery::open(config(), disk, self.clock.clone(), Box::new(|_| {}));
+            match opened {
+                Ok(engine) => self.engine = Some(engine),
+                Err(error) => {
+                    assert!(
+                        self.disk.is_stopped() || self.disk_is_limited(),
+                        "seed {}: {error}",
+                        self.seed
+                    );
+                    self.note(format!("open failed: {error}"));
+                    self.disk.crash(if self.disk.is_stopped() {
+                        CrashKind::Machine
+                    } else {
+                        CrashKind::Process
+                    });
+                    self.machine_stopped = true;
+                    continue;
+                }
+            }
+            if self.make_topics() {
+                break;
+            }
+            self.engine = None;
+            self.disk.crash(CrashKind::Machine);
+            self.machine_stopped = true;
+        }
+        self.check();
+    }
+
+    fn disk_is_limited(&self) -> bool {
+        self.plan.full_percent > 0
+    }
+
+    fn make_topics(&mut self) -> bool {
+        for (name, partitions, durability, retention_bytes) in TOPICS {
+            if self.topic(name).is_some() {
+                continue;
+            }
+            let settings = TopicSettings {
+                durability,
+                retention_ms: None,
+                retention_bytes,
+            };
+            let name = TopicName::parse(name).expect("the name is plain");
+            let create = CatalogChange::Create {
+                name,
+                partitions,
+                settings,
+            };
+            let (reply, mut ticket) = ticket();
+            let commit = Commit {
+                catalog: vec![create],
+                ..Commit::default()
+            };
+            self.engine().write(vec![Request::Commit { commit, reply }]);
+            self.engine().sync();
+            match ticket.try_take().expect("a sync answers") {
+                Ok(_) => {}
+                Err(error) => {
+                    assert!(self.disk.is_stopped(), "{error}");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.engine()
+            .catalog
+            .by_name(&TopicName::parse(name).expect("the name is plain"))
+    }
+
+    fn partition(&self, name: &str, number: u32) -> Arc<Partition> {
+        self.topic(name)
+            .and_then(|topic| topic.partition(number))
+            .expect("the topics were made")
+    }
+
+    fn step(&mut self) {
+        if self.random.u8(..100) < self.plan.crash_percent {
+            self.plan_crash();
+        }
+        if self.random.u8(..100) < self.plan.full_percent {
+            let most = [30_000, 3_000][self.random.usize(..2)];
+            let free = self.random.u64(..most);
+            let hide_free_bytes = self.random.bool();
+            self.note(format!("{free} bytes left"));
+            let bytes_max = Some(self.disk.used_bytes() + free);
+            self.disk.set_faults(Faults {
+                bytes_max,
+                hide_free_bytes,
+                ..Faults::default()
+            });
+        }
+        match self.random.u8(..100) {
+            0..25 => self.produce(),
+            25..30 => self.produce_plain(),
+            30..52 => self.write(),
+            52..66 => self.sync(),
+            66..74 => {
+                let applied = self.engine().apply();
+                self.note(format!("apply {applied:?}"));
+            }
+            74..84 => self.deploy(),
+            84..88 => {
+                let outcome = self.engine().checkpoint();
+                self.note(format!("checkpoint {outcome:?}"));
+            }
+            88..90 => {
+                let removed = self.engine().retain();
+                self.note(format!("retained {removed}"));
+            }
+            90..92 => {
+                let lost = self.random.usize(..self.clients.len());
+                self.clients[lost].1.lose_answers();
+            }
+            92..94 => self.check(),
+            94..95 if self.plan.full_percent > 0 => self.disk.set_faults(Faults::default()),
+            _ => self.clock.advance(self.random.i64(1..1000)),
+        }
+        self.poll();
+    }
+
+    fn plan_crash(&mut self) {
+        if self.random.u8(..3) == 0 {
+            let kind = if self.random.bool() {
+                CrashKind::Process
+            } else {
+                CrashKind::Machine
+            };
+            return self.crash(kind);
+        }
+        let stop_at_operation = Some(self.disk.operations() + self.random.u64(1..40));
+        self.disk.set_faults(Faults {
+            stop_at_operation,
+            ..Faults::default()
+        });
+    }
+
+    fn produce(&mut self) {
+        let chosen = self.random.usize(..self.clients.len());
+        let now_ms = self.clock.now();
+        let topic = self
+            .topic(TOPICS[self.clients[chosen].0].0)
+            .expect("the topics were made");
+        let requests = self.clients[chosen]
+            .1
+            .step(topic.id(), &mut self.random, now_ms);
+        self.queue.extend(requests);
+    }
+
+    /// A commit without a producer, into a memory topic, sometimes also into another one.
+    fn produce_plain(&mut self) {
+        self.plain += 1;
+        let values = vec![format!("plain:{}", self.plain)];
+        let topic = self.topic("memory").expect("the topics were made").id();
+        let append = Append {
+            topic,
+            partition: 0,
+            batch: batch(&values, None, self.clock.now()),
+        };
+        let (reply, _) = ticket();
+        self.queue.push_back(Request::Commit {
+            commit: Commit {
+                appends: vec![append],
+                ..Commit::default()
+            },
+            reply,
+        });
+    }
+
+    fn write(&mut self) {
+        let count = self.random.usize(..=self.queue.len());
+        let requests: Vec<Request> = self.queue.drain(..count).collect();
+        self.note(format!("write {count}"));
+        self.engine().write(requests);
+    }
+
+    /// A sync, sometimes with a write beside it.
+    fn sync(&mut self) {
+        if self.random.bool() {
+            return self.engine().sync();
+        }
+        let job = self.engine().flight.begin();
+        self.write();
+        let result = job.run();
+        self.engine().finish_sync(&job, result);
+    }
+
+    fn poll(&mut self) {
+        for (topic, client) in &mut self.clients {
+            for acknowledged in client.poll() {
+                let learnt = self
+                    .learnt
+                    .entry((TOPICS[*topic].0.to_owned(), client.partition))
+                    .or_default();
+                if let Some(offset) = acknowledged.offset {
+                    learnt.acknowledged(offset, &acknowledged.values);
+                }
+            }
+        }
+        for run in &mut self.runs {
+            match run.as_mut().and_then(Ticket::try_take) {
+                None => continue,
+                Some(
+                    Ok(_)
+                    | Err(
+                        CommitError::DiskFull
+                        | CommitError::Table(TableError::Io(_))
+                        | CommitError::StorageFailed(_)
+                        | CommitError::Closed,
+                    ),
+                ) => {}
+                Some(Err(error)) => panic!("a deployment's commit: {error}"),
+            }
+            *run = None;
+        }
+    }
+
+    /// A deployment reads some input and commits outputs and position.
+    fn deploy(&mut self) {
+        let chosen = self.random.usize(..DEPLOYMENTS.len());
+        if self.runs[chosen].is_some() {
+            return;
+        }
+        let (input, output) = DEPLOYMENTS[chosen];
+        let key = Bytes::from_static(input.as_bytes());
+        let before = match self.engine().tables.get(Table::Progress, &key) {
+            Ok(before) => before,
+            Err(error) => {
+                // The tables are opened anew after a full disk, which may meet the crash.
+                assert!(self.disk.is_stopped() || self.disk_is_limited(), "{error}");
+                return;
+            }
+        };
+        let position = before.as_ref().map_or(0, |value| position(value));
+        let partition = self.partition(input, 0);
+        if position >= partition.end() {
+            return;
+        }
+        let read = partition
+            .read(position, 300)
+            .expect("the input can be read");
+        let end = read
+            .batches
+            .last()
+            .map_or(position, |batch| batch.end_offset());
+        let inputs = read.batches.iter().flat_map(|batch| {
+            let records = batch.records().expect("the batch was checked");
+            records
+                .iter()
+                .filter(|record| record.offset >= position)
+                .map(|record| text(record.value))
+                .collect::<Vec<_>>()
+        });
+        let outputs: Vec<String> = inputs.filter_map(|value| transform(&value)).collect();
+        let topic = self.topic(output).expect("the topics were made").id();
+        let mut commit = Commit {
+            changes: vec![Change::Put {
+                table: Table::Progress,
+                key: key.clone(),
+                value: Bytes::from(end.to_string()),
+            }],
+            expect: vec![Expect {
+                table: Table::Progress,
+                key,
+                value: before,
+            }],
+            ..Commit::default()
+        };
+        if !outputs.is_empty() {
+            commit.appends.push(Append {
+                topic,
+                partition: 0,
+                batch: batch(&outputs, None, self.clock.now()),
+            });
+        }
+        let (reply, ticket) = ticket();
+        self.runs[chosen] = Some(ticket);
+        self.queue.push_back(Request::Commit { commit, reply });
+    }
+
+    fn crash(&mut self, kind: CrashKind) {
+        self.note(format!(
+            "crash {kind:?} at operation {}",
+            self.disk.operations()
+        ));
+        self.engine = None;
+        self.queue.clear();
+        self.disk.crash(kind);
+        self.machine_stopped |= kind == CrashKind::Machine;
+        self.poll();
+        self.clients
+            .iter_mut()
+            .for_each(|(_, client)| client.lose_answers());
+        self.runs.iter_mut().for_each(|run| *run = None);
+        if self.random.u8(..4) == 0 {
+            let stop_at_operation = Some(self.disk.operations() + self.random.u64(1..60));
+            self.disk.set_faults(Faults {
+                stop_at_operation,
+                ..Faults::default()
+            });
+        }
+        if self.random.u8(..6) == 0 {
+            self.recover_twice();
+        }
+        self.open();
+    }
+
+    /// Recovery, a crash, and recovery again give the same.
+    fn recover_twice(&mut self) {
+        let fork = self.disk.fork();
+        fork.set_faults(Faults::default());
+        let open = || {
+            recovery::open(
+                config(),
+                Arc::new(fork.clone()),
+                self.clock.clone(),
+                Box::new(|_| {}),
+            )
+        };
+        let first = dump(&open().expect("a crash is recovered from"));
+        fork.crash(CrashKind::Process);
+        let second = dump(&open().expect("a crash is recovered from"));
+        assert_eq!(
+            first, second,
+            "seed {}: recovered twice is not the same",
+            self.seed
+        );
+    }
+
+    /// Compares everything that is visible with what is known.
+    fn check(&mut self) {
+        let may_lose = std::mem::take(&mut self.machine_stopped);
+        for (name, partitions, durability, _) in TOPICS {
+            for number in 0..partitions {
+                let partition = self.partition(name, number);
+                let learnt = self.learnt.entry((name.to_owned(), number)).or_default();
+                learnt.check(
+                    &partition,
+                    may_lose && durability == Durability::Memory,
+                    name,
+                );
+            }
+        }
+        for (topic, client) in &self.clients {
+            let learnt = &self.learnt[&(TOPICS[*topic].0.to_owned(), client.partition)];
+            let prefix = format!("{}:", client.name);
+            let numbers: Vec<u32> = learnt
+                .values()
+                .filter_map(|value| value.strip_prefix(&prefix)?.parse().ok())
+                .collect();
+            let first = if learnt.starts_at() == Some(0) {
+                0
+            } else {
+                numbers.first().copied().unwrap_or(0)
+            };
+            let expected: Vec<u32> = (first..).take(numbers.len()).collect();
+            assert_eq!(
+                numbers, expected,
+                "seed {}: {} repeats, reorders or misses",
+                self.seed, client.name
+            );
+        }
+    }
+
+    /// Everything that waits is done, the store is closed and opened, and all is right.
+    fn finish(&mut self) {
+        self.disk.set_faults(Faults::default());
+        if self.disk.is_stopped() || self.engine().failure().is_some() {
+            self.crash(CrashKind::Machine);
+            self.disk.set_faults(Faults::default());
+        }
+        for round in 0.. {
+            assert!(
+                round < 1000,
+                "seed {}: the store does not come to rest",
+                self.seed
+            );
+            if self.engine.is_none() || self.disk.is_stopped() || self.engine().failure().is_some()
+            {
+                self.crash(CrashKind::Machine);
+            }
+            self.disk.set_faults(Faults::default());
+            self.engine().look_for_room();
+            self.settle();
+            for chosen in 0..self.clients.len() {
+                self.clients[chosen].1.wants_to_finish();
+                if !self.clients[chosen].1.is_idle() {
+                    let topic = self
+                        .topic(TOPICS[self.clients[chosen].0].0)
+                        .expect("the topics were made")
+                        .id();
+                    let requests =
+                        self.clients[chosen]
+                            .1
+                            .step(topic, &mut self.random, self.clock.now());
+                    self.queue.extend(requests);
+                }
+            }
+            self.settle();
+            if self.clients.iter().all(|(_, client)| client.is_idle()) {
+                break;
+            }
+        }
+        assert_eq!(self.engine().health(), Health::Ok, "seed {}", self.seed);
+        self.check();
+        self.check_deployments();
+        let before = dump(self.engine());
+        let outcome = self.engine().close();
+        assert_eq!(outcome, crate::store::checkpoint::Outcome::Done);
+        self.engine = None;
+        self.disk.crash(CrashKind::Machine);
+        self.open();
+        assert_eq!(
+            dump(self.engine()),
+            before,
+            "seed {}: closing changed something",
+            self.seed
+        );
+        self.check_deployments();
+        for (path, bytes) in self.disk.files() {
+            let content = self.disk.content(&path).unwrap_or_default();
+            self.note(format!("{path} {bytes} {:08x}", crc32c::crc32c(&content)));
+        }
+        let (operations, syncs) = (self.disk.operations(), self.disk.syncs());
+        self.note(format!("{operations} operations, {syncs} syncs"));
+    }
+
+    fn settle(&mut self) {
+        let requests = self.queue.drain(..).collect();
+        self.engine().write(requests);
+        self.engine().sync();
+        self.engine().apply_all();
+        self.poll();
+    }
+
+    /// Outputs are those of the input up to the position, each once.
+    fn check_deployments(&self) {
+        for (input, output) in DEPLOYMENTS {
+            let value = self
+                .engine()
+                .tables
+                .get(Table::Progress, input.as_bytes())
+                .expect("the tables can be read");
+            let position = value.map_or(0, |value| position(&value));
+            let inputs = read_all(&self.partition(input, 0));
+            let expected: Vec<String> = inputs
+                .range(..position)
+                .filter_map(|(_, value)| transform(value))
+                .collect();
+            let found: Vec<String> = read_all(&self.partition(output, 0)).into_values().collect();
+            assert_eq!(found, expected, "seed {}: outputs of {input}", self.seed);
+        }
+    }
+}
+
+fn transform(value: &str) -> Option<String> {
+    (!crc32c::crc32c(value.as_bytes()).is_multiple_of(3)).then(|| format!("out of {value}"))
+}
+
+fn position(value: &[u8]) -> u64 {
+    String::from_utf8_lossy(value)
+        .parse()
+        .expect("positions are numbers")
+}
+
+fn text(value: Option<&[u8]>) -> String {
+    String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
+}
+
+/// Everything that can be seen of a store.
+fn dump(engine: &Engine) -> Vec<String> {
+    let mut lines = Vec::new();
+    for topic in engine.catalog.all() {
+        lines.push(format!(
+            "{} {} {:?}",
+            topic.id(),
+            topic.name(),
+            topic.settings()
+        ));
+        for partition in topic.partitions().iter() {
+            let records = read_all(partition);
+            let (number, epoch) = (partition.number(), partition.epoch());
+            lines.push(format!(
+                "{number} epoch {epoch} stopped {:?}: {records:?}",
+                partition.stopped()
+            ));
+        }
+    }
+    for table in Table::ALL {
+        lines.push(format!(
+            "{:?}",
+            engine
+                .tables
+                .scan(*table, b"")
+                .expect("the tables can be read")
+        ));
+    }
+    let writer = engine.writer.lock();
+    lines.push(format!(
+        "{} {}",
+        writer.next_topic, writer.producers.next_id
+    ));
+    for id in 0..writer.producers.next_id {
+        if let Some(identity) = writer.producers.get(id) {
+            let mut windows: Vec<_> = identity.windows.iter().collect();
+            windows.sort_by_key(|(key, _)| **key);
+            lines.push(format!(
+                "{id} {} {:?} {windows:?}",
+                identity.epoch, identity.name
+            ));
+        }
+    }
+    lines
+}
+
+trait Now {
+    fn now(&self) -> i64;
+}
+
+impl Now for Arc<ManualClock> {
+    fn now(&self) -> i64 {
+        crate::io::Clock::now_ms(&**self)
+    }
+}

@@ -1,0 +1,449 @@
+//! What only the writer knows: which offset, sequence and id comes next. And
+//! the draft of a group: requests are checked and noted one by one, each
+//! resting on those before it, and all of it can be taken back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use eddy_protocol::frame::Durability;
+use eddy_protocol::{Batch, TopicName};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::commit::{
+    Append, Appended, CatalogChange, Change, Commit, Committed, Producer, TopicId,
+};
+use super::error::CommitError;
+use super::journal::Journal;
+use super::journal::operation::{Operation, Placed};
+use super::partition::Partition;
+use super::producer::{self, PartitionKey, Producers, Verdict};
+use super::request::Answer;
+use super::table::{Changes, Tables, entry};
+use super::topic::{Catalog, Topic};
+
+/// The writer's knowledge.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) journal: Journal,
+    /// The newest group's.
+    pub(crate) sequence: u64,
+    /// Offsets ever given and operations ever made besides, see the group's header.
+    pub(crate) records: u64,
+    pub(crate) changes: u64,
+    pub(crate) logs: FxHashMap<PartitionKey, Log>,
+    pub(crate) producers: Producers,
+    pub(crate) next_topic: u64,
+    /// Partitions that the next checkpoint must look at.
+    pub(crate) touched: FxHashMap<PartitionKey, Arc<Partition>>,
+    /// Topics that were created, altered or deleted since the last checkpoint.
+    pub(crate) touched_topics: FxHashSet<TopicId>,
+}
+
+/// Where a partition's next batch goes.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) partition: Arc<Partition>,
+    pub(crate) next: u64,
+    /// The group that must be synced before the newest batch is visible.
+    pub(crate) last_needs: u64,
+}
+
+/// A group being made.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    pub(crate) directory: Vec<u8>,
+    pub(crate) operations: u32,
+    pub(crate) batches: Vec<Bytes>,
+    pub(crate) payload_bytes: u64,
+    pub(crate) pushes: Vec<Push>,
+    pub(crate) table: Changes,
+    pub(crate) answers: Vec<(u64, Answer)>,
+    pub(crate) catalog: Vec<Operation>,
+    undo: Vec<Undo>,
+    spans: u64,
+}
+
+/// A batch on its way to a partition.
+#[derive(Debug)]
+pub(crate) struct Push {
+    pub(crate) key: PartitionKey,
+    pub(crate) partition: Arc<Partition>,
+    pub(crate) needs: u64,
+    pub(crate) batch: Batch,
+}
+
+#[derive(Debug)]
+enum Undo {
+    Log {
+        key: PartitionKey,
+        next: u64,
+        last_needs: u64,
+    },
+    Producer(producer::Undo),
+}
+
+/// How far a draft was.
+struct Mark {
+    directory: usize,
+    operations: u32,
+    batches: usize,
+    payload_bytes: u64,
+    pushes: usize,
+    undo: usize,
+    spans: u64,
+}
+
+impl Draft {
+    fn mark(&self) -> Mark {
+        Mark {
+            directory: self.directory.len(),
+            operations: self.operations,
+            batches: self.batches.len(),
+            payload_bytes: self.payload_bytes,
+            pushes: self.pushes.len(),
+            undo: self.undo.len(),
+            spans: self.spans,
+        }
+    }
+
+    fn note(&mut self, operation: &Operation) {
+        operation.encode(&mut self.directory);
+        self.operations += 1;
+    }
+
+    /// How many offsets the group gives.
+    pub(crate) fn records(&self) -> u64 {
+        self.spans
+    }
+
+    /// How many operations are no appends.
+    pub(crate) fn changes(&self) -> u64 {
+        u64::from(self.operations) - self.batches.len() as u64
+    }
+}
+
+impl Writer {
+    /// The sequence that the draft will have.
+    fn coming(&self) -> u64 {
+        self.sequence + 1
+    }
+
+    /// Takes back everything that the draft did.
+    pub(crate) fn undo(&mut self, draft: &mut Draft) {
+        self.undo_to(draft, 0);
+    }
+
+    fn undo_to(&mut self, draft: &mut Draft, mark: usize) {
+        while draft.undo.len() > mark {
+            match draft.undo.pop() {
+                Some(Undo::Log {
+                    key,
+                    next,
+                    last_needs,
+                }) => {
+                    if let Some(log) = self.logs.get_mut(&key) {
+                        (log.next, log.last_needs) = (next, last_needs);
+                    }
+                }
+                Some(Undo::Producer(undo)) => self.producers.undo(undo),
+                None => break,
+            }
+        }
+    }
+
+    fn roll_back(&mut self, draft: &mut Draft, mark: &Mark) {
+        self.undo_to(draft, mark.undo);
+        draft.directory.truncate(mark.directory);
+        draft.operations = mark.operations;
+        draft.batches.truncate(mark.batches);
+        draft.payload_bytes = mark.payload_bytes;
+        draft.pushes.truncate(mark.pushes);
+        draft.spans = mark.spans;
+    }
+
+    /// Adds a commit to the draft; returns its answer and the group that it waits for.
+    pub(crate) fn draft_commit(
+        &mut self,
+        draft: &mut Draft,
+        commit: Commit,
+        against: (&Tables, &Catalog, i64),
+    ) -> Result<(u64, Committed), CommitError> {
+        let (tables, catalog, now_ms) = against;
+        expect(&commit, draft, tables)?;
+        let mut operations = Vec::new();
+        for change in &commit.catalog {
+            operations.push(self.catalog_operation(change, catalog, &operations)?);
+        }
+        let mark = draft.mark();
+        let mut appended = Vec::with_capacity(commit.appends.len());
+        let mut waits = Waits::default();
+        for append in commit.appends {
+            match self.draft_append(draft, append, now_ms, &mut waits) {
+                Ok(place) => appended.push(place),
+                Err(error) => {
+                    self.roll_back(draft, &mark);
+                    return Err(error);
+                }
+            }
+        }
+        for change in &commit.changes {
+            let (key, value) = entry(change);
+            draft.table.insert(key, value);
+            draft.note(&Operation::Change(change.clone()));
+            waits.for_this |= change_waits(change);
+        }
+        for operation in operations {
+            draft.note(&operation);
+            draft.catalog.push(operation);
+            waits.for_this = true;
+        }
+        let needs = self.settle(draft, &mark, &waits);
+        Ok((
+            needs,
+            Committed {
+                appends: appended,
+                created: Vec::new(),
+            },
+        ))
+    }
+
+    /// Says of the commit's batches what they wait for.
+    fn settle(&mut self, draft: &mut Draft, mark: &Mark, waits: &Waits) -> u64 {
+        let coming = self.coming();
+        let needs = if waits.for_this { coming } else { 0 };
+        for push in &mut draft.pushes[mark.pushes..] {
+            push.needs = needs;
+            if let Some(log) = self.logs.get_mut(&push.key) {
+                log.last_needs = log.last_needs.max(needs);
+            }
+        }
+        needs.max(waits.for_earlier)
+    }
+
+    fn draft_append(
+        &mut self,
+        draft: &mut Draft,
+        append: Append,
+        now_ms: i64,
+        waits: &mut Waits,
+    ) -> Result<Appended, CommitError> {
+        let key = (append.topic, append.partition);
+        let Some(log) = self.logs.get_mut(&key) else {
+            return Err(self.no_such_partition(append.topic, append.partition));
+        };
+        if let Some(reason) = log.partition.stop_reason() {
+            let (topic, partition) = (log.topic.name().clone(), append.partition);
+            return Err(CommitError::Stopped {
+                topic,
+                partition,
+                reason: reason.to_string(),
+            });
+        }
+        waits.for_earlier = waits.for_earlier.max(log.last_needs);
+        let stamp = append.batch.producer();
+        if let Some(stamp) = stamp
+            && let Verdict::Repeat(offset) =
+                self.producers.judge(key, stamp, append.batch.count())?
+        {
+            return Ok(Appended {
+                offset,
+                duplicate: true,
+            });
+        }
+        let offset = log.next;
+        if offset.checked_add(u64::from(append.batch.span())).is_none() {
+            return Err(CommitError::TooLarge {
+                bytes: u64::MAX,
+                bytes_max: u64::MAX,
+            });
+        }
+        waits.for_this |= log.topic.settings().durability == Durability::Disk;
+        draft.undo.push(Undo::Log {
+            key,
+            next: log.next,
+            last_needs: log.last_needs,
+        });
+        let batch = append.batch.with_base_offset(offset);
+        log.next = batch.end_offset();
+        let partition = log.partition.clone();
+        if let Some(stamp) = stamp {
+            let undo = self
+                .producers
+                .sent(key, stamp, batch.count(), (offset, now_ms));
+            draft.undo.extend(undo.map(Undo::Producer));
+        }
+        draft.note(&Operation::Append(Placed::of(
+            append.topic,
+            append.partition,
+            &batch,
+        )));
+        draft.batches.push(batch.bytes().clone());
+        draft.payload_bytes += batch.len() as u64;
+        draft.spans += u64::from(batch.span());
+        draft.pushes.push(Push {
+            key,
+            partition,
+            needs: 0,
+            batch,
+        });
+        Ok(Appended {
+            offset: Some(offset),
+            duplicate: false,
+        })
+    }
+
+    fn no_such_partition(&self, topic: TopicId, partition: u32) -> CommitError {
+        match self.logs.get(&(topic, 0)) {
+            None => CommitError::UnknownTopic(topic),
+            Some(log) => CommitError::UnknownPartition {
+                topic: log.topic.name().clone(),
+                partition,
+                partitions: u32::try_from(log.topic.partitions().len()).unwrap_or(u32::MAX),
+            },
+        }
+    }
+
+    /// Adds a producer's identity to the draft.
+    pub(crate) fn draft_producer(
+        &mut self,
+        draft: &mut Draft,
+        name: Option<&str>,
+        now_ms: i64,
+    ) -> (u64, Producer) {
+        let producer = self.producers.open(name);
+        let mut undo = Vec::new();
+        self.producers.opened(producer, name, now_ms, &mut undo);
+        draft.undo.extend(undo.into_iter().map(Undo::Producer));
+        let name = name.map(str::to_owned);
+        draft.note(&Operation::OpenProducer {
+            id: producer.id,
+            epoch: producer.epoch,
+            name,
+        });
+        (self.coming(), producer)
+    }
+
+    /// Forgets these producers in the draft.
+    pub(crate) fn draft_forget(&mut self, draft: &mut Draft, ids: &[u64]) {
+        for id in ids {
+            draft.undo.push(Undo::Producer(self.producers.forget(*id)));
+            draft.note(&Operation::ForgetProducer { id: *id });
+        }
+    }
+
+    fn catalog_operation(
+        &self,
+        change: &CatalogChange,
+        catalog: &Catalog,
+        before: &[Operation],
+    ) -> Result<Operation, CommitError> {
+        match change {
+            CatalogChange::Create {
+                name,
+                partitions,
+                settings,
+            } => {
+                let is_new = |operation: &Operation| matches!(operation, Operation::CreateTopic { name: other, .. } if other == name);
+                if catalog.by_name(name).is_some() || before.iter().any(is_new) {
+                    return Err(CommitError::TopicExists(name.clone()));
+                }
+                check_partitions(name, 0, *partitions)?;
+                let created = before
+                    .iter()
+                    .filter(|operation| matches!(operation, Operation::CreateTopic { .. }))
+                    .count();
+                let topic = TopicId(self.next_topic + created as u64);
+                Ok(Operation::CreateTopic {
+                    topic,
+                    name: name.clone(),
+                    partitions: *partitions,
+                    settings: *settings,
+                })
+            }
+            CatalogChange::Alter {
+                topic,
+                partitions,
+                settings,
+            } => {
+                let known = catalog
+                    .by_id(*topic)
+                    .ok_or(CommitError::UnknownTopic(*topic))?;
+                let now = u32::try_from(known.partitions().len()).unwrap_or(u32::MAX);
+                let partitions = partitions.unwrap_or(now);
+                check_partitions(known.name(), now, partitions)?;
+                Ok(Operation::AlterTopic {
+                    topic: *topic,
+                    partitions,
+                    settings: *settings,
+                })
+            }
+            CatalogChange::Delete { topic } => {
+                catalog
+                    .by_id(*topic)
+                    .ok_or(CommitError::UnknownTopic(*topic))?;
+                Ok(Operation::DeleteTopic { topic: *topic })
+            }
+            CatalogChange::Repair { topic, partition } => {
+                let Some(log) = self.logs.get(&(*topic, *partition)) else {
+                    return Err(self.no_such_partition(*topic, *partition));
+                };
+                if !log.partition.can_repair() {
+                    let topic = log.topic.name().clone();
+                    return Err(CommitError::NothingToRepair {
+                        topic,
+                        partition: *partition,
+                    });
+                }
+                let epoch = log.partition.epoch().wrapping_add(1);
+                Ok(Operation::Repair {
+                    topic: *topic,
+                    partition: *partition,
+                    epoch,
+                })
+            }
+        }
+    }
+}
+
+/// What a commit waits for.
+#[derive(Debug, Default)]
+struct Waits {
+    /// Its own group's sync.
+    for_this: bool,
+    /// The sync of a group before it: 0, or a sequence.
+    for_earlier: u64,
+}
+
+fn change_waits(change: &Change) -> bool {
+    match change {
+        Change::Put { table, .. } | Change::Delete { table, .. } => table.waits_for_sync(),
+    }
+}
+
+fn expect(commit: &Commit, draft: &Draft, tables: &Tables) -> Result<(), CommitError> {
+    for expected in &commit.expect {
+        let key = super::table::full_key(expected.table as u8, &expected.key);
+        let found = match draft.table.get(&key) {
+            Some(value) => value.clone(),
+            None => tables.get_full(&key)?,
+        };
+        if found != expected.value {
+            return Err(CommitError::Conflict {
+                table: expected.table,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_partitions(topic: &TopicName, now: u32, asked: u32) -> Result<(), CommitError> {
+    if asked == 0 || asked < now {
+        return Err(CommitError::InvalidPartitions {
+            topic: topic.clone(),
+            partitions: now,
+            asked,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,465 @@
+//! One connection: a loop over what can happen to it.
+//!
+//! The peer's slowness stops only its own cursors: while more than
+//! `write_bytes_target` waits for its socket, none of them is polled. While too
+//! much is unanswered, nothing more is read, which is back-pressure over TCP.
+
+use std::future::{Future, poll_fn};
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use eddy_protocol::{ErrorCode, Form, ServerFrame, WireError, codec};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+use super::Config;
+use super::request::Outcome;
+use super::signal::CursorKey;
+use super::socket::Socket;
+use super::subscription::{Subscriptions, Turn};
+use crate::broker::{Broker, Loaded};
+use crate::metrics::{self as names, Present};
+
+/// What an idle peer's reader keeps.
+const READ_BUFFER_BYTES: usize = 1 << 10;
+/// How many reads from disk a connection has under way at most.
+const LOADS_MAX: usize = 4;
+/// How soon a filtered subscriber learns that its cursor has moved.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a peer may take to read the last words.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A connection at work.
+pub(super) struct Connection {
+    pub(super) broker: Arc<Broker>,
+    pub(super) config: Arc<Config>,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) requests: FuturesUnordered<Boxed<Answered>>,
+    pub(super) greeted: bool,
+    ws: WebSocketStream<Socket>,
+    form: Form,
+    loads: FuturesUnordered<Boxed<Arrived>>,
+    request_bytes: usize,
+    room: Option<Boxed<()>>,
+    heard: Instant,
+    pinged: bool,
+    progress_due: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+    shutdown: Boxed<()>,
+    reads_first: bool,
+    ending: Option<CloseCode>,
+}
+
+/// A request's outcome, and how many bytes it held in flight.
+pub(super) struct Answered {
+    pub(super) outcome: Outcome,
+    pub(super) bytes: usize,
+}
+
+struct Arrived(CursorKey, Result<Loaded, WireError>);
+
+enum Event {
+    Message(Message),
+    /// The peer is gone, or its socket failed.
+    Gone,
+    TooLarge(String),
+    /// The peer does not keep to the WebSocket protocol.
+    Broken(String),
+    Answered(Answered),
+    Arrived(Arrived),
+    Ready,
+    Signalled,
+    Room,
+    Timer,
+    Shutdown,
+    Drained,
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: TcpStream,
+        read_ahead: Bytes,
+        form: Form,
+        broker: Arc<Broker>,
+        config: Arc<Config>,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> Connection {
+        let limits = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_message_size(Some(config.frame_bytes_max))
+            .max_frame_size(Some(config.frame_bytes_max));
+        let socket = Socket::new(stream, read_ahead, form);
+        let ws = WebSocketStream::from_raw_socket(socket, Role::Server, Some(limits));
+        let ws = ws
+            .now_or_never()
+            .expect("making a stream of a socket does no I/O");
+        let now = Instant::now();
+        Connection {
+            subscriptions: Subscriptions::new(),
+            requests: FuturesUnordered::new(),
+            greeted: false,
+            ws,
+            form,
+            loads: FuturesUnordered::new(),
+            request_bytes: 0,
+            room: None,
+            heard: now,
+            pinged: false,
+            progress_due: None,
+            timer: Box::pin(tokio::time::sleep(config.hello_timeout)),
+            shutdown: Box::pin(async move {
+                // A sender that is gone means the same.
+                shutdown.wait_for(|stop| *stop).await.ok();
+            }),
+            reads_first: false,
+            ending: None,
+            broker,
+            config,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let _open = Present::new(metrics::gauge!(names::WS_CONNECTIONS));
+        loop {
+            let event = poll_fn(|cx| self.poll_event(cx)).await;
+            if self.handle(event).is_break() {
+                break;
+            }
+        }
+        let farewell = async {
+            match self.ending {
+                Some(code) => self.say_goodbye(code).await,
+                // The answer to the peer's own close may wait still.
+                None => self.hang_up().await,
+            }
+        };
+        tokio::time::timeout(FAREWELL, farewell).await.ok();
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let drained = match self.ws.get_mut().poll_drain(cx) {
+            Poll::Ready(Err(_)) => return Poll::Ready(Event::Gone),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        if let Poll::Ready(Some(answered)) = self.requests.poll_next_unpin(cx) {
+            return Poll::Ready(Event::Answered(answered));
+        }
+        if self.ending.is_some() {
+            let quiet = self.requests.is_empty() && drained;
+            return if quiet {
+                Poll::Ready(Event::Drained)
+            } else {
+                self.poll_timer(cx)
+            };
+        }
+        if self.shutdown.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Event::Shutdown);
+        }
+        // In turn, so that neither a long catch-up nor a flood of requests shuts out the other.
+        self.reads_first = !self.reads_first;
+        if self.reads_first
+            && let Poll::Ready(event) = self.poll_read(cx)
+        {
+            return Poll::Ready(event);
+        }
+        if let Poll::Ready(event) = self.poll_deliver(cx) {
+            return Poll::Ready(event);
+        }
+        if !self.reads_first
+            && let Poll::Ready(event) = self.poll_read(cx)
+        {
+            return Poll::Ready(event);
+        }
+        self.poll_timer(cx)
+    }
+
+    fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.wants_deliveries() && self.subscriptions.has_ready() {
+            return Poll::Ready(Event::Ready);
+        }
+        if let Poll::Ready(Some(arrived)) = self.loads.poll_next_unpin(cx) {
+            return Poll::Ready(Event::Arrived(arrived));
+        }
+        self.subscriptions
+            .signal()
+            .poll(cx)
+            .map(|()| Event::Signalled)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some(room) = &mut self.room {
+            return room.as_mut().poll(cx).map(|()| Event::Room);
+        }
+        let full = self.requests.len() >= self.config.requests_in_flight_max
+            || self.request_bytes >= self.config.request_bytes_in_flight_max;
+        if full {
+            return Poll::Pending;
+        }
+        let message = std::task::ready!(self.ws.poll_next_unpin(cx));
+        Poll::Ready(match message {
+            Some(Ok(message)) => Event::Message(message),
+            Some(Err(WsError::Capacity(error))) => Event::TooLarge(error.to_string()),
+            Some(Err(WsError::Protocol(error))) => Event::Broken(error.to_string()),
+            Some(Err(error @ WsError::Utf8(_))) => Event::Broken(error.to_string()),
+            Some(Err(_)) | None => Event::Gone,
+        })
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        // Reading may have queued a pong.
+        if let Poll::Ready(Err(_)) = self.ws.get_mut().poll_drain(cx) {
+            return Poll::Ready(Event::Gone);
+        }
+        self.timer.as_mut().poll(cx).map(|()| Event::Timer)
+    }
+
+    fn wants_deliveries(&self) -> bool {
+        self.ws.get_ref().queued_bytes() < self.config.write_bytes_target
+            && self.loads.len() < LOADS_MAX
+    }
+
+    fn handle(&mut self, event: Event) -> ControlFlow<()> {
+        match event {
+            Event::Gone | Event::Drained => return ControlFlow::Break(()),
+            Event::Message(message) => self.message(message),
+            Event::TooLarge(sentence) => {
+                let limit = self.config.frame_bytes_max;
+                let message =
+                    format!("{sentence}; the limit is {limit} bytes (`ws.frame_bytes_max`)");
+                self.end(ErrorCode::FrameTooLarge.because(message), CloseCode::Size);
+            }
+            Event::Broken(sentence) => {
+                self.end(
+                    ErrorCode::MalformedFrame.because(sentence),
+                    CloseCode::Protocol,
+                );
+            }
+            Event::Answered(Answered { outcome, bytes }) => {
+                self.request_bytes -= bytes;
+                let frame = self.conclude(outcome);
+                self.send(&frame);
+            }
+            Event::Arrived(Arrived(key, loaded)) => {
+                let turn = self.subscriptions.arrived(key, loaded, self.form);
+                self.act(turn);
+            }
+            Event::Ready => self.deliver(),
+            Event::Signalled => {
+                self.subscriptions.wake();
+                if self.subscriptions.signal().take_grown() {
+                    self.subscriptions.grow();
+                }
+            }
+            Event::Room => self.room = None,
+            // The peer has had its time to read the last answers.
+            Event::Timer if self.ending.is_some() => return ControlFlow::Break(()),
+            Event::Timer => self.tick(),
+            Event::Shutdown => {
+                self.send(&ServerFrame::Closing {
+                    reason: "the broker is stopping; come back soon".into(),
+                });
+                self.end_quietly(CloseCode::Away);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Queues what the cursors have until enough waits for the socket.
+    fn deliver(&mut self) {
+        while self.wants_deliveries() && self.subscriptions.has_ready() {
+            let turn = self.subscriptions.turn(self.form);
+            self.act(turn);
+        }
+        if self.progress_due.is_none() {
+            self.progress_due = Some(Instant::now() + PROGRESS_INTERVAL);
+            self.set_timer(self.next_deadline());
+        }
+    }
+
+    fn act(&mut self, turn: Option<Turn>) {
+        match turn {
+            None => {}
+            Some(Turn::Send(frame)) => self.ws.get_mut().push_frame(&frame),
+            Some(Turn::Tell(frame)) => self.send(&frame),
+            Some(Turn::Load(key, load)) => self
+                .loads
+                .push(Box::pin(async move { Arrived(key, load.await) })),
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        self.heard = Instant::now();
+        self.pinged = false;
+        let payload = match (message, self.form) {
+            (Message::Binary(payload), Form::Binary) => payload,
+            (Message::Text(text), Form::Json) => text.into(),
+            (Message::Binary(_) | Message::Text(_), form) => {
+                let sentence = match form {
+                    Form::Binary => "subprotocol eddy.v1 takes binary messages, this one was text",
+                    Form::Json => {
+                        "subprotocol eddy.v1.json takes text messages, this one was binary"
+                    }
+                };
+                return self.end(
+                    ErrorCode::MalformedFrame.because(sentence),
+                    CloseCode::Unsupported,
+                );
+            }
+            // tungstenite answers pings and closes by itself.
+            _ => return,
+        };
+        let bytes = payload.len();
+        match codec::decode_client(&payload, self.form, self.broker.now_ms()) {
+            Ok(frame) => {
+                if let Some(outcome) = self.request(frame, bytes) {
+                    let frame = self.conclude(outcome);
+                    self.send(&frame);
+                }
+            }
+            Err(error) => match error.id {
+                Some(id) => self.send(&ServerFrame::Error {
+                    id: Some(id),
+                    error: error.into(),
+                }),
+                // Nobody would know which of the requests is the one that gets no answer.
+                None => self.end(error.into(), CloseCode::Invalid),
+            },
+        }
+        if !self.broker.has_room() {
+            self.room = Some(Box::pin(self.broker.room()));
+        }
+    }
+
+    /// Answers later; `bytes` count as in flight until then.
+    pub(super) fn answer_later(
+        &mut self,
+        bytes: usize,
+        work: impl Future<Output = Outcome> + Send + 'static,
+    ) {
+        self.request_bytes += bytes;
+        self.requests.push(Box::pin(async move {
+            Answered {
+                outcome: work.await,
+                bytes,
+            }
+        }));
+    }
+
+    fn send(&mut self, frame: &ServerFrame) {
+        match codec::encode_server(frame, self.form) {
+            Ok(message) => self.ws.get_mut().push_message(message),
+            // Only records that can't be read can't be written; an error always can.
+            Err(error) => self.send(&failed(frame, &error)),
+        }
+    }
+
+    /// Says why, and closes once everything asked before is answered.
+    pub(super) fn end(&mut self, error: WireError, code: CloseCode) {
+        tracing::debug!(%error, "connection closed");
+        self.send(&ServerFrame::Error { id: None, error });
+        self.end_quietly(code);
+    }
+
+    /// Closes once everything asked before is answered.
+    pub(super) fn end_quietly(&mut self, code: CloseCode) {
+        self.ending = Some(code);
+        self.set_timer(Instant::now() + self.config.idle_timeout);
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if !self.greeted {
+            let sentence = format!(
+                "no hello came within {:?} (`ws.hello_timeout`)",
+                self.config.hello_timeout
+            );
+            return self.end(ErrorCode::TimedOut.because(sentence), CloseCode::Policy);
+        }
+        if self.progress_due.is_some_and(|due| due <= now) {
+            self.progress_due = None;
+            for progress in self.subscriptions.untold() {
+                self.send(&ServerFrame::Progress(progress));
+            }
+        }
+        let silence = now - self.heard;
+        if silence >= self.config.idle_timeout {
+            let limit = self.config.idle_timeout;
+            let sentence = format!(
+                "nothing was heard for {silence:?}; the limit is {limit:?} (`ws.idle_timeout`)"
+            );
+            return self.end(ErrorCode::TimedOut.because(sentence), CloseCode::Policy);
+        }
+        if silence >= self.config.idle_timeout / 2 && !self.pinged {
+            self.pinged = true;
+            self.ws.start_send_unpin(Message::Ping(Bytes::new())).ok();
+        }
+        self.set_timer(self.next_deadline());
+    }
+
+    /// Closes as RFC 6455 has it: our close, the peer's, the end of the stream.
+    async fn say_goodbye(&mut self, code: CloseCode) {
+        let frame = CloseFrame {
+            code,
+            reason: "".into(),
+        };
+        self.ws.start_send_unpin(Message::Close(Some(frame))).ok();
+        poll_fn(|cx| self.ws.get_mut().poll_drain(cx)).await.ok();
+        while let Some(Ok(_)) = self.ws.next().await {}
+        self.hang_up().await;
+    }
+
+    async fn hang_up(&mut self) {
+        poll_fn(|cx| self.ws.get_mut().poll_drain(cx)).await.ok();
+        poll_fn(|cx| self.ws.get_mut().poll_close(cx)).await.ok();
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let silence_max = if self.pinged {
+            self.config.idle_timeout
+        } else {
+            self.config.idle_timeout / 2
+        };
+        let silent = self.heard + silence_max;
+        let soonest = self.progress_due.map_or(silent, |due| due.min(silent));
+        if self.greeted {
+            soonest
+        } else {
+            self.timer.deadline()
+        }
+    }
+
+    pub(super) fn set_timer(&mut self, deadline: Instant) {
+        self.timer.as_mut().reset(deadline);
+    }
+
+    pub(super) fn greet(&mut self) {
+        self.greeted = true;
+        self.set_timer(self.next_deadline());
+    }
+}
+
+fn failed(frame: &ServerFrame, error: &codec::EncodeError) -> ServerFrame {
+    let id = match frame {
+        ServerFrame::Answer { id, .. } => Some(*id),
+        _ => None,
+    };
+    ServerFrame::Error {
+        id,
+        error: ErrorCode::Internal.because(error.to_string()),
+    }
+}

@@ -1,0 +1,214 @@
+//! What each request asks of the broker.
+
+use std::sync::Arc;
+
+use eddy_protocol::frame::{
+    Answer, ClientFrame, Request, ServerFrame, Subscribe, Subscribed, Welcome,
+};
+use eddy_protocol::{ErrorCode, WireError};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use super::connection::Connection;
+use crate::broker::{Cursor, Stream};
+
+/// A client's name has at most this many bytes.
+const CLIENT_NAME_BYTES_MAX: usize = 128;
+
+/// What came of a request.
+pub(super) enum Outcome {
+    Answer(u32, Result<Answer, WireError>),
+    /// A subscription that the connection has yet to take on.
+    Opened {
+        id: u32,
+        stream: Arc<Stream>,
+        cursors: Vec<Cursor>,
+        all_partitions: bool,
+    },
+}
+
+impl Connection {
+    /// Begins a request. Produces and commits are handed to the store here, in
+    /// the order of arrival. `None`: the answer comes later.
+    pub(super) fn request(&mut self, frame: ClientFrame, bytes: usize) -> Option<Outcome> {
+        let ClientFrame { id, request } = frame;
+        if let Err(error) = self.check_turn(&request) {
+            return Some(Outcome::Answer(id, Err(error)));
+        }
+        let broker = self.broker.clone();
+        let answer = match request {
+            Request::Hello(hello) => self.hello(&hello.client),
+            Request::Ping {} => Ok(Answer::Pong {}),
+            Request::Unsubscribe { stream } => self.unsubscribe(stream),
+            Request::DescribeTopic { topic } => broker.describe_topic(&topic).map(Answer::Topic),
+            Request::ListTopics {} => Ok(Answer::Topics {
+                topics: broker.list_topics(),
+            }),
+            Request::Cursors(request) => broker
+                .cursors(&request)
+                .map(|cursors| Answer::Cursors { cursors }),
+            Request::Produce(request) => match broker.produce(request) {
+                Ok(pending) => {
+                    return self.later(id, bytes, async {
+                        pending.answer().await.map(Answer::Produced)
+                    });
+                }
+                Err(error) => Err(error),
+            },
+            Request::Commit(request) => match broker.commit(request) {
+                Ok(pending) => {
+                    let answer = async {
+                        pending
+                            .answer()
+                            .await
+                            .map(|appends| Answer::Committed { appends })
+                    };
+                    return self.later(id, bytes, answer);
+                }
+                Err(error) => Err(error),
+            },
+            Request::Subscribe(request) => return self.subscribe(id, request),
+            Request::OpenProducer(request) => {
+                return self.later(id, bytes, async move {
+                    broker.open_producer(request).await.map(Answer::Producer)
+                });
+            }
+            Request::Fetch(request) => {
+                return self.later(id, bytes, async move {
+                    broker.fetch(request).await.map(Answer::Fetched)
+                });
+            }
+            Request::CreateTopic(request) => {
+                return self.later(id, bytes, async move {
+                    broker.create_topic(request).await.map(Answer::Topic)
+                });
+            }
+            Request::AlterTopic(request) => {
+                return self.later(id, bytes, async move {
+                    broker.alter_topic(request).await.map(Answer::Topic)
+                });
+            }
+            Request::DeleteTopic { topic } => {
+                let work = async move {
+                    broker
+                        .delete_topic(&topic)
+                        .await
+                        .map(|()| Answer::Deleted {})
+                };
+                return self.later(id, bytes, work);
+            }
+        };
+        Some(Outcome::Answer(id, answer))
+    }
+
+    /// The frame that answers, once what the answer says is true of this connection.
+    pub(super) fn conclude(&mut self, outcome: Outcome) -> ServerFrame {
+        let (id, answer) = match outcome {
+            Outcome::Answer(id, answer) => (id, answer),
+            Outcome::Opened {
+                id,
+                stream,
+                cursors,
+                all_partitions,
+            } => {
+                let number = stream.id();
+                let added = self
+                    .check_subscriptions()
+                    .and_then(|()| self.subscriptions.add(stream, cursors, all_partitions));
+                (
+                    id,
+                    added.map(|positions| {
+                        Answer::Subscribed(Subscribed {
+                            stream: number,
+                            positions,
+                        })
+                    }),
+                )
+            }
+        };
+        match answer {
+            Ok(answer) => ServerFrame::Answer { id, answer },
+            Err(error) => ServerFrame::Error {
+                id: Some(id),
+                error,
+            },
+        }
+    }
+
+    fn check_turn(&mut self, request: &Request) -> Result<(), WireError> {
+        let is_hello = matches!(request, Request::Hello(_));
+        let sentence = match (self.greeted, is_hello) {
+            (false, false) => "the first request of a connection must be `hello`",
+            (true, true) => "this connection has said `hello` already",
+            _ => return Ok(()),
+        };
+        let error = ErrorCode::UnexpectedFrame.because(sentence);
+        if !self.greeted {
+            self.end_quietly(CloseCode::Policy);
+        }
+        Err(error)
+    }
+
+    fn hello(&mut self, client: &str) -> Result<Answer, WireError> {
+        if client.len() > CLIENT_NAME_BYTES_MAX {
+            return Err(ErrorCode::InvalidArgument.because(format!(
+                "`client` has {} bytes, the limit is {CLIENT_NAME_BYTES_MAX}",
+                client.len()
+            )));
+        }
+        tracing::debug!(client, "hello");
+        self.greet();
+        Ok(Answer::Welcome(Welcome {
+            server: concat!("eddy/", env!("CARGO_PKG_VERSION")).into(),
+            incarnation: self.broker.incarnation(),
+            frame_bytes_max: self.config.frame_bytes_max as u64,
+            batch_bytes_max: self.broker.config().batch_bytes_max as u64,
+            subscriptions_max: self.config.subscriptions_max as u32,
+            idle_timeout_ms: self.config.idle_timeout.as_millis() as u64,
+        }))
+    }
+
+    fn subscribe(&mut self, id: u32, request: Subscribe) -> Option<Outcome> {
+        if let Err(error) = self.check_subscriptions() {
+            return Some(Outcome::Answer(id, Err(error)));
+        }
+        let broker = self.broker.clone();
+        self.answer_later(0, async move {
+            match broker.subscribe(&request).await {
+                Ok((stream, cursors)) => Outcome::Opened {
+                    id,
+                    stream,
+                    cursors,
+                    all_partitions: request.partitions.is_empty(),
+                },
+                Err(error) => Outcome::Answer(id, Err(error)),
+            }
+        });
+        None
+    }
+
+    fn check_subscriptions(&self) -> Result<(), WireError> {
+        let limit = self.config.subscriptions_max;
+        if self.subscriptions.len() < limit {
+            return Ok(());
+        }
+        Err(ErrorCode::TooMany
+            .because(format!("this connection holds {limit} subscriptions, which is the limit (`ws.subscriptions_max`)")))
+    }
+
+    fn unsubscribe(&mut self, stream: u64) -> Result<Answer, WireError> {
+        if self.subscriptions.remove(stream) {
+            return Ok(Answer::Unsubscribed {});
+        }
+        Err(ErrorCode::UnknownStream.because(format!("this connection holds no stream {stream}")))
+    }
+
+    fn later(
+        &mut self,
+        id: u32,
+        bytes: usize,
+        answer: impl Future<Output = Result<Answer, WireError>> + Send + 'static,
+    ) -> Option<Outcome> {
+        self.answer_later(bytes, async move { Outcome::Answer(id, answer.await) });
+        None
+    }
+}

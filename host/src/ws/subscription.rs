@@ -1,0 +1,273 @@
+//! A connection's subscriptions: their cursors, taken in turn.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use eddy_protocol::frame::{Ended, Position, Progress};
+use eddy_protocol::{ErrorCode, Form, ServerFrame, WireError};
+
+use super::signal::{CursorKey, CursorSignal, Signal};
+use crate::broker::{Cursor, Follower, Frame, Load, Loaded, Next, Stream};
+use crate::metrics::{self as names, Present};
+use crate::store::{WatchGuard, Watcher};
+
+/// All subscriptions of a connection.
+pub(super) struct Subscriptions {
+    signal: Arc<Signal>,
+    by_number: BTreeMap<u32, Subscription>,
+    next_number: u32,
+    /// Cursors that may have something to deliver.
+    ready: VecDeque<CursorKey>,
+}
+
+/// One subscription.
+pub(super) struct Subscription {
+    stream: Arc<Stream>,
+    /// It named no partitions: it gets those that are added later too.
+    all_partitions: bool,
+    cursors: BTreeMap<u32, Reader>,
+    _open: Present,
+}
+
+struct Reader {
+    cursor: Cursor,
+    signal: Arc<CursorSignal>,
+    _watch: WatchGuard,
+    state: State,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    Waiting,
+    Ready,
+    Loading,
+}
+
+/// What a turn of a cursor asks the connection to do.
+pub(super) enum Turn {
+    Send(Arc<Frame>),
+    Tell(ServerFrame),
+    Load(CursorKey, Load),
+}
+
+impl Subscriptions {
+    pub(super) fn new() -> Subscriptions {
+        Subscriptions {
+            signal: Arc::default(),
+            by_number: BTreeMap::new(),
+            next_number: 0,
+            ready: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn signal(&self) -> &Arc<Signal> {
+        &self.signal
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Begins to deliver. A connection can hold a stream once.
+    pub(super) fn add(
+        &mut self,
+        stream: Arc<Stream>,
+        cursors: Vec<Cursor>,
+        all_partitions: bool,
+    ) -> Result<Vec<Position>, WireError> {
+        if self
+            .by_number
+            .values()
+            .any(|subscription| subscription.stream.id() == stream.id())
+        {
+            return Err(ErrorCode::AlreadySubscribed.because(format!(
+                "this connection is subscribed to topic `{}` with the same filter already (stream {})",
+                stream.topic().name(),
+                stream.id()
+            )));
+        }
+        let positions = cursors.iter().map(Cursor::position).collect();
+        let number = self.next_number;
+        self.next_number += 1;
+        let follower: Arc<dyn Follower> = self.signal.clone();
+        stream.follow(&follower);
+        self.by_number.insert(
+            number,
+            Subscription {
+                stream,
+                all_partitions,
+                cursors: BTreeMap::new(),
+                _open: Present::new(metrics::gauge!(names::SUBSCRIPTIONS)),
+            },
+        );
+        cursors
+            .into_iter()
+            .for_each(|cursor| self.add_cursor(number, cursor));
+        Ok(positions)
+    }
+
+    /// Adds a partition to a subscription that is still there.
+    fn add_cursor(&mut self, subscription: u32, cursor: Cursor) {
+        let Some(held) = self.by_number.get_mut(&subscription) else {
+            return;
+        };
+        let key = CursorKey {
+            subscription,
+            partition: cursor.partition(),
+        };
+        let signal = CursorSignal::new(key, &self.signal);
+        let watcher: Arc<dyn Watcher> = signal.clone();
+        let watch = cursor.watch(&watcher);
+        held.cursors.insert(
+            key.partition,
+            Reader {
+                cursor,
+                signal,
+                _watch: watch,
+                state: State::Ready,
+            },
+        );
+        self.ready.push_back(key);
+    }
+
+    /// Ends a subscription; `false` if there is none.
+    pub(super) fn remove(&mut self, stream: u64) -> bool {
+        let before = self.by_number.len();
+        self.by_number
+            .retain(|_, subscription| subscription.stream.id() != stream);
+        self.by_number.len() < before
+    }
+
+    /// Queues the cursors that the store has named.
+    pub(super) fn wake(&mut self) {
+        for key in self.signal.take_changed() {
+            self.make_ready(key);
+        }
+    }
+
+    /// Adds the partitions that subscriptions to whole topics lack, from their first record on.
+    pub(super) fn grow(&mut self) {
+        let whole = self
+            .by_number
+            .iter()
+            .filter(|(_, subscription)| subscription.all_partitions);
+        let added: Vec<_> = whole
+            .flat_map(|(&number, subscription)| {
+                let next = subscription
+                    .cursors
+                    .last_key_value()
+                    .map_or(0, |(last, _)| last + 1);
+                let partitions = subscription.stream.topic().partitions().len() as u32;
+                (next..partitions).filter_map(move |partition| {
+                    Some((number, subscription.stream.earliest(partition)?))
+                })
+            })
+            .collect();
+        added
+            .into_iter()
+            .for_each(|(number, cursor)| self.add_cursor(number, cursor));
+    }
+
+    /// Takes a turn of the cursor that waits longest; `None` if it had nothing to say.
+    pub(super) fn turn(&mut self, form: Form) -> Option<Turn> {
+        let key = self.ready.pop_front()?;
+        let reader = self.reader(key)?;
+        if reader.state != State::Ready {
+            return None;
+        }
+        reader.state = State::Waiting;
+        reader.signal.rearm();
+        let next = reader.cursor.poll(form);
+        self.act(key, next)
+    }
+
+    /// Takes what a load brought.
+    pub(super) fn arrived(
+        &mut self,
+        key: CursorKey,
+        loaded: Result<Loaded, WireError>,
+        form: Form,
+    ) -> Option<Turn> {
+        let reader = self.reader(key)?;
+        reader.state = State::Waiting;
+        reader.signal.rearm();
+        let next = reader.cursor.arrived(loaded, form);
+        self.act(key, next)
+    }
+
+    /// Cursors that have moved without their subscriber being told.
+    pub(super) fn untold(&mut self) -> Vec<Progress> {
+        let readers = self
+            .by_number
+            .values_mut()
+            .flat_map(|subscription| subscription.cursors.values_mut());
+        readers
+            .filter_map(|reader| reader.cursor.untold_progress())
+            .collect()
+    }
+
+    fn act(&mut self, key: CursorKey, next: Next) -> Option<Turn> {
+        match next {
+            Next::Idle => None,
+            Next::Frame(frame) => {
+                self.make_ready(key);
+                Some(Turn::Send(frame))
+            }
+            Next::Gap(gap) => {
+                self.make_ready(key);
+                Some(Turn::Tell(ServerFrame::Gap(gap)))
+            }
+            Next::Progress(progress) => {
+                self.make_ready(key);
+                Some(Turn::Tell(ServerFrame::Progress(progress)))
+            }
+            Next::Load(load) => {
+                self.reader(key)?.state = State::Loading;
+                Some(Turn::Load(key, load))
+            }
+            Next::Ended(error) => Some(Turn::Tell(self.end(key, error)?)),
+        }
+    }
+
+    /// A partition that ended ends alone; a subscription without partitions is over.
+    fn end(&mut self, key: CursorKey, error: WireError) -> Option<ServerFrame> {
+        let subscription = self.by_number.get_mut(&key.subscription)?;
+        let stream = subscription.stream.id();
+        if error.code == ErrorCode::PartitionStopped {
+            subscription.cursors.remove(&key.partition);
+            if !subscription.cursors.is_empty() {
+                return Some(ServerFrame::Ended(Ended {
+                    stream,
+                    partition: Some(key.partition),
+                    error,
+                }));
+            }
+        }
+        self.by_number.remove(&key.subscription);
+        Some(ServerFrame::Ended(Ended {
+            stream,
+            partition: None,
+            error,
+        }))
+    }
+
+    fn make_ready(&mut self, key: CursorKey) {
+        if let Some(reader) = self.reader(key)
+            && reader.state == State::Waiting
+        {
+            reader.state = State::Ready;
+            self.ready.push_back(key);
+        }
+    }
+
+    fn reader(&mut self, key: CursorKey) -> Option<&mut Reader> {
+        self.by_number
+            .get_mut(&key.subscription)?
+            .cursors
+            .get_mut(&key.partition)
+    }
+}
