@@ -1,0 +1,369 @@
+//! A subscription: records as they come, over connections that come and go.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use eddy_protocol::frame::{Filter, Position, Start, Subscribe};
+use eddy_protocol::{TopicName, WireError};
+use futures_util::Stream;
+use tokio::sync::{mpsc, watch};
+
+use crate::client::Handle;
+use crate::driver::Driver;
+use crate::{ClientError, Config, Record, RecordBatch, Status};
+
+/// What to read and from where.
+#[derive(Debug, Clone)]
+pub struct SubscribeOptions {
+    /// Where to begin in the partitions that `resume` does not name.
+    pub from: Start,
+    /// Which partitions; empty: all of them, and those that are added later.
+    pub partitions: Vec<u32>,
+    /// Positions of an earlier subscription, from
+    /// [`Subscription::positions`], to go on there.
+    pub resume: Vec<Position>,
+    /// A plugin that decides what comes through.
+    pub filter: Option<Filter>,
+    /// Once so many bytes wait to be taken, nothing more is read from the
+    /// connection, until half of them are gone.
+    pub buffer_bytes: usize,
+}
+
+impl Default for SubscribeOptions {
+    fn default() -> Self {
+        SubscribeOptions {
+            from: Start::default(),
+            partitions: Vec::new(),
+            resume: Vec::new(),
+            filter: None,
+            buffer_bytes: 4 << 20,
+        }
+    }
+}
+
+/// What a subscription brings; `T` is one record or a batch of them.
+#[derive(Debug, Clone)]
+pub enum Event<T> {
+    /// Records, in the order of their offsets within a partition, none missing
+    /// and none twice.
+    Data(T),
+    /// Records that will never come.
+    Gap(Gap),
+    /// A filter left out the records before this position.
+    Advanced(Position),
+    /// The connection was lost and stands again. Nothing was missed.
+    Reconnected,
+    /// One partition brings nothing any more; the others go on.
+    PartitionEnded {
+        /// Which.
+        partition: u32,
+        /// Why.
+        error: WireError,
+    },
+}
+
+/// Records that the reader will never get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The partition.
+    pub partition: u32,
+    /// The offset that should have come.
+    pub expected: u64,
+    /// The offset that comes next. Lower than `expected` where the broker lost
+    /// history and gave the offsets above it anew.
+    pub next: u64,
+}
+
+/// Something on its way to the reader.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// Where a subscription that has just begun stands.
+    Begun(Vec<Position>),
+    /// For the reader's eyes.
+    Event {
+        event: Event<RecordBatch>,
+        /// Where the reader is once he has it.
+        position: Option<Position>,
+        /// What it takes in memory.
+        bytes: usize,
+    },
+}
+
+/// How full the way to the reader is.
+#[derive(Debug)]
+struct Flow {
+    queued_bytes: AtomicUsize,
+    limit_bytes: usize,
+}
+
+/// The connection's end of the way to the reader.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    pub(crate) request: Subscribe,
+    items: mpsc::UnboundedSender<Result<Item, ClientError>>,
+    flow: Arc<Flow>,
+    begun: watch::Sender<bool>,
+}
+
+impl Sink {
+    /// Hands something to the reader, who may have gone.
+    pub(crate) fn send(&self, event: Event<RecordBatch>, position: Option<Position>, bytes: usize) {
+        self.flow.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let _ = self.items.send(Ok(Item::Event {
+            event,
+            position,
+            bytes,
+        }));
+    }
+
+    /// The last word.
+    pub(crate) fn fail(&self, error: ClientError) {
+        let _ = self.items.send(Err(error));
+        self.begun.send_replace(true);
+    }
+
+    /// The broker has confirmed the subscription, for the first time or again.
+    pub(crate) fn begun(&self, positions: Vec<Position>) {
+        let again = *self.begun.borrow();
+        let _ = self.items.send(Ok(Item::Begun(positions)));
+        if again {
+            self.send(Event::Reconnected, None, 0);
+        }
+        self.begun.send_replace(true);
+    }
+
+    /// Whether the reader is behind by as much as may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.flow.queued_bytes.load(Ordering::Relaxed) >= self.flow.limit_bytes
+    }
+}
+
+/// Records of one topic, over a connection of its own that a background task
+/// keeps up for as long as the subscription lives.
+///
+/// When the connection is lost, the task connects again, for ever or up to the
+/// configured deadline, and goes on where the last record was. An error is the
+/// last thing that a subscription brings. Dropping it ends it.
+///
+/// Also a [`Stream`] of single records.
+#[derive(Debug)]
+pub struct Subscription {
+    items: mpsc::UnboundedReceiver<Result<Item, ClientError>>,
+    flow: Arc<Flow>,
+    handle: Handle,
+    begun: watch::Receiver<bool>,
+    /// The first item was taken.
+    confirmed: bool,
+    positions: BTreeMap<u32, Position>,
+    /// Of which [`next`](Self::next) takes records one by one.
+    current: Option<RecordBatch>,
+    ended: Option<ClientError>,
+}
+
+impl Subscription {
+    /// A subscription that begins to connect, without waiting for it. Must be
+    /// called within a tokio runtime.
+    pub fn open(config: Config, topic: &TopicName, options: SubscribeOptions) -> Subscription {
+        let (sender, items) = mpsc::unbounded_channel();
+        let flow = Arc::new(Flow {
+            queued_bytes: AtomicUsize::new(0),
+            limit_bytes: options.buffer_bytes.max(1),
+        });
+        let (begun_sender, begun) = watch::channel(false);
+        let SubscribeOptions {
+            from,
+            partitions,
+            resume,
+            filter,
+            ..
+        } = options;
+        let request = Subscribe {
+            topic: topic.clone(),
+            partitions,
+            from,
+            resume,
+            filter,
+        };
+        let sink = Sink {
+            request,
+            items: sender,
+            flow: Arc::clone(&flow),
+            begun: begun_sender,
+        };
+        let handle = Driver::spawn(config, Some(sink));
+        Subscription {
+            items,
+            flow,
+            handle,
+            begun,
+            confirmed: false,
+            positions: BTreeMap::new(),
+            current: None,
+            ended: None,
+        }
+    }
+
+    /// Waits until the broker has confirmed the subscription: what is appended
+    /// from then on will come, wherever it begins.
+    pub async fn ready(&mut self) -> Result<(), ClientError> {
+        // The task reports its end through the items.
+        let _ = self.begun.wait_for(|begun| *begun).await;
+        if !std::mem::replace(&mut self.confirmed, true) {
+            // The confirmation is the first of the items; or a refusal is.
+            match self.items.try_recv() {
+                Ok(Ok(item)) => drop(self.take(item)),
+                Ok(Err(error)) => self.ended = Some(error),
+                Err(_) => self.ended = Some(ClientError::Closed),
+            }
+        }
+        match &self.ended {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// The next records, as many as came together, or what else happened. Losing
+    /// the future loses nothing. After an error it is always that error again.
+    pub async fn next_batch(&mut self) -> Result<Event<RecordBatch>, ClientError> {
+        std::future::poll_fn(|cx| self.poll_batch(cx)).await
+    }
+
+    /// The same, if it is there already.
+    pub fn try_next_batch(&mut self) -> Option<Result<Event<RecordBatch>, ClientError>> {
+        if let Some(batch) = self.current.take() {
+            return Some(Ok(Event::Data(batch)));
+        }
+        loop {
+            match self.items.try_recv() {
+                Ok(result) => match self.received(result).transpose() {
+                    Some(result) => return Some(result),
+                    None => continue,
+                },
+                Err(mpsc::error::TryRecvError::Empty) => return None,
+                Err(mpsc::error::TryRecvError::Disconnected) => return Some(Err(self.end())),
+            }
+        }
+    }
+
+    /// The next record, or what else happened. Losing the future loses nothing.
+    pub async fn next(&mut self) -> Result<Event<Record>, ClientError> {
+        std::future::poll_fn(|cx| self.poll_record(cx)).await
+    }
+
+    /// The next offset of each partition that is known, after what was taken
+    /// with [`next_batch`](Self::next_batch), or after the batch of which
+    /// [`next`](Self::next) gave the last record.
+    pub fn positions(&self) -> impl Iterator<Item = &Position> {
+        self.positions.values()
+    }
+
+    /// How the connection is, now and whenever that changes.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.handle.status()
+    }
+
+    fn poll_batch(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Event<RecordBatch>, ClientError>> {
+        if let Some(batch) = self.current.take() {
+            return Poll::Ready(Ok(Event::Data(batch)));
+        }
+        loop {
+            let Poll::Ready(result) = self.items.poll_recv(cx) else {
+                return Poll::Pending;
+            };
+            let received = match result {
+                Some(result) => self.received(result),
+                None => Err(self.end()),
+            };
+            if let Some(result) = received.transpose() {
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<Record>, ClientError>> {
+        loop {
+            if let Some(batch) = &mut self.current {
+                if let Some(record) = batch.take_first() {
+                    return Poll::Ready(Ok(Event::Data(record)));
+                }
+                self.current = None;
+            }
+            let Poll::Ready(event) = self.poll_batch(cx) else {
+                return Poll::Pending;
+            };
+            return Poll::Ready(Ok(match event? {
+                Event::Data(batch) => {
+                    self.current = Some(batch);
+                    continue;
+                }
+                Event::Gap(gap) => Event::Gap(gap),
+                Event::Advanced(position) => Event::Advanced(position),
+                Event::Reconnected => Event::Reconnected,
+                Event::PartitionEnded { partition, error } => {
+                    Event::PartitionEnded { partition, error }
+                }
+            }));
+        }
+    }
+
+    fn received(
+        &mut self,
+        result: Result<Item, ClientError>,
+    ) -> Result<Option<Event<RecordBatch>>, ClientError> {
+        self.confirmed = true;
+        match result {
+            Ok(item) => Ok(self.take(item)),
+            Err(error) => {
+                self.ended = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn take(&mut self, item: Item) -> Option<Event<RecordBatch>> {
+        let (event, position, bytes) = match item {
+            Item::Event {
+                event,
+                position,
+                bytes,
+            } => (event, position, bytes),
+            Item::Begun(positions) => {
+                for position in positions {
+                    self.positions.entry(position.partition).or_insert(position);
+                }
+                return None;
+            }
+        };
+        if let Some(position) = position {
+            self.positions.insert(position.partition, position);
+        }
+        let before = self.flow.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let half = self.flow.limit_bytes / 2;
+        if before > half && before - bytes <= half {
+            self.handle.wake();
+        }
+        Some(event)
+    }
+
+    fn end(&self) -> ClientError {
+        self.ended.clone().unwrap_or(ClientError::Closed)
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<Event<Record>, ClientError>;
+
+    /// Ends after an error.
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended.is_some() {
+            return Poll::Ready(None);
+        }
+        self.poll_record(cx).map(Some)
+    }
+}
