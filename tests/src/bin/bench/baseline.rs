@@ -1,0 +1,157 @@
+//! What Eddy is measured against: plain files, plain sockets, a plain echo.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures_util::{SinkExt, StreamExt};
+
+/// What one plain write holds.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Another process of this program, in one of the roles of [`act`]. Ended on drop.
+pub(crate) struct Role {
+    child: Child,
+    pub(crate) address: String,
+}
+
+impl Role {
+    pub(crate) fn start(role: &str, arguments: &[String]) -> Result<Role> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(role)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let mut out =
+            std::io::BufReader::new(child.stdout.take().context("the role's output is piped")?);
+        std::io::BufRead::read_line(&mut out, &mut line)?;
+        Ok(Role {
+            child,
+            address: line.trim().to_owned(),
+        })
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Plays a role in a process of its own, so that it competes for the
+/// processors as the broker does.
+pub(crate) fn act(role: &str, arguments: &[String]) -> Result<()> {
+    match role {
+        "as-echo" => echo(),
+        "as-broadcaster" => {
+            let [sockets, write_bytes, writes] = arguments else {
+                bail!("sockets, write_bytes, writes")
+            };
+            broadcast(sockets.parse()?, write_bytes.parse()?, writes.parse()?)
+        }
+        _ => bail!("no role `{role}`"),
+    }
+}
+
+/// Writes `bytes` in large writes, each synced if asked; how long that takes.
+pub(crate) fn write_file(folder: &Path, bytes: u64, sync: bool) -> Result<Duration> {
+    let path = folder.join("baseline");
+    let block = vec![b'x'; WRITE_BYTES];
+    let mut file = File::create(&path)?;
+    let begun = Instant::now();
+    let mut left = bytes;
+    while left > 0 {
+        let now = left.min(WRITE_BYTES as u64) as usize;
+        file.write_all(&block[..now])?;
+        if sync {
+            file.sync_data()?;
+        }
+        left -= now as u64;
+    }
+    let took = begun.elapsed();
+    std::fs::remove_file(&path)?;
+    Ok(took)
+}
+
+/// Reads files through `cat` and a pipe; how long that takes.
+pub(crate) fn cat(files: &[std::path::PathBuf]) -> Result<(u64, Duration)> {
+    let begun = Instant::now();
+    let mut child = Command::new("cat")
+        .args(files)
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut out = child.stdout.take().context("the output is piped")?;
+    let (mut block, mut bytes) = (vec![0; 256 << 10], 0);
+    loop {
+        match out.read(&mut block)? {
+            0 => break,
+            read => bytes += read as u64,
+        }
+    }
+    child.wait()?;
+    Ok((bytes, begun.elapsed()))
+}
+
+/// Sends back every WebSocket message as it came.
+#[tokio::main(flavor = "multi_thread")]
+async fn echo() -> Result<()> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    loop {
+        let (socket, _) = listener.accept().await?;
+        socket.set_nodelay(true)?;
+        tokio::spawn(async move {
+            let Ok(mut ws) = tokio_tungstenite::accept_async(socket).await else {
+                return;
+            };
+            while let Some(Ok(message)) = ws.next().await {
+                if message.is_binary() && ws.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// Waits for `sockets` connections and a byte on the last, then writes the same
+/// `write_bytes` to all of them, `writes` times: a task per socket, as a broker has.
+#[tokio::main(flavor = "multi_thread")]
+async fn broadcast(sockets: usize, write_bytes: usize, writes: usize) -> Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    let mut peers = Vec::new();
+    for _ in 0..sockets {
+        let (socket, _) = listener.accept().await?;
+        socket.set_nodelay(true)?;
+        peers.push(socket);
+    }
+    if let Some(last) = peers.last_mut() {
+        last.read_exact(&mut [0]).await?;
+    }
+    let block = std::sync::Arc::new(vec![b'x'; write_bytes]);
+    let mut tasks = tokio::task::JoinSet::new();
+    for mut peer in peers {
+        let block = block.clone();
+        tasks.spawn(async move {
+            for _ in 0..writes {
+                if peer.write_all(&block).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// A port that is free now.
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

@@ -1,0 +1,377 @@
+//! Peers that break the rules, by mistake or on purpose: half handshakes,
+//! silence, garbage, pages of other origins. Each gets an answer or an end, in
+//! time, that says what was wrong.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use eddy_protocol::frame::{Hello, Request, SUBPROTOCOL_JSON};
+use eddy_protocol::{ErrorCode, Form, ServerFrame};
+use eddy_tests::refusal::{assert_error, assert_refused};
+use eddy_tests::wait::LIMIT;
+use eddy_tests::{Broker, Wire, http};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+const FORMS: [Form; 2] = [Form::Binary, Form::Json];
+
+#[tokio::test]
+async fn an_idle_peer_is_told_and_closed_and_one_that_answers_pings_stays() {
+    let broker = Broker::start_with(&[
+        "--set",
+        "ws.idle_timeout=1s",
+        "--set",
+        "ws.hello_timeout=1s",
+    ]);
+    // Reading answers the broker's pings; who does not read, does not.
+    let mut lively = Wire::greeted(broker.address(), Form::Binary).await;
+    let mut idle = raw_websocket(broker.address());
+    idle.write_all(&masked_text(r#"{"id":1,"hello":{}}"#))
+        .expect("it is written");
+    let mut heard = Vec::new();
+    let living = tokio::spawn(async move { lively.message().await });
+    // The socket is read to its end without a pong ever being sent.
+    let heard = tokio::task::spawn_blocking(move || idle.read_to_end(&mut heard).map(|_| heard));
+    let heard = heard
+        .await
+        .expect("no panic")
+        .expect("the broker closes in time");
+    let heard = String::from_utf8_lossy(&heard).into_owned();
+    for part in ["timed_out", "ws.idle_timeout", "1s"] {
+        assert!(heard.contains(part), "`{heard}` does not name {part}");
+    }
+    assert!(!living.is_finished(), "the other one was closed, too");
+    living.abort();
+}
+
+/// A socket after the handshake, on which nothing answers by itself.
+fn raw_websocket(address: SocketAddr) -> TcpStream {
+    let mut stream = raw(address);
+    let head = format!(
+        "GET /v1/ws HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         sec-websocket-protocol: {SUBPROTOCOL_JSON}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("it is written");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream
+            .read_exact(&mut byte)
+            .expect("the handshake is answered");
+        answer.push(byte[0]);
+    }
+    assert!(
+        answer.starts_with(b"HTTP/1.1 101"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    stream
+}
+
+fn raw(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the broker listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    stream
+}
+
+/// Sends bytes and reads until the broker closes.
+fn exchange(address: SocketAddr, sent: &str) -> String {
+    let mut stream = raw(address);
+    // The broker may have closed before it has taken all of it.
+    let _ = stream.write_all(sent.as_bytes());
+    let mut answer = Vec::new();
+    stream
+        .read_to_end(&mut answer)
+        .expect("the broker closes in time");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A short text message as RFC 6455 has a client send it, with a mask of zeros.
+fn masked_text(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len()).expect("a short text");
+    assert!(length < 126, "a short text");
+    [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
+}
+
+#[test]
+fn a_handshake_that_never_comes_to_its_end_is_ended() {
+    let broker = Broker::start_with(&["--set", "server.handshake_timeout=300ms"]);
+    for sent in ["", "GET /v1/ws HTTP/1.1\r\nhost: 127.0.0.1\r\nupgr"] {
+        let answer = exchange(broker.address(), sent);
+        assert!(
+            answer.starts_with("HTTP/1.1 408"),
+            "after `{sent}`: {answer}"
+        );
+        for part in ["timed_out", "300ms", "server.handshake_timeout"] {
+            assert!(
+                answer.contains(part),
+                "after `{sent}`: `{answer}` does not name {part}"
+            );
+        }
+    }
+    broker.get("/health").ok();
+}
+
+#[test]
+fn a_head_that_is_too_large_or_no_http_is_answered_and_closed() {
+    let broker = Broker::start();
+    for (sent, status) in [
+        (
+            format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(40_000)),
+            "431",
+        ),
+        (
+            "\x16\x03\x01\x02\x00 this is TLS, or something else\r\n\r\n".to_owned(),
+            "400",
+        ),
+    ] {
+        let answer = exchange(broker.address(), &sent);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+    }
+}
+
+#[test]
+fn a_body_that_does_not_arrive_is_given_up() {
+    let broker = Broker::start_with(&["--set", "http.body_timeout=1s"]);
+    broker.eddy(&["topic", "create", "t"]).ok();
+    let head = "POST /v1/topics/t/records HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n\
+                content-length: 100\r\n\r\n{\"records\"";
+    let answer = exchange(broker.address(), head);
+    assert!(
+        answer.starts_with("HTTP/1.1 408") && answer.contains("http.body_timeout"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn hello_comes_first_once_and_soon() {
+    let broker = Broker::start_with(&["--set", "ws.hello_timeout=300ms"]);
+    for form in FORMS {
+        let mut wire = Wire::silent(broker.address(), form).await;
+        let error = wire.last_error().await;
+        assert_error(
+            &error,
+            ErrorCode::TimedOut,
+            &["hello", "300ms", "ws.hello_timeout"],
+        );
+
+        let mut wire = Wire::silent(broker.address(), form).await;
+        let early = wire.ask(Request::Ping {}).await;
+        assert_error(
+            &early.expect_err("too early"),
+            ErrorCode::UnexpectedFrame,
+            &["`hello`"],
+        );
+        wire.last_words().await;
+
+        let mut wire = Wire::greeted(broker.address(), form).await;
+        let twice = wire.ask(Request::Hello(Hello::default())).await;
+        assert_error(
+            &twice.expect_err("twice"),
+            ErrorCode::UnexpectedFrame,
+            &["`hello` already"],
+        );
+
+        let mut wire = Wire::silent(broker.address(), form).await;
+        let client = "x".repeat(129);
+        let long = wire.ask(Request::Hello(Hello { client })).await;
+        assert_error(
+            &long.expect_err("too long"),
+            ErrorCode::InvalidArgument,
+            &["`client`", "129", "128"],
+        );
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_answered_with_an_error_and_never_with_silence() {
+    let broker = Broker::start();
+    let mut random = fastrand::Rng::with_seed(11);
+    for round in 0..100 {
+        let mut wire = Wire::greeted(broker.address(), Form::Binary).await;
+        let bytes: Vec<u8> = (0..random.usize(0..200)).map(|_| random.u8(..)).collect();
+        wire.send(Message::binary(bytes.clone())).await;
+        // An answer, or an error and the end; `next` panics where nothing comes.
+        let said = wire.next().await;
+        assert!(said.is_some(), "round {round}: {bytes:?} was not answered");
+        if let Some(ServerFrame::Error { id: None, error }) = said {
+            assert_error(&error, ErrorCode::MalformedFrame, &[]);
+            assert_eq!(
+                wire.last_words().await,
+                [],
+                "round {round}: it closes after an error without an id"
+            );
+        }
+    }
+    for text in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        "{}",
+        r#"{"hello":{}}"#,
+        r#"{"id":-1,"ping":{}}"#,
+        "\u{0}",
+    ] {
+        let mut wire = Wire::greeted(broker.address(), Form::Json).await;
+        wire.send(Message::text(text)).await;
+        let error = wire.last_error().await;
+        assert_error(&error, ErrorCode::MalformedFrame, &[]);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_read_is_answered_with_its_id_where_there_is_one() {
+    let broker = Broker::start();
+    let mut wire = Wire::greeted(broker.address(), Form::Json).await;
+    for (asked, code, part) in [
+        (json!({"id": 7, "pong": {}}), "malformed_frame", ""),
+        (json!({"id": 7}), "malformed_frame", ""),
+        (
+            json!({"id": 7, "subscribe": {"from": "earliest"}}),
+            "malformed_frame",
+            "topic",
+        ),
+        (
+            json!({"id": 7, "subscribe": {"topic": "t", "from": "soon"}}),
+            "malformed_frame",
+            "soon",
+        ),
+        (
+            json!({"id": 7, "produce": {"topic": "t", "records": [{"key": "k"}]}}),
+            "malformed_frame",
+            "value",
+        ),
+        (
+            json!({"id": 7, "describe_topic": {"topic": "a/b"}}),
+            "invalid_name",
+            "a/b",
+        ),
+        (
+            json!({"id": 7, "describe_topic": {"topic": ""}}),
+            "invalid_name",
+            "",
+        ),
+        (
+            json!({"id": 7, "describe_topic": {"topic": ".."}}),
+            "invalid_name",
+            "..",
+        ),
+        (
+            json!({"id": 7, "describe_topic": {"topic": "x".repeat(250)}}),
+            "invalid_name",
+            "249",
+        ),
+    ] {
+        wire.say(&asked).await;
+        let heard = wire.hear().await;
+        assert_eq!(
+            (&heard["error"]["id"], &heard["error"]["code"]),
+            (&json!(7), &json!(code)),
+            "{asked}: {heard}"
+        );
+        let message = heard["error"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains(part), "{asked}: {message}");
+    }
+    wire.say(&json!({"id": 8, "ping": {}})).await;
+    assert_eq!(wire.hear().await, json!({"answer": {"id": 8, "pong": {}}}));
+}
+
+#[tokio::test]
+async fn a_message_of_the_other_kind_ends_the_connection() {
+    let broker = Broker::start();
+    for (form, message, word) in [
+        (Form::Binary, Message::text("{}"), "eddy.v1 takes binary"),
+        (
+            Form::Json,
+            Message::binary(vec![0]),
+            "eddy.v1.json takes text",
+        ),
+    ] {
+        let mut wire = Wire::greeted(broker.address(), form).await;
+        wire.send(message).await;
+        assert_error(&wire.last_error().await, ErrorCode::MalformedFrame, &[word]);
+    }
+}
+
+#[tokio::test]
+async fn the_subprotocol_must_be_one_that_the_broker_speaks() {
+    let broker = Broker::start();
+    for offered in ["", "mqtt", "eddy.v2"] {
+        let Err(Error::Http(answer)) = Wire::handshake(broker.address(), offered, &[]).await else {
+            panic!("`{offered}` should be refused");
+        };
+        assert_eq!(answer.status(), 400);
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_read_but_neither_write_nor_open_a_websocket() {
+    let evil = "http://evil.example";
+    let broker = Broker::start();
+    let post = |broker: &Broker, origin: &str| {
+        let headers = [("content-type", "application/json"), ("origin", origin)];
+        let body = json!({"topic": "t", "partitions": 1}).to_string();
+        http::request(
+            broker.address(),
+            "POST",
+            "/v1/topics",
+            &headers,
+            body.as_bytes(),
+        )
+    };
+    let named = ["evil.example", "http.allowed_origins"];
+    assert_refused(&post(&broker, evil), 403, "forbidden_origin", &named);
+    for method in ["PUT", "DELETE", "PATCH"] {
+        let refused = http::request(
+            broker.address(),
+            method,
+            "/v1/topics/t",
+            &[("origin", evil)],
+            b"",
+        );
+        assert_refused(&refused, 403, "forbidden_origin", &named);
+    }
+    let refused = Wire::handshake(broker.address(), SUBPROTOCOL_JSON, &[("origin", evil)]).await;
+    assert!(matches!(refused, Err(Error::Http(answer)) if answer.status() == 403));
+    assert_eq!(broker.get("/v1/topics").ok().json()["topics"], json!([]));
+    // A name that somebody's DNS points here is not ours.
+    let rebound = exchange(
+        broker.address(),
+        "GET /v1/topics HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n",
+    );
+    assert!(
+        rebound.starts_with("HTTP/1.1 403") && rebound.contains("http.allowed_hosts"),
+        "{rebound}"
+    );
+
+    let own = broker.url();
+    assert_eq!(post(&broker, &own).status, 201);
+    Wire::handshake(broker.address(), SUBPROTOCOL_JSON, &[("origin", &own)])
+        .await
+        .expect("its own page may");
+
+    let broker = Broker::start_with(&["--set", &format!("http.allowed_origins={evil}")]);
+    let allowed = post(&broker, evil);
+    assert_eq!(
+        (
+            allowed.status,
+            allowed.header("access-control-allow-origin")
+        ),
+        (201, Some(evil))
+    );
+    Wire::handshake(broker.address(), SUBPROTOCOL_JSON, &[("origin", evil)])
+        .await
+        .expect("allowed now");
+    assert_refused(
+        &post(&broker, "http://other.example"),
+        403,
+        "forbidden_origin",
+        &["other.example"],
+    );
+}
