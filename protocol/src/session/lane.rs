@@ -383,12 +383,13 @@ impl Settling {
             None => {}
         }
         self.blocked = true;
+        // Also of a batch that is given up here a copy may be under way.
+        if let Some(hole) = &mut self.hole {
+            hole.clean &= !pending.maybe_appended;
+        }
         if let Some(error) = self.uncertain.clone().filter(|_| pending.maybe_appended) {
             freed.give_up(&pending, error);
             return;
-        }
-        if let Some(hole) = &mut self.hole {
-            hole.clean &= !pending.maybe_appended;
         }
         self.kept.push(pending);
     }
