@@ -98,7 +98,8 @@ pub enum Event {
         /// Why.
         error: WireError,
         /// Whether it may be in the log all the same: it was sent on a
-        /// connection that was lost before the answer.
+        /// connection that was lost before the answer. It may then still get there,
+        /// once, behind later batches, unless the producer has a name.
         maybe_appended: bool,
     },
     /// A subscription stands, for the first time or again.
