@@ -4,6 +4,8 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::Output;
+
 /// Waits for SIGINT or SIGTERM, as often as asked.
 pub(crate) struct Interrupt {
     interrupt: Signal,
@@ -17,6 +19,19 @@ impl Interrupt {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
+    }
+
+    /// From now on the second signal ends the process, whatever it is doing.
+    pub(crate) fn end_at_second(output: &Output) -> io::Result<()> {
+        let mut interrupt = Interrupt::catch()?;
+        let output = *output;
+        tokio::spawn(async move {
+            interrupt.next().await;
+            interrupt.next().await;
+            output.note("ended at the second signal, without waiting");
+            std::process::exit(130);
+        });
+        Ok(())
     }
 
     /// The next signal. Dropping the future loses none.

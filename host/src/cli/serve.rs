@@ -6,13 +6,15 @@ use std::path::PathBuf;
 use super::check_config;
 use super::interrupt::Interrupt;
 use super::{Failure, Output};
+use crate::config::LogFormat;
 
 /// Run the broker
 ///
 /// Settings come from their defaults, then the file, then the environment, then
 /// --set and the flags; later wins. `eddy default-config` lists them all. On
 /// SIGINT or SIGTERM the broker answers what is under way, tells its readers,
-/// syncs and ends; at the second signal it ends at once.
+/// syncs and ends; at the second signal it ends at once. With --json its log is
+/// JSON, a document a line.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
     /// The folder for everything that the broker keeps
@@ -38,21 +40,12 @@ impl Serve {
         if let Some(listen) = self.listen {
             config.server.listen = listen;
         }
+        if output.is_json() {
+            config.log.format = LogFormat::Json;
+        }
         let mut interrupt = Interrupt::catch()?;
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let output = *output;
-        tokio::spawn(async move {
-            interrupt.next().await;
-            // The server may have ended by itself.
-            let _ = stop.send(());
-            interrupt.next().await;
-            output.note("ended at the second signal, without waiting");
-            std::process::exit(130);
-        });
-        let shutdown = async {
-            // A sender that was dropped without a word is a signal too.
-            let _ = stopped.await;
-        };
+        Interrupt::end_at_second(output)?;
+        let shutdown = async move { interrupt.next().await };
         Ok(crate::server::run(config, shutdown).await?)
     }
 }

@@ -56,11 +56,16 @@ pub(super) async fn serve(
     let socket = Socket::new(stream, settings.stall_timeout);
     let mut connection = builder(&settings).serve_connection(socket, service);
     let mut handshake = pin!(sleep(settings.handshake_timeout));
-    let mut told = false;
+    let (mut told, mut is_due) = (false, false);
     let ended = loop {
         tokio::select! {
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break ended,
-            () = &mut handshake, if !seen.request.load(Ordering::Relaxed) => {
+            () = &mut handshake, if !is_due => {
+                is_due = true;
+                // Looked up only now: the request may have come since this wait began.
+                if seen.request.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let stream = connection.into_parts().io.into_inner();
                 refuse::late(&stream, settings.handshake_timeout);
                 return None;

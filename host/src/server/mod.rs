@@ -34,7 +34,16 @@ use accept::Acceptor;
 /// Runs a broker until `shutdown` ends, and stops it in order.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     log::init(&config.log);
-    Server::start(config).await?.serve(shutdown).await;
+    let mut shutdown = std::pin::pin!(shutdown);
+    let server = tokio::select! {
+        server = Server::start(config) => server?,
+        // Recovery can be broken off like anything else.
+        () = &mut shutdown => {
+            info!("stopped before it was open");
+            return Ok(());
+        }
+    };
+    server.serve(shutdown).await;
     Ok(())
 }
 

@@ -123,6 +123,35 @@ async fn a_connection_serves_one_request_after_the_other() {
 }
 
 #[tokio::test]
+async fn the_first_answer_may_take_longer_than_the_first_request() {
+    let handshake = Duration::from_millis(200);
+    let server = start(|config| config.server.handshake_timeout = handshake).await;
+    let mut stream = server.connect().await;
+    let body = r#"{"topic":"slow"}"#;
+    send(
+        &mut stream,
+        &format!(
+            "POST /v1/topics HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+    )
+    .await;
+    let created = until(&mut stream, "}").await;
+    assert!(created.starts_with("HTTP/1.1 201"), "{created}");
+    let mut stream = server.connect().await;
+    let wait_ms = 5 * handshake.as_millis();
+    let path = format!("/v1/topics/slow/partitions/0/records?wait_ms={wait_ms}");
+    send(
+        &mut stream,
+        &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+    )
+    .await;
+    let answer = until(&mut stream, "}").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn nobody_listens_after_the_stop() {
     let server = start(|_| {}).await;
     let address = server.address;
