@@ -933,6 +933,20 @@ fn inspect_shows_segments_journal_and_damage_without_a_lock() {
     drop(store);
     disk.corrupt(&format!("topics/{id}/0/{:020}.log", 0), 300, &[9; 20]);
     let (journal, bytes) = journal_file(&disk);
+    let whole = disk.content(&journal).expect("it is there");
+    // Its batches stand between the two copies of its directory.
+    let group = folder.journal.last().and_then(|file| file.groups.last());
+    let batch_at = group.map(|group| group.at + group.bytes / 2);
+    for (place, at) in [
+        ("the file's header", 30),
+        ("a batch", batch_at.expect("there is a group")),
+    ] {
+        disk.corrupt(&journal, at, &[9; 3]);
+        let folder = inspect(&shared).expect("damage is shown");
+        let shown = folder.journal.iter().flat_map(|file| &file.damage);
+        assert_eq!(shown.count(), 1, "three bytes of {place}");
+        disk.insert(&journal, whole.clone());
+    }
     disk.corrupt(&journal, bytes / 2, &[9; 2000]);
     let before = disk.files();
     let folder = inspect(&shared).expect("damage is shown");

@@ -7,9 +7,7 @@ use super::output::Table;
 use super::value::{describe_size, describe_timestamp};
 use super::{Failure, Output};
 use crate::io::{Disk, RealDisk};
-use crate::store::inspect::{
-    Damage, Folder, GroupInfo, IndexState, JournalFile, SegmentFile, inspect,
-};
+use crate::store::inspect::{Damage, Folder, GroupInfo, IndexState, SegmentFile, inspect};
 
 /// Show what a data folder holds: the journal and the segments of each partition
 ///
@@ -118,7 +116,7 @@ fn journal(folder: &Folder) -> Table {
             file.groups.len().to_string(),
             batches.to_string(),
             describe_size(file.bytes),
-            state(is_whole(file)),
+            state(file.damage.is_empty()),
         ]);
     }
     table
@@ -159,10 +157,6 @@ fn group_cells(group: &GroupInfo) -> [String; 9] {
         describe_size(group.bytes),
         state(group.is_whole),
     ]
-}
-
-fn is_whole(file: &JournalFile) -> bool {
-    file.has_header && file.damage.is_empty() && file.groups.iter().all(|group| group.is_whole)
 }
 
 fn state(is_whole: bool) -> String {

@@ -183,7 +183,7 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
         let of_topic = keys.iter().filter(move |(topic, _)| *topic == id);
         of_topic.map(|(topic, partition)| {
             let bases = listing[&(*topic, *partition)].keys();
-            let segments = bases.map(|base| {
+            let segments = bases.filter_map(|base| {
                 segment_file(
                     &**disk,
                     Key {
@@ -209,7 +209,7 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     let files = journal::list(&**disk).map_err(fault(journal::FOLDER))?;
     let journal = files
         .iter()
-        .map(|(first, _)| journal_file(&**disk, *first, salt))
+        .filter_map(|(first, _)| unless_gone(journal_file(&**disk, *first, salt)).transpose())
         .collect::<io::Result<_>>();
     let entries = disk.list(journal::FOLDER).map_err(fault(journal::FOLDER))?;
     let set_aside = entries
@@ -229,7 +229,15 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     })
 }
 
-fn segment_file(disk: &dyn Disk, key: Key) -> SegmentFile {
+/// A running broker deletes what it no longer needs between the listing and the reading.
+fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+fn segment_file(disk: &dyn Disk, key: Key) -> Option<SegmentFile> {
     let mut found = SegmentFile {
         path: disk.describe(&key.path()),
         base: key.base,
@@ -241,18 +249,18 @@ fn segment_file(disk: &dyn Disk, key: Key) -> SegmentFile {
         damage: None,
         index: IndexState::Missing,
     };
-    let bytes = match disk
+    let read = disk
         .open_read(&key.path())
-        .and_then(|file| read_all(&*file))
-    {
-        Ok(bytes) => Bytes::from(bytes),
+        .and_then(|file| read_all(&*file));
+    let bytes = match unless_gone(read) {
+        Ok(bytes) => Bytes::from(bytes?),
         Err(error) => {
             found.damage = Some(Damage {
                 at: 0,
                 bytes: 0,
                 reason: error.to_string(),
             });
-            return found;
+            return Some(found);
         }
     };
     found.bytes = bytes.len() as u64;
@@ -289,7 +297,7 @@ fn segment_file(disk: &dyn Disk, key: Key) -> SegmentFile {
             }
         }
     }
-    found
+    Some(found)
 }
 
 fn next_batch(bytes: &Bytes, offset: u64) -> Result<batch::Header, String> {
@@ -337,9 +345,26 @@ fn journal_file(disk: &dyn Disk, first: u64, salt: u64) -> io::Result<JournalFil
         groups: Vec::new(),
         damage: Vec::new(),
     };
+    if !file.has_header {
+        file.damage.push(Damage {
+            at: 0,
+            bytes: (journal::FILE_HEADER_BYTES as u64).min(file.bytes),
+            reason: "the file's header is not as it was written".to_owned(),
+        });
+    }
     for found in Scan::new(bytes, salt, first) {
         match found {
-            Found::Group(group) => file.groups.push(group_info(&group)),
+            Found::Group(group) => {
+                let group = group_info(&group);
+                if !group.is_whole {
+                    file.damage.push(Damage {
+                        at: group.at,
+                        bytes: group.bytes,
+                        reason: format!("group {} is not as it was written", group.sequence),
+                    });
+                }
+                file.groups.push(group);
+            }
             Found::Lost {
                 at,
                 bytes,
