@@ -1,7 +1,8 @@
 //! Plugins and deployments, over HTTP.
 //!
-//! Each call is one request and one answer; nothing is retried here, because
-//! a person or a script waits for the answer and may decide.
+//! Each call is one request and one answer. A broker that can't be reached yet
+//! is tried again for a while; nothing that was sent is, because a person or a
+//! script waits for the answer and may decide.
 
 use std::time::Duration;
 
@@ -9,37 +10,44 @@ use bytes::Bytes;
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, PluginInfo};
 use eddy_protocol::{ErrorCode, WireError};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::{ClientError, ServerAddress};
 
 /// No answer is longer.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// How soon a broker that can't be reached is tried again.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
 
 /// The administrative calls of one broker. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Admin {
     server: ServerAddress,
     http: legacy::Client<HttpConnector, Full<Bytes>>,
+    patience: Duration,
     timeout: Duration,
 }
 
 impl Admin {
-    /// For the broker at this address; each call fails after `timeout`.
-    pub fn new(server: ServerAddress, timeout: Duration) -> Admin {
+    /// For the broker at this address. A call fails when the broker can't be
+    /// reached for `patience`, and when there is no answer after `timeout`.
+    pub fn new(server: ServerAddress, patience: Duration, timeout: Duration) -> Admin {
         let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(timeout));
+        connector.set_connect_timeout(Some(patience));
         connector.set_nodelay(true);
         let http = legacy::Client::builder(TokioExecutor::new()).build(connector);
         Admin {
             server,
             http,
+            patience,
             timeout,
         }
     }
@@ -161,11 +169,7 @@ impl Admin {
                 .headers_mut()
                 .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         }
-        let response = self
-            .http
-            .request(request)
-            .await
-            .map_err(|error| self.unreachable(&error))?;
+        let response = self.send(request).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
@@ -177,6 +181,19 @@ impl Admin {
             Ok(body)
         } else {
             Err(self.refusal(status, &body))
+        }
+    }
+
+    /// Sends a request, again while it can't even get out.
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            match self.http.request(request.clone()).await {
+                Err(error) if error.is_connect() && Instant::now() + RETRY_EVERY < deadline => {
+                    tokio::time::sleep(RETRY_EVERY).await;
+                }
+                result => return result.map_err(|error| self.unreachable(&error)),
+            }
         }
     }
 
@@ -268,6 +285,7 @@ mod tests {
         drop(free);
         let admin = Admin::new(
             address.parse().expect("host and port"),
+            Duration::from_millis(300),
             Duration::from_secs(10),
         );
         let error = admin.plugins().await.expect_err("nobody listens");

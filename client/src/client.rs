@@ -259,7 +259,7 @@ impl Client {
 
     /// Plugins and deployments of the same broker; each call waits at most `timeout`.
     pub fn admin(&self, timeout: Duration) -> Admin {
-        Admin::new(self.config.server.clone(), timeout)
+        Admin::new(self.config.server.clone(), timeout, timeout)
     }
 
     async fn topic_call(&self, request: Request) -> Result<TopicInfo, ClientError> {

@@ -106,9 +106,17 @@ impl Process {
 
     /// Asks it to end (SIGTERM); does not wait.
     pub fn terminate(&mut self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// What Ctrl-C does (SIGINT); does not wait.
+    pub fn interrupt(&mut self) {
+        self.signal(Signal::INT);
+    }
+
+    fn signal(&mut self, signal: Signal) {
         if self.is_running() {
-            kill_process(Pid::from_child(&self.child), Signal::TERM)
-                .expect("it runs and it is ours");
+            kill_process(Pid::from_child(&self.child), signal).expect("it runs and it is ours");
         }
     }
 

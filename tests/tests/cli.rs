@@ -8,6 +8,7 @@ use eddy_tests::artefact;
 use eddy_tests::broker::Broker;
 use eddy_tests::process::Process;
 use eddy_tests::wait::{LIMIT, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn lines(range: std::ops::Range<u32>) -> String {
     range.map(|number| format!("{number}\n")).collect()
@@ -275,6 +276,178 @@ fn a_closed_pipe_ends_a_subscription_quietly() {
         .read_to_string(&mut said)
         .expect("text");
     assert_eq!(said, "");
+}
+
+/// A topic of ten megabytes, more than all buffers on the way hold.
+fn large_topic(broker: &Broker) -> usize {
+    broker.eddy(&["topic", "create", "t"]).ok();
+    let count = 100_000;
+    let input: String = (0..count).map(|n| format!("{n:0100}\n")).collect();
+    broker.eddy_with_input(&["pub", "t"], input).ok();
+    count
+}
+
+#[test]
+fn ctrl_c_ends_a_subscription_that_is_far_behind() {
+    let broker = Broker::start();
+    let count = large_topic(&broker);
+    let mut child = broker
+        .command(&["sub", "t", "--from", "earliest"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    out.read_line(&mut String::new()).expect("a record");
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it is our child");
+    let read = out.lines().count();
+    assert!(read < count - 1, "all {read} records came all the same");
+    let status = child.wait().expect("our child");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_second_ctrl_c_ends_a_subscription_whose_output_nobody_reads() {
+    let broker = Broker::start();
+    large_topic(&broker);
+    let mut child = broker
+        .command(&["sub", "t", "--from", "earliest"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let mut out = child.stdout.take().expect("a pipe");
+    out.read_exact(&mut [0]).expect("a record");
+    let status = wait_until(LIMIT, "the second Ctrl-C should end it", || {
+        // Signals that are under way together count as one.
+        kill_process(Pid::from_child(&child), Signal::INT).ok();
+        child.try_wait().expect("our child")
+    });
+    assert_eq!(status.code(), Some(130));
+}
+
+#[test]
+fn ctrl_c_stops_a_publishing_and_says_how_far_it_got() {
+    let broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    let mut publish = broker.command(&["pub", "t", "--rate", "1000"]);
+    let mut writer =
+        Process::start_with_input(&mut publish, Some(lines(0..1_000_000).into_bytes()));
+    let reader = broker.eddy_running(&["sub", "t", "--from", "earliest"]);
+    reader.stdout().wait_for_count(100, LIMIT);
+    writer.interrupt();
+    let written = writer.wait(LIMIT);
+    assert_eq!(written.code, Some(130), "{}", written.stderr);
+    let acknowledged = written.stderr.lines().last().and_then(|line| {
+        let (_, counts) = line.split_once("; ")?;
+        counts.split(' ').next()?.parse::<usize>().ok()
+    });
+    let acknowledged = acknowledged.unwrap_or_else(|| panic!("no count in {}", written.stderr));
+    let there = broker.eddy(&["sub", "t", "--until-end"]).ok();
+    assert_eq!(there.lines().count(), acknowledged);
+}
+
+#[test]
+fn what_stands_before_a_line_that_is_too_long_is_published() {
+    let broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    let mut input = b"one\ntwo\n".to_vec();
+    input.resize(input.len() + (9 << 20), b'x');
+    let failed = broker.eddy_with_input(&["pub", "t"], input);
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    assert!(failed.stderr.contains("line 3"), "{}", failed.stderr);
+    assert_eq!(broker.eddy(&["sub", "t", "--until-end"]).ok(), "one\ntwo\n");
+}
+
+#[test]
+fn with_json_every_error_is_json() {
+    let broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    for (usage, word) in [
+        (&["--json", "frobnicate"][..], "frobnicate"),
+        (&["--json", "topic", "create", "a b"], "a b"),
+        (
+            &["topic", "create", "t", "--partitions", "0", "--json"],
+            "0",
+        ),
+        (&["--json", "sub", "t", "--format", "%v"], "--format"),
+        (&["sub", "t", "--format", "%v", "--json"], "--format"),
+        (
+            &["--json", "check-config", "--set", "a.b=1", "--set", "c.d=2"],
+            "a.b",
+        ),
+    ] {
+        let refused = broker.eddy(usage);
+        assert_eq!(
+            (refused.code, refused.stdout.as_str()),
+            (Some(2), ""),
+            "{usage:?}"
+        );
+        let error: serde_json::Value =
+            serde_json::from_str(&refused.stderr).unwrap_or_else(|_| panic!("{}", refused.stderr));
+        assert_eq!(error["error"]["code"], "usage", "{usage:?}");
+        let message = error["error"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains(word), "{usage:?}: {message}");
+    }
+    let defaults = broker.eddy(&["--json", "default-config"]).json();
+    assert_eq!(defaults["server"]["listen"], "127.0.0.1:7117");
+}
+
+#[test]
+fn a_wrong_address_in_the_environment_is_named_by_who_needs_it_alone() {
+    let eddy = |server: &str, arguments: &[&str]| {
+        let mut command = Command::new(artefact::eddy());
+        Process::start(command.args(arguments).env("EDDY_SERVER", server)).wait(LIMIT)
+    };
+    let refused = eddy("ftp://x", &["topic", "list"]);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("EDDY_SERVER"), "{}", refused.stderr);
+    eddy("ftp://x", &["default-config"]).ok();
+    let empty = eddy("", &["--timeout", "100ms", "topic", "list"]);
+    assert_ne!(empty.code, Some(2), "empty is not set: {}", empty.stderr);
+}
+
+#[test]
+fn commands_about_plugins_wait_for_a_broker_that_is_starting() {
+    let mut broker = Broker::start();
+    broker.terminate();
+    let list = broker.eddy_running(&["plugin", "list", "--json", "--timeout", "60s"]);
+    broker.restart();
+    assert_eq!(list.wait(LIMIT).json(), serde_json::json!([]));
+}
+
+#[test]
+fn inspect_reads_a_folder_beside_its_broker_and_fails_on_damage() {
+    let mut broker = Broker::start();
+    broker
+        .eddy(&["topic", "create", "t", "--partitions", "2"])
+        .ok();
+    broker.eddy_with_input(&["pub", "t"], lines(0..1000)).ok();
+    let folder = broker.data().to_str().expect("text").to_owned();
+    let text = broker.eddy(&["inspect", &folder, "--groups"]).ok();
+    assert!(
+        text.contains("segments") && text.contains("journal"),
+        "{text}"
+    );
+    broker.terminate();
+    let whole = broker.eddy(&["--json", "inspect", &folder]).json();
+    let partitions = whole["topics"][0]["partitions"].as_array().expect("a list");
+    let records = partitions
+        .iter()
+        .flat_map(|partition| partition["segments"].as_array().expect("a list"))
+        .filter_map(|segment| segment["records"].as_u64());
+    assert_eq!(records.sum::<u64>(), 1000);
+    let path = partitions[0]["segments"][0]["path"]
+        .as_str()
+        .expect("a path");
+    let mut bytes = std::fs::read(path).expect("a segment");
+    *bytes.last_mut().expect("it has records") ^= 1;
+    std::fs::write(path, bytes).expect("it can be written");
+    let damaged = broker.eddy(&["inspect", &folder]);
+    assert_eq!(damaged.code, Some(1));
+    assert!(damaged.stdout.contains(path), "{}", damaged.stdout);
+    let none = broker.eddy(&["inspect", "/no/such/folder"]);
+    assert_eq!(none.code, Some(1));
+    assert!(none.stderr.contains("/no/such/folder"), "{}", none.stderr);
 }
 
 #[test]

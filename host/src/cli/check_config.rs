@@ -29,14 +29,7 @@ impl CheckConfig {
 /// The configuration, or one failure that lists every problem.
 pub(super) fn load(file: Option<&std::path::Path>, sets: &[String]) -> Result<Config, Failure> {
     Config::load(file, sets).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Failure::usage(match lines.as_slice() {
-            [line] => line.clone(),
-            lines => format!(
-                "the configuration has {} problems:\n  {}",
-                lines.len(),
-                lines.join("\n  ")
-            ),
-        })
+        let problems = problems.iter().map(ToString::to_string).collect();
+        Failure::problems("the configuration", problems)
     })
 }

@@ -10,22 +10,19 @@ use super::{Failure, Output};
 
 /// How long one-shot commands wait, unless told otherwise.
 const ONE_SHOT: Duration = Duration::from_secs(5);
+/// How long a plugin may take to be compiled and started, unless told otherwise.
+pub(super) const DEPLOYING: Duration = Duration::from_secs(60);
 
 /// Where the broker is and how long to be patient with it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Connection {
     /// The broker: host:port, http://host:port or ws://host:port
-    #[arg(
-        long,
-        global = true,
-        env = "EDDY_SERVER",
-        default_value_t,
-        value_name = "ADDRESS"
-    )]
-    server: ServerAddress,
+    /// [env: EDDY_SERVER] [default: 127.0.0.1:7117]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    server: Option<ServerAddress>,
     /// How long to ride out a broker that cannot be reached or does not answer
-    /// [default: 30s for pub, for ever for sub, 5s for topics,
-    /// 60s for plugins and deployments]
+    /// [default: 30s for pub, for ever for sub, else 5s; an answer about plugins
+    /// and deployments may take 60s]
     #[arg(long, global = true, value_parser = parse_duration, value_name = "DURATION")]
     timeout: Option<Duration>,
 }
@@ -36,13 +33,22 @@ impl Connection {
         self.timeout.unwrap_or(default)
     }
 
-    /// Where the broker is.
-    pub(crate) fn server(&self) -> &ServerAddress {
-        &self.server
+    /// Where the broker is: `--server`, or `EDDY_SERVER` unless it is empty.
+    pub(crate) fn server(&self) -> Result<ServerAddress, Failure> {
+        if let Some(server) = &self.server {
+            return Ok(server.clone());
+        }
+        match std::env::var("EDDY_SERVER") {
+            Err(_) => Ok(ServerAddress::default()),
+            Ok(text) if text.is_empty() => Ok(ServerAddress::default()),
+            Ok(text) => text
+                .parse()
+                .map_err(|error| Failure::usage(format!("EDDY_SERVER is `{text}`: {error}"))),
+        }
     }
 
     /// How a subscription connects: it tries for ever unless `--timeout` was given.
-    pub(crate) fn endless(&self) -> Config {
+    pub(crate) fn endless(&self) -> Result<Config, Failure> {
         self.config(self.timeout)
     }
 
@@ -53,8 +59,10 @@ impl Connection {
         timeout: Duration,
         output: &Output,
     ) -> Result<Client, Failure> {
-        let client = Client::open(self.config(Some(timeout)));
-        tokio::spawn(tell(client.status(), self.server.clone(), *output));
+        let config = self.config(Some(timeout))?;
+        let server = config.server.clone();
+        let client = Client::open(config);
+        tokio::spawn(tell(client.status(), server, *output));
         client.ready().await?;
         Ok(client)
     }
@@ -65,22 +73,23 @@ impl Connection {
     }
 
     /// Plugins and deployments. Compiling a plugin takes a while, so that the
-    /// default is more patient.
-    pub(crate) fn admin(&self) -> Admin {
-        Admin::new(
-            self.server.clone(),
-            self.timeout_or(Duration::from_secs(60)),
-        )
+    /// default is more patient with a broker that is there.
+    pub(crate) fn admin(&self) -> Result<Admin, Failure> {
+        Ok(Admin::new(
+            self.server()?,
+            self.timeout_or(ONE_SHOT),
+            self.timeout_or(DEPLOYING),
+        ))
     }
 
-    fn config(&self, deadline: Option<Duration>) -> Config {
+    fn config(&self, deadline: Option<Duration>) -> Result<Config, Failure> {
         let name = concat!("eddy/", env!("CARGO_PKG_VERSION")).into();
-        Config {
-            server: self.server.clone(),
+        Ok(Config {
+            server: self.server()?,
             name,
             deadline,
             ..Config::default()
-        }
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, DeploymentState, Limi
 use eddy_protocol::frame::Start;
 use tokio::time::Instant;
 
-use super::connection::waited;
+use super::connection::{DEPLOYING, waited};
 use super::value::{Pair, StartPoint, Target, parse_duration, parse_size};
 use super::{Connection, Failure, Output, deployment};
 
@@ -54,14 +54,9 @@ pub(crate) struct Deploy {
 impl Deploy {
     pub(crate) async fn run(self, connection: &Connection, output: &Output) -> Result<(), Failure> {
         let spec = self.spec()?;
-        let admin = connection.admin();
+        let admin = connection.admin()?;
         admin.deploy(&spec).await?;
-        let info = running(
-            &admin,
-            &spec.name,
-            connection.timeout_or(Duration::from_secs(30)),
-        )
-        .await?;
+        let info = running(&admin, &spec.name, connection.timeout_or(DEPLOYING)).await?;
         output.result(&info, || deployment::describe(&info))
     }
 

@@ -42,7 +42,7 @@ struct Delete {
 
 impl Deployment {
     pub(crate) async fn run(self, connection: &Connection, output: &Output) -> Result<(), Failure> {
-        let admin = connection.admin();
+        let admin = connection.admin()?;
         match self.command {
             Command::List(_) => list(&admin, output).await,
             Command::Show(show) => {

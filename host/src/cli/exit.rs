@@ -13,6 +13,8 @@ pub(crate) struct Failure {
     code: &'static str,
     message: String,
     retryable: bool,
+    /// What it consists of, where a program may want them one by one.
+    problems: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,44 +28,46 @@ enum Kind {
 }
 
 impl Failure {
+    fn new(kind: Kind, code: &'static str, message: impl Into<String>) -> Failure {
+        Failure {
+            kind,
+            code,
+            message: message.into(),
+            retryable: matches!(kind, Kind::Unreachable | Kind::Interrupted),
+            problems: Vec::new(),
+        }
+    }
+
     /// Something on this side went wrong.
     pub(crate) fn local(message: impl Into<String>) -> Failure {
-        Failure {
-            kind: Kind::Failed,
-            code: "failed",
-            message: message.into(),
-            retryable: false,
-        }
+        Failure::new(Kind::Failed, "failed", message)
     }
 
     /// The arguments can't be meant, as became known only after they were read.
     pub(crate) fn usage(message: impl Into<String>) -> Failure {
+        Failure::new(Kind::Usage, "usage", message)
+    }
+
+    /// Several things are wrong with `what`, each a sentence.
+    pub(crate) fn problems(what: &str, problems: Vec<String>) -> Failure {
+        let message = match problems.as_slice() {
+            [only] => only.clone(),
+            all => format!("{what} has {} problems:\n  {}", all.len(), all.join("\n  ")),
+        };
         Failure {
-            kind: Kind::Usage,
-            code: "usage",
-            message: message.into(),
-            retryable: false,
+            problems,
+            ..Failure::usage(message)
         }
     }
 
     /// The person at the keyboard wants no more.
     pub(crate) fn interrupted(message: impl Into<String>) -> Failure {
-        Failure {
-            kind: Kind::Interrupted,
-            code: "interrupted",
-            message: message.into(),
-            retryable: true,
-        }
+        Failure::new(Kind::Interrupted, "interrupted", message)
     }
 
     /// Nothing moved for too long.
     pub(crate) fn timed_out(message: impl Into<String>) -> Failure {
-        Failure {
-            kind: Kind::Unreachable,
-            code: "timed_out",
-            message: message.into(),
-            retryable: true,
-        }
+        Failure::new(Kind::Unreachable, "timed_out", message)
     }
 
     /// The same failure, with what it means for the work.
@@ -90,7 +94,12 @@ impl Failure {
 
     /// The same for a program, in the form of the broker's HTTP errors.
     pub(crate) fn json(&self) -> serde_json::Value {
-        json!({"error": {"code": self.code, "message": self.message, "retryable": self.retryable}})
+        let mut error =
+            json!({"code": self.code, "message": self.message, "retryable": self.retryable});
+        if !self.problems.is_empty() {
+            error["problems"] = json!(self.problems);
+        }
+        json!({ "error": error })
     }
 }
 
@@ -106,10 +115,8 @@ impl From<ClientError> for Failure {
             _ => (Kind::Failed, "failed"),
         };
         Failure {
-            kind,
-            code,
             retryable: error.retryable(),
-            message: error.to_string(),
+            ..Failure::new(kind, code, error.to_string())
         }
     }
 }
@@ -121,12 +128,7 @@ impl From<io::Error> for Failure {
         } else {
             Kind::Failed
         };
-        Failure {
-            kind,
-            code: "io",
-            message: error.to_string(),
-            retryable: false,
-        }
+        Failure::new(kind, "io", error.to_string())
     }
 }
 

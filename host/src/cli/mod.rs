@@ -2,7 +2,8 @@
 //! notes to standard error; with `--json` both are JSON, a document a line.
 //!
 //! The commands of a client know the broker only through `eddy_client`; only
-//! `serve`, `check-config` and `default-config` know that it is in this binary.
+//! `serve`, `check-config`, `default-config` and `inspect` know that it is in
+//! this binary.
 
 mod check_config;
 mod completions;
@@ -70,7 +71,10 @@ enum Command {
 
 /// Runs the command line: what `main` does.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     let output = Output::new(cli.json);
     match run(cli, &output) {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,6 +83,19 @@ pub fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// Help, the version, or what is wrong with the command line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().any(|argument| argument == "--json");
+    if !(wants_json && error.use_stderr()) {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let sentence = text.split("\n\n").next().unwrap_or_default();
+    let failure = Failure::usage(sentence.trim_start_matches("error: ").trim());
+    Output::new(true).failure(&failure);
+    failure.exit_code()
 }
 
 fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
@@ -144,7 +161,6 @@ mod tests {
         for line in [
             "eddy",
             "eddy pub t --key a --key-field b",
-            "eddy sub t --json --format %v",
             "eddy sub t --param a=b",
             "eddy topic create t --partitions 0",
             "eddy topic create t --partitions 1025",

@@ -59,7 +59,7 @@ struct Delete {
 
 impl Plugin {
     pub(crate) async fn run(self, connection: &Connection, output: &Output) -> Result<(), Failure> {
-        let admin = connection.admin();
+        let admin = connection.admin()?;
         match self.command {
             Command::Push(push) => push.run(&admin, output).await,
             Command::List(_) => list(&admin, output).await,

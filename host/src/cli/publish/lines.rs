@@ -106,15 +106,18 @@ impl Splitter {
                 }
             })?;
             self.rest.truncate(held + read);
-            let chunk = if read == 0 {
-                self.last()?
+            let (chunk, error) = if read == 0 {
+                (self.last()?, None)
             } else {
-                self.whole_lines(held)?
+                self.whole_lines(held)
             };
             if let Some(chunk) = chunk
                 && sender.blocking_send(Ok(chunk)).is_err()
             {
                 return Ok(());
+            }
+            if let Some(error) = error {
+                return Err(error);
             }
             if read == 0 {
                 return Ok(());
@@ -123,36 +126,40 @@ impl Splitter {
     }
 
     /// Cuts off what ends with a line feed; nothing before `searched` has one.
-    fn whole_lines(&mut self, searched: usize) -> Result<Option<Chunk>, LinesError> {
+    /// What stands before a line that is too long is cut off all the same.
+    fn whole_lines(&mut self, searched: usize) -> (Option<Chunk>, Option<LinesError>) {
         let Some(at) = self.rest[searched..]
             .iter()
             .rposition(|byte| *byte == b'\n')
         else {
-            return if self.rest.len() > self.line_bytes_max {
-                Err(self.too_long(0))
-            } else {
-                Ok(None)
-            };
+            let is_too_long = self.rest.len() > self.line_bytes_max;
+            return (None, is_too_long.then(|| self.too_long()));
         };
-        let bytes = self.rest.split_to(searched + at + 1).freeze();
-        let mut lines = 0;
+        let mut bytes = self.rest.split_to(searched + at + 1).freeze();
+        let (mut lines, mut end, mut is_too_long) = (0, 0, false);
         for line in bytes[..bytes.len() - 1].split(|byte| *byte == b'\n') {
             if line.len() > self.line_bytes_max {
-                return Err(self.too_long(lines));
+                is_too_long = true;
+                break;
             }
             lines += 1;
+            end += line.len() + 1;
         }
+        bytes.truncate(end);
         let chunk = Chunk {
             bytes,
             first_line: self.next_line,
         };
         self.next_line += lines;
-        Ok(Some(chunk))
+        (
+            (lines > 0).then_some(chunk),
+            is_too_long.then(|| self.too_long()),
+        )
     }
 
     fn last(&mut self) -> Result<Option<Chunk>, LinesError> {
         if self.rest.len() > self.line_bytes_max {
-            return Err(self.too_long(0));
+            return Err(self.too_long());
         }
         let bytes = self.rest.split().freeze();
         Ok((!bytes.is_empty()).then_some(Chunk {
@@ -161,9 +168,9 @@ impl Splitter {
         }))
     }
 
-    fn too_long(&self, lines_before: u64) -> LinesError {
+    fn too_long(&self) -> LinesError {
         LinesError::TooLong {
-            line: self.next_line + lines_before,
+            line: self.next_line,
             limit: self.line_bytes_max,
         }
     }
@@ -242,6 +249,13 @@ mod tests {
                 "{error}"
             );
         }
+        let mut receiver = read(&b"one\ntwo\nthree\n"[..], "the test".into(), 4).expect("a thread");
+        let good = receiver.blocking_recv().expect("a chunk").expect("lines");
+        assert_eq!(
+            good.lines().collect::<Vec<_>>(),
+            [(1, &b"one"[..]), (2, b"two")],
+            "what stands before it counts"
+        );
         let endless = io::repeat(b'x');
         assert!(matches!(
             lines_of(&b"short\nlonger"[..], 5),

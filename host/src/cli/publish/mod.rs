@@ -107,11 +107,17 @@ impl Publish {
         let input = Input::open(self.file.as_deref())?;
         let mut interrupt = Interrupt::catch()?;
         let started = Instant::now();
-        let client = tokio::select! {
-            client = connection.client(connection.timeout_or(PATIENCE), output) => client?,
+        let opening = async {
+            let client = connection
+                .client(connection.timeout_or(PATIENCE), output)
+                .await?;
+            let producer = self.producer(&client).await?;
+            Ok::<_, Failure>((client, producer))
+        };
+        let (client, producer) = tokio::select! {
+            opened = opening => opened?,
             () = interrupt.next() => return Err(Failure::interrupted("interrupted before anything was published")),
         };
-        let producer = self.producer(&client).await?;
         let progress = Progress::start(output, input.bytes, &producer);
         let ended = self
             .publish(input, &producer, &progress, &mut interrupt, output)
@@ -214,6 +220,7 @@ struct Input {
     source: Box<dyn Read + Send>,
     name: String,
     bytes: Option<u64>,
+    is_typed: bool,
 }
 
 impl Input {
@@ -223,6 +230,7 @@ impl Input {
                 source: Box::new(io::stdin()),
                 name: "standard input".into(),
                 bytes: None,
+                is_typed: io::stdin().is_terminal(),
             });
         };
         let name = path.display().to_string();
@@ -239,6 +247,7 @@ impl Input {
             source: Box::new(file),
             name,
             bytes,
+            is_typed: false,
         })
     }
 }
@@ -267,7 +276,7 @@ impl<'a> Publisher<'a> {
     }
 
     async fn publish_all(mut self, input: Input, progress: &Progress) -> Result<(), Failure> {
-        if input.bytes.is_none() && io::stdin().is_terminal() {
+        if input.is_typed {
             progress.hide();
         }
         let mut chunks = lines::read(input.source, input.name, self.producer.record_bytes_max())?;
@@ -324,32 +333,35 @@ fn at_line(error: ClientError, line: u64) -> Failure {
 
 /// Spreads records evenly over time.
 struct Pace {
-    start: Instant,
-    per_second: f64,
-    records: u64,
+    every: Duration,
+    /// When the next record may go.
+    due: Instant,
 }
+
+/// The timer is no finer: what is due within this goes now.
+const TICK: Duration = Duration::from_millis(1);
 
 impl Pace {
     fn new(per_second: u32) -> Pace {
         Pace {
-            start: Instant::now(),
-            per_second: per_second.into(),
-            records: 0,
+            every: Duration::from_secs(1) / per_second,
+            due: Instant::now(),
         }
     }
 
-    /// Waits for the next record's turn. What is due within a millisecond goes now:
-    /// the timer is no finer.
+    /// Waits for the next record's turn.
     async fn next(&mut self) {
-        let due = self.next_due();
-        if due > Instant::now() + Duration::from_millis(1) {
+        let now = Instant::now();
+        let due = self.turn(now);
+        if due > now + TICK {
             tokio::time::sleep_until(due).await;
         }
     }
 
-    fn next_due(&mut self) -> Instant {
-        let due = self.start + Duration::from_secs_f64(self.records as f64 / self.per_second);
-        self.records += 1;
+    /// Turns that passed unused, but for a tick, are not made up for.
+    fn turn(&mut self, now: Instant) -> Instant {
+        let due = self.due.max(now.checked_sub(TICK).unwrap_or(now));
+        self.due = due + self.every;
         due
     }
 }
@@ -361,10 +373,20 @@ mod tests {
     #[test]
     fn a_pace_of_ten_a_second_spreads_eleven_records_over_a_second() {
         let mut pace = Pace::new(10);
-        let dues: Vec<Instant> = (0..11).map(|_| pace.next_due()).collect();
-        assert_eq!(dues[0], pace.start, "the first goes at once");
+        let start = pace.due;
+        let dues: Vec<Instant> = (0..11).map(|_| pace.turn(start)).collect();
+        assert_eq!(dues[0], start, "the first goes at once");
         assert_eq!(dues[10] - dues[0], Duration::from_secs(1));
         assert_eq!(dues[5] - dues[0], Duration::from_millis(500));
+    }
+
+    #[test]
+    fn what_a_pause_left_out_is_not_made_up_for_in_a_burst() {
+        let mut pace = Pace::new(10);
+        let later = pace.due + Duration::from_secs(60);
+        let first = pace.turn(later);
+        assert!(first + TICK >= later);
+        assert_eq!(pace.turn(later), first + Duration::from_millis(100));
     }
 
     #[test]

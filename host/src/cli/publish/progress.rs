@@ -68,12 +68,11 @@ impl Progress {
     }
 }
 
+const OF_A_FILE: &str = "{bar:30} {binary_bytes}/{binary_total_bytes}  {msg}  {eta} left";
+const OF_A_STREAM: &str = "{spinner} {binary_bytes}  {msg}";
+
 fn style(length_known: bool) -> ProgressStyle {
-    let template = if length_known {
-        "{bar:30} {binary_bytes}/{binary_total_bytes}  {msg}  {eta} left"
-    } else {
-        "{spinner} {binary_bytes}  {msg}"
-    };
+    let template = if length_known { OF_A_FILE } else { OF_A_STREAM };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
@@ -98,10 +97,7 @@ mod tests {
 
     #[test]
     fn the_templates_of_the_bar_are_sound() {
-        for template in [
-            "{bar:30} {binary_bytes}/{binary_total_bytes}  {msg}  {eta} left",
-            "{spinner} {binary_bytes}  {msg}",
-        ] {
+        for template in [super::OF_A_FILE, super::OF_A_STREAM] {
             ProgressStyle::with_template(template).expect(template);
         }
     }

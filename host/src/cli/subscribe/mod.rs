@@ -52,13 +52,20 @@ pub(crate) struct Subscribe {
     /// A parameter of the filter; may be repeated
     #[arg(long, value_name = "NAME=VALUE", requires = "filter")]
     param: Vec<Pair>,
-    #[arg(long, short, help = format::HELP, conflicts_with = "json")]
+    #[arg(long, short, help = format::HELP)]
     format: Option<Format>,
 }
 
 impl Subscribe {
     pub(crate) async fn run(self, connection: &Connection, output: &Output) -> Result<(), Failure> {
+        if self.format.is_some() && output.is_json() {
+            return Err(Failure::usage(
+                "--json and --format cannot be used together",
+            ));
+        }
         let mut interrupt = Interrupt::catch()?;
+        // A reader of our output that has stopped reading holds the first one up.
+        Interrupt::end_at_second(output)?;
         let whole = self.count.is_some() || self.until_end;
         let result = tokio::select! {
             result = self.read(connection, output) => result,
@@ -121,12 +128,10 @@ impl Subscribe {
             filter,
             ..SubscribeOptions::default()
         };
-        let mut subscription = Subscription::open(connection.endless(), &self.topic, options);
-        tokio::spawn(tell(
-            subscription.status(),
-            connection.server().clone(),
-            *output,
-        ));
+        let config = connection.endless()?;
+        let server = config.server.clone();
+        let mut subscription = Subscription::open(config, &self.topic, options);
+        tokio::spawn(tell(subscription.status(), server, *output));
         subscription.ready().await?;
         Ok(subscription)
     }
@@ -170,7 +175,11 @@ impl Writer {
                 return Ok(Ended::Done);
             }
             let event = match subscription.try_next_batch() {
-                Some(event) => event,
+                Some(event) => {
+                    // However much waits, a signal must get its turn.
+                    tokio::task::yield_now().await;
+                    event
+                }
                 None => {
                     out.flush()?;
                     tokio::select! {

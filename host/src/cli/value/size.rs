@@ -1,6 +1,6 @@
 //! Sizes in bytes: `1048576`, `64KiB`, `1.5 GB`.
 
-/// What each suffix multiplies with; `k` is 1,000 and `Ki` is 1,024.
+/// What each suffix multiplies with; `KB` is 1,000 and `KiB` (or `Ki`) is 1,024.
 const UNITS: [(&str, u64); 13] = [
     ("", 1),
     ("b", 1),
