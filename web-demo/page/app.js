@@ -47,7 +47,7 @@ function redraw() {
 
 function draw(now) {
   const moving = [map.draw(quakes.all, theme, now), scatter.draw(quakes.all, theme, now)];
-  list.draw(quakes.all);
+  list.draw(quakes);
   drawCounters(now);
   drawPartitions();
   drawNotice();

@@ -1,5 +1,4 @@
-// The latest earthquakes, newest first. New ones are put in front; nothing is
-// drawn twice.
+// The latest earthquakes, by the time at which they happened, newest first.
 
 import { depth, magnitude, when } from "./quakes.js";
 
@@ -8,7 +7,10 @@ const SHOWN_MAX = 200;
 export class List {
   #element;
   #only = "quakes";
-  #shown = new Set();
+  /** Quake → the element that shows it. */
+  #items = new Map();
+  /** What is drawn: a version of the quakes; null when all has to be drawn anew. */
+  #drawn = null;
 
   constructor(element) {
     this.#element = element;
@@ -17,29 +19,34 @@ export class List {
   /** Shows those of one topic from now on. */
   show(topic) {
     this.#only = topic;
-    this.#shown.clear();
-    this.#element.replaceChildren();
+    this.#drawn = null;
   }
 
   draw(quakes) {
-    const fresh = [];
-    for (let i = quakes.length - 1; i >= 0 && fresh.length < SHOWN_MAX; i--) {
-      const quake = quakes[i];
-      if (this.#only === "strong" && !quake.strong) continue;
-      if (!this.#shown.has(quake.id)) fresh.push(quake);
+    if (this.#drawn === quakes.version) return;
+    this.#drawn = quakes.version;
+    const latest = newest(quakes.all, this.#only === "strong" ? (quake) => quake.strong : () => true);
+    const items = new Map();
+    let place = this.#element.firstElementChild;
+    for (const quake of latest) {
+      const element = this.#items.get(quake) ?? item(quake);
+      items.set(quake, element);
+      element.classList.toggle("strong", quake.strong);
+      if (element === place) place = place.nextElementSibling;
+      else this.#element.insertBefore(element, place);
     }
-    if (fresh.length > 0) {
-      for (const quake of fresh) this.#shown.add(quake.id);
-      this.#element.prepend(...fresh.map(item));
-      while (this.#element.childElementCount > SHOWN_MAX) this.#element.lastElementChild.remove();
-    }
-    for (const element of this.#element.children) element.classList.toggle("strong", element.quake.strong);
+    for (const [quake, element] of this.#items) if (!items.has(quake)) element.remove();
+    this.#items = items;
   }
+}
+
+/** The newest of those that are wanted. They came partition by partition, not in order of time. */
+function newest(quakes, wanted) {
+  return quakes.filter(wanted).sort((a, b) => b.time - a.time).slice(0, SHOWN_MAX);
 }
 
 function item(quake) {
   const element = document.createElement("li");
-  element.quake = quake;
   element.append(
     text("b", "", magnitude(quake)),
     text("span", "place", quake.place ?? "somewhere"),

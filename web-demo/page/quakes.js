@@ -10,11 +10,14 @@ export class Quakes {
   all = [];
   /** The one with the largest magnitude. */
   largest = null;
+  /** Another number after each change. */
+  version = 0;
 
   #byId = new Map();
 
   /** Takes events of a topic; an event may come from both, in any order. */
   add(topic, events) {
+    this.version++;
     const arrived = events.length > NEWS_MAX ? -Infinity : performance.now();
     for (const event of events) {
       const known = this.#byId.get(event.id);
