@@ -10,9 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt, StreamExt};
 
-/// What one plain write holds.
-const WRITE_BYTES: usize = 1 << 20;
-
 /// Another process of this program, in one of the roles of [`act`]. Ended on drop.
 pub(crate) struct Role {
     child: Child,
@@ -50,24 +47,29 @@ pub(crate) fn act(role: &str, arguments: &[String]) -> Result<()> {
     match role {
         "as-echo" => echo(),
         "as-broadcaster" => {
-            let [sockets, write_bytes, writes] = arguments else {
-                bail!("sockets, write_bytes, writes")
+            let [sockets, bytes, write_bytes] = arguments else {
+                bail!("sockets, bytes, write_bytes")
             };
-            broadcast(sockets.parse()?, write_bytes.parse()?, writes.parse()?)
+            broadcast(sockets.parse()?, bytes.parse()?, write_bytes.parse()?)
         }
         _ => bail!("no role `{role}`"),
     }
 }
 
-/// Writes `bytes` in large writes, each synced if asked; how long that takes.
-pub(crate) fn write_file(folder: &Path, bytes: u64, sync: bool) -> Result<Duration> {
+/// Writes `bytes` in writes of `write_bytes`, each synced if asked; how long that takes.
+pub(crate) fn write_file(
+    folder: &Path,
+    bytes: u64,
+    write_bytes: usize,
+    sync: bool,
+) -> Result<Duration> {
     let path = folder.join("baseline");
-    let block = vec![b'x'; WRITE_BYTES];
+    let block = vec![b'x'; write_bytes];
     let mut file = File::create(&path)?;
     let begun = Instant::now();
     let mut left = bytes;
     while left > 0 {
-        let now = left.min(WRITE_BYTES as u64) as usize;
+        let now = left.min(write_bytes as u64) as usize;
         file.write_all(&block[..now])?;
         if sync {
             file.sync_data()?;
@@ -120,9 +122,9 @@ async fn echo() -> Result<()> {
 }
 
 /// Waits for `sockets` connections and a byte on the last, then writes the same
-/// `write_bytes` to all of them, `writes` times: a task per socket, as a broker has.
+/// `bytes` to all of them, `write_bytes` at a time: a task per socket, as a broker has.
 #[tokio::main(flavor = "multi_thread")]
-async fn broadcast(sockets: usize, write_bytes: usize, writes: usize) -> Result<()> {
+async fn broadcast(sockets: usize, bytes: usize, write_bytes: usize) -> Result<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
@@ -140,10 +142,13 @@ async fn broadcast(sockets: usize, write_bytes: usize, writes: usize) -> Result<
     for mut peer in peers {
         let block = block.clone();
         tasks.spawn(async move {
-            for _ in 0..writes {
-                if peer.write_all(&block).await.is_err() {
+            let mut left = bytes;
+            while left > 0 {
+                let now = left.min(block.len());
+                if peer.write_all(&block[..now]).await.is_err() {
                     return;
                 }
+                left -= now;
             }
         });
     }

@@ -38,8 +38,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
         value: median(ours),
         baseline: Some(median(cats)),
         aim: Aim::AtLeast(0.5),
-    });
-    Ok(())
+    })
 }
 
 async fn fill(broker: &Broker) -> Result<()> {

@@ -34,8 +34,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
         value: each,
         baseline: None,
         aim: Aim::AtMost(12.0 * 1024.0),
-    });
-    Ok(())
+    })
 }
 
 async fn subscribers(broker: &Broker, count: usize) -> Result<Vec<Wire>> {

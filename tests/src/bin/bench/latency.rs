@@ -48,7 +48,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
                 value: percentile(&ours, share),
                 baseline: Some(percentile(&echo, share)),
                 aim: Aim::AtMost(aim),
-            });
+            })?;
         }
     }
     Ok(())

@@ -26,7 +26,8 @@ use measure::Report;
 
 type Run = fn(&mut Report) -> Result<()>;
 
-/// The measures by name. A name on the command line chooses all that begin with it.
+/// The measures by name. A name on the command line chooses all that begin with
+/// it, and the one that a line of the report came from.
 const MEASURES: &[(&str, &str, Run)] = &[
     (
         "produce-disk",
@@ -83,28 +84,25 @@ fn main() -> Result<()> {
             .for_each(|(name, what, _)| println!("{name:16} {what}"));
         return Ok(());
     }
-    for name in &arguments {
-        if !MEASURES
-            .iter()
-            .any(|(known, ..)| known.starts_with(name.as_str()))
-        {
+    let chooses =
+        |argument: &str, name: &str| name.starts_with(argument) || argument.starts_with(name);
+    for argument in &arguments {
+        if !MEASURES.iter().any(|(name, ..)| chooses(argument, name)) {
             let known: Vec<_> = MEASURES.iter().map(|(known, ..)| *known).collect();
             bail!(
-                "no measure begins with `{name}`; there are {}",
+                "no measure begins with `{argument}`; there are {}",
                 known.join(", ")
             );
         }
     }
-    let mut report = Report::default();
+    let path = artefact::target().join("bench.json");
+    let mut report = Report::new(path.clone());
     for (name, what, run) in MEASURES {
-        if arguments.is_empty()
-            || arguments
-                .iter()
-                .any(|chosen| name.starts_with(chosen.as_str()))
-        {
+        if arguments.is_empty() || arguments.iter().any(|argument| chooses(argument, name)) {
             eprintln!("# {name}: {what}");
             run(&mut report).with_context(|| format!("measure {name}"))?;
         }
     }
-    report.write(&artefact::target().join("bench.json"))
+    eprintln!("# written to {}", path.display());
+    Ok(())
 }

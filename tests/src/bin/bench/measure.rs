@@ -1,6 +1,6 @@
 //! A measure and the report of all.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -22,10 +22,10 @@ pub(crate) enum Aim {
     AtMost(f64),
 }
 
-/// All measures so far.
-#[derive(Default)]
+/// All measures so far, in a file too.
 pub(crate) struct Report {
     rows: Vec<Value>,
+    path: PathBuf,
 }
 
 impl Measure {
@@ -43,8 +43,17 @@ impl Measure {
 }
 
 impl Report {
-    /// Prints a measure and keeps it.
-    pub(crate) fn add(&mut self, measure: Measure) {
+    /// An empty one, to be written to `path`.
+    pub(crate) fn new(path: PathBuf) -> Report {
+        Report {
+            rows: Vec::new(),
+            path,
+        }
+    }
+
+    /// Prints a measure and writes it behind those before it: whatever becomes
+    /// of the next ones, these are there.
+    pub(crate) fn add(&mut self, measure: Measure) -> Result<()> {
         let (sign, aim) = match measure.aim {
             Aim::AtLeast(aim) => (">=", aim),
             Aim::AtMost(aim) => ("<=", aim),
@@ -66,12 +75,7 @@ impl Report {
             "name": measure.name, "unit": measure.unit, "value": measure.value,
             "baseline": measure.baseline, "ratio": measure.ratio(), "aim": aim,
         }));
-    }
-
-    /// Writes all measures as an array.
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        std::fs::write(path, serde_json::to_string_pretty(&self.rows)? + "\n")?;
-        eprintln!("# written to {}", path.display());
+        std::fs::write(&self.path, serde_json::to_string_pretty(&self.rows)? + "\n")?;
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
             value: median(ours),
             baseline: Some(median(plain)),
             aim: Aim::AtLeast(0.5),
-        });
+        })?;
     }
     Ok(())
 }

@@ -33,6 +33,5 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
         value: wasm,
         baseline: Some(native),
         aim: Aim::AtMost((native + 10.0) / native),
-    });
-    Ok(())
+    })
 }

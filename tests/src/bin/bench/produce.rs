@@ -1,5 +1,5 @@
 //! Produce with the real client, against plain files: the same bytes of
-//! values, written in large writes (and synced after each, for `disk`).
+//! values, in writes of the size of the broker's (and for `disk` synced as often).
 
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,12 @@ fn run(report: &mut Report, durability: Durability, name: &str, aim: f64) -> Res
     for (value_bytes, producers) in [(100, 1), (100, 8), (1024, 1), (1024, 8)] {
         let (mut ours, mut plain) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            let folder = tempfile::tempdir()?;
-            let took = baseline::write_file(folder.path(), BYTES, durability == Durability::Disk)?;
-            plain.push(BYTES as f64 / took.as_secs_f64());
-            let took = runtime.block_on(eddy(durability, value_bytes, producers))?;
+            let (took, write_bytes) = runtime.block_on(eddy(durability, value_bytes, producers))?;
             ours.push(BYTES as f64 / took.as_secs_f64());
+            let folder = tempfile::tempdir()?;
+            let sync = durability == Durability::Disk;
+            let took = baseline::write_file(folder.path(), BYTES, write_bytes, sync)?;
+            plain.push(BYTES as f64 / took.as_secs_f64());
         }
         report.add(Measure {
             name: format!("{name}-{value_bytes}B-{producers}p"),
@@ -39,13 +40,18 @@ fn run(report: &mut Report, durability: Durability, name: &str, aim: f64) -> Res
             value: median(ours),
             baseline: Some(median(plain)),
             aim: Aim::AtLeast(aim),
-        });
+        })?;
     }
     Ok(())
 }
 
-/// From the first record until the last is acknowledged.
-async fn eddy(durability: Durability, value_bytes: usize, producers: usize) -> Result<Duration> {
+/// From the first record until the last is acknowledged; and how many bytes
+/// went into the journal at a time, or between two syncs.
+async fn eddy(
+    durability: Durability,
+    value_bytes: usize,
+    producers: usize,
+) -> Result<(Duration, usize)> {
     let broker = Broker::start();
     let topic = wire::name("load");
     let config = Config {
@@ -90,5 +96,11 @@ async fn eddy(durability: Durability, value_bytes: usize, producers: usize) -> R
     while let Some(done) = tasks.join_next().await {
         done??;
     }
-    Ok(begun.elapsed())
+    let took = begun.elapsed();
+    let steps = match durability {
+        Durability::Disk => "eddy_journal_syncs_total",
+        Durability::Memory => "eddy_journal_groups_total",
+    };
+    let step_bytes = broker.metric("eddy_journal_bytes_total") / broker.metric(steps);
+    Ok((took, step_bytes as usize))
 }
