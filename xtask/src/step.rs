@@ -30,6 +30,10 @@ pub(crate) fn target() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
+    if env::var_os("CARGO_TARGET_DIR").is_some() {
+        // The build of the host looks for the page in the repository's own `target`.
+        cargo.env("EDDY_WEB_DIR", target().join("web"));
+    }
     cargo
 }
 

@@ -119,6 +119,11 @@ impl Broker {
             .sum())
     }
 
+    /// Whether there is a deployment of this name.
+    pub(super) fn has_deployment(&self, name: &str) -> bool {
+        self.eddy_quietly(&["deployment", "show", name]).is_ok()
+    }
+
     /// Begins to publish what the topic does not hold yet.
     pub(super) fn publish_rest(&self, rate: u32) -> Result<Process> {
         let all = lines()?;
@@ -127,7 +132,7 @@ impl Broker {
             .unwrap_or_default();
         let mut file = step::root().join(WEEK);
         if rest.len() < all.len() {
-            file = step::target().join("demo-rest.ndjson");
+            file = self.folder.with_extension("ndjson");
             fs::write(
                 &file,
                 rest.iter()

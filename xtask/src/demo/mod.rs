@@ -60,11 +60,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Profile::Release
     };
     build::run(profile)?;
-    let folder = step::target().join("demo");
+    let port = free_port(options.port)?;
+    // One for each port, so that a second demo leaves the data of a running one alone.
+    let folder = step::target().join("demo").join(port.to_string());
     if !options.keep && folder.exists() {
         fs::remove_dir_all(&folder).context("removing the data of the last demo")?;
     }
-    let mut broker = Broker::start(build::binary(profile), folder, free_port(options.port)?)?;
+    let mut broker = Broker::start(build::binary(profile), folder, port)?;
     let ended = watch(options, &mut broker, &interrupted);
     step::step("stopping the broker", || broker.stop()).and(ended)
 }
@@ -102,12 +104,15 @@ fn watch(options: &Options, broker: &mut Broker, interrupted: &Receiver<()>) -> 
 
 /// The topics, the plugin and its deployment, as far as they are missing.
 fn prepare(broker: &Broker) -> Result<()> {
-    if broker.end("quakes").is_ok() {
-        step::note("they are there from the last demo");
+    for (topic, partitions) in [("quakes", "3"), ("strong", "1")] {
+        if broker.end(topic).is_err() {
+            broker.eddy(&["topic", "create", topic, "--partitions", partitions])?;
+        }
+    }
+    if broker.has_deployment("strong") {
+        step::note("all is there from the last demo");
         return Ok(());
     }
-    broker.eddy(&["topic", "create", "quakes", "--partitions", "3"])?;
-    broker.eddy(&["topic", "create", "strong"])?;
     let plugin = step::target().join("plugins").join("json-filter.wasm");
     broker.eddy(&["plugin", "push", &plugin.to_string_lossy()])?;
     broker.eddy(&[
