@@ -14,10 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config", "http", "ws", "broker", "store", "plugin", "io", "metrics",
         ],
     ),
-    (
-        "config",
-        &["server", "http", "ws", "broker", "store", "plugin"],
-    ),
+    ("config", &["http", "ws", "broker", "store", "plugin"]),
     ("http", &["broker", "store", "io", "metrics"]),
     ("ws", &["broker", "store", "metrics"]),
     ("broker", &["store", "plugin", "io", "metrics"]),
