@@ -12,6 +12,7 @@ mod descriptor;
 mod log;
 mod refuse;
 mod socket;
+mod speaker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
