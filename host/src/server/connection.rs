@@ -73,8 +73,10 @@ pub(super) async fn serve(
             }
         }
     };
+    let mut unread = None;
     if let Err(error) = &ended {
         debug!("a connection ended: {error}");
+        unread = seen.speaker.own().filter(|_| error.is_parse());
     }
     let parts = connection.into_parts();
     let stream = parts.io.into_inner();
@@ -87,7 +89,7 @@ pub(super) async fn serve(
             form,
         });
     }
-    if let Some(status) = seen.speaker.own() {
+    if let Some(status) = unread {
         refuse::unread(&stream, status, settings.header_bytes_max);
     }
     if !told {

@@ -51,9 +51,14 @@ impl Speaker {
         true
     }
 
-    /// The status of what was kept back.
+    /// The status of what hyper would have said by itself where no answer is
+    /// under way; it has no word for what may be HTTP/2.
     pub(super) fn own(&self) -> Option<u16> {
-        Some(self.own.load(Relaxed)).filter(|status| *status > 0)
+        let status = match self.own.load(Relaxed) {
+            0 => 400,
+            status => status,
+        };
+        (!self.buffered.load(Relaxed)).then_some(status)
     }
 }
 

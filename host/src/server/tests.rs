@@ -213,6 +213,11 @@ async fn what_is_no_request_is_answered_with_an_error_of_the_table_also_behind_o
             "400",
             "invalid_argument",
         ),
+        (
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "400",
+            "invalid_argument",
+        ),
         (&long, "414", "frame_too_large"),
     ] {
         let mut stream = server.connect().await;
