@@ -629,7 +629,7 @@ async fn whatever_is_wrong_with_a_request_the_answer_is_an_error_of_the_table() 
     ] {
         let answer = bench.call(method, path, "", Body::empty()).await;
         let code = answer.body["error"]["code"].as_str().unwrap_or_default();
-        let code = eddy_protocol::ErrorCode::from_name(code);
+        let code = ErrorCode::from_name(code);
         assert!(code.is_some(), "{method} {path}: {}", answer.body);
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
         assert_eq!(answer.headers["content-type"], "application/json");
