@@ -112,19 +112,19 @@ impl Broker {
         self.submit(commit)
     }
 
-    /// A place for records of one commit that the broker puts where they belong.
-    pub fn placement(&self, topic: &eddy_protocol::TopicName) -> Result<Placement, WireError> {
-        let topic = self.topic(topic)?;
-        let keyless = self.next_spread(topic.partitions().len() as u32);
-        Ok(Placement::new(topic, keyless, self.config.batch_bytes_max))
-    }
-
-    /// Appends records that were put in their places, all or nothing.
+    /// Appends records that the broker places, all or nothing.
     pub fn produce_placed(&self, Placed(appends): Placed) -> Result<PendingCommit, WireError> {
         self.submit(Commit {
             appends,
             ..Commit::default()
         })
+    }
+
+    /// Puts records of one commit in their places, for [`Broker::produce_placed`].
+    pub fn placement(&self, topic: &eddy_protocol::TopicName) -> Result<Placement, WireError> {
+        let topic = self.topic(topic)?;
+        let keyless = self.next_spread(topic.partitions().len() as u32);
+        Ok(Placement::new(topic, keyless, self.config.batch_bytes_max))
     }
 
     fn submit(&self, commit: Commit) -> Result<PendingCommit, WireError> {
