@@ -24,8 +24,9 @@ pub struct PluginInfo {
     pub pushed_at_ms: i64,
 }
 
-/// A deployment as somebody asks for it.
+/// A deployment as somebody asks for it. A misspelt field is refused, not ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DeploymentSpec {
     /// Names the deployment.
     pub name: String,
@@ -159,6 +160,16 @@ mod tests {
         let error =
             serde_json::from_str::<DeploymentSpec>(wrong).expect_err("an array is no target");
         assert!(error.to_string().contains("neither"), "{error}");
+    }
+
+    #[test]
+    fn a_misspelt_field_is_refused_and_a_newer_brokers_answer_is_not() {
+        let asked = r#"{"name":"d","plugin":"p","from":"a","to":"b","strat":"latest"}"#;
+        let error = serde_json::from_str::<DeploymentSpec>(asked).expect_err("there is no strat");
+        assert!(error.to_string().contains("`strat`"), "{error}");
+        let shown = r#"{"name":"d","plugin":"p","from":"a","to":{"out":"b"},"digest":"ab","version":2,
+            "state":"running","partitions":[],"mood":"good"}"#;
+        serde_json::from_str::<DeploymentInfo>(shown).expect("what is not known is passed over");
     }
 
     #[test]

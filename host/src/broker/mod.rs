@@ -27,7 +27,7 @@ use crate::store::{Health, Store};
 pub use deployment::Config as DeploymentConfig;
 pub use frame::Frame;
 pub use plugin::StoredCode;
-pub use produce::{PendingCommit, PendingProduce, PlacedRecord};
+pub use produce::{PendingCommit, PendingProduce, Placed, PlacedRecord, Placement};
 pub use stream::{Cursor, Follower, Load, Loaded, Next, Stream};
 
 use deployment::Deployments;

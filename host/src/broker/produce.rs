@@ -10,8 +10,7 @@ use eddy_protocol::{Batch, BatchError, Compression, ErrorCode, WireError, partit
 
 use super::{Broker, refusal};
 use crate::store::{Append, Commit, Ticket, Topic};
-pub use placement::PlacedRecord;
-use placement::Placement;
+pub use placement::{Placed, PlacedRecord, Placement};
 
 /// A producer's name has at most this many bytes.
 const PRODUCER_NAME_BYTES_MAX: usize = 255;
@@ -114,35 +113,18 @@ impl Broker {
     }
 
     /// Appends records that the broker places, all or nothing.
-    pub fn produce_records(
-        &self,
-        topic: &eddy_protocol::TopicName,
-        records: &[PlacedRecord],
-    ) -> Result<PendingCommit, WireError> {
-        let topic = self.topic(topic)?;
-        let partitions = topic.partitions().len() as u32;
-        let spread = self.next_spread(partitions);
-        let mut placement = Placement::new(partitions, self.config.batch_bytes_max);
-        for (index, record) in records.iter().enumerate() {
-            let number = match (record.partition, &record.key) {
-                (Some(number), _) if number >= partitions => {
-                    return Err(refusal::unknown_partition(
-                        topic.name(),
-                        number,
-                        partitions as usize,
-                    ));
-                }
-                (Some(number), _) => number,
-                (None, Some(key)) => partitioner::partition_for_key(key, partitions),
-                (None, None) => spread,
-            };
-            placement.push(number, record, index)?;
-        }
-        let appends = placement.appends(&topic)?;
+    pub fn produce_placed(&self, Placed(appends): Placed) -> Result<PendingCommit, WireError> {
         self.submit(Commit {
             appends,
             ..Commit::default()
         })
+    }
+
+    /// Puts records of one commit in their places, for [`Broker::produce_placed`].
+    pub fn placement(&self, topic: &eddy_protocol::TopicName) -> Result<Placement, WireError> {
+        let topic = self.topic(topic)?;
+        let keyless = self.next_spread(topic.partitions().len() as u32);
+        Ok(Placement::new(topic, keyless, self.config.batch_bytes_max))
     }
 
     fn submit(&self, commit: Commit) -> Result<PendingCommit, WireError> {

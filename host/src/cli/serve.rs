@@ -21,7 +21,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Where to listen; port 0 takes any free one
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = crate::config::parse_listen)]
     listen: Option<SocketAddr>,
     /// A configuration file
     #[arg(long, value_name = "FILE")]

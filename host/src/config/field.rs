@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::server::{LISTEN, parse_listen};
 use super::unit::{parse_bytes, parse_time, show_bytes, show_time};
 
 /// A value as a file, the environment or a flag gave it.
@@ -169,10 +170,7 @@ pub(super) struct Address<'a>(pub(super) &'a mut SocketAddr);
 
 impl Field for Address<'_> {
     fn set(&mut self, given: &Given) -> bool {
-        let text = given
-            .text()
-            .map(|text| text.replace("localhost:", "127.0.0.1:"));
-        let Some(address) = text.and_then(|text| text.parse().ok()) else {
+        let Some(address) = given.text().and_then(|text| parse_listen(text).ok()) else {
             return false;
         };
         *self.0 = address;
@@ -184,8 +182,7 @@ impl Field for Address<'_> {
     }
 
     fn allowed(&self) -> String {
-        "an address and a port such as \"127.0.0.1:7117\", \"0.0.0.0:7117\" or \"[::]:7117\" (port 0: any that is free)"
-            .to_owned()
+        LISTEN.to_owned()
     }
 }
 

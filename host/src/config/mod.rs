@@ -19,8 +19,8 @@ mod unit;
 use std::fmt;
 use std::path::Path;
 
-pub use server::{Log, LogFormat, Server};
-use source::Setter;
+pub use server::{Log, LogFormat, Server, parse_listen};
+use source::{Found, Setter, Unread};
 pub use text::default_text;
 
 /// Everything that can be set.
@@ -46,31 +46,35 @@ impl Config {
     /// The defaults, overridden by the file, then the environment, then the
     /// `key=value` texts of `sets`; or everything that is wrong with them.
     pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Config, Vec<Problem>> {
-        let environment = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
-        let file = file.map_or_else(|| Ok(Vec::new()), source::read_file);
         Config::assemble([
-            file,
-            Ok(source::read_environment(environment)),
+            file.map_or_else(Found::default, source::read_file),
+            source::read_environment(std::env::vars_os()),
             source::read_flags(sets),
         ])
     }
 
-    fn assemble(sources: [Result<Vec<Setter>, Vec<Problem>>; 3]) -> Result<Config, Vec<Problem>> {
+    fn assemble(sources: [Found; 3]) -> Result<Config, Vec<Problem>> {
         let mut config = Config::default();
         let mut problems = Vec::new();
-        for source in sources {
-            match source {
-                Ok(setters) => problems.extend(
-                    setters
-                        .iter()
-                        .filter_map(|setter| config.apply(setter).err()),
-                ),
-                Err(found) => problems.extend(found),
+        // Keys whose values are not what somebody wanted.
+        let mut doubtful = Vec::new();
+        for Found { setters, unread } in sources {
+            for Unread { key, problem } in unread {
+                doubtful.push(key);
+                problems.push(problem);
+            }
+            for setter in setters {
+                if let Err(problem) = config.apply(&setter) {
+                    doubtful.push(Some(setter.key));
+                    problems.push(problem);
+                }
             }
         }
-        problems.extend(check::problems(&config));
+        let is_doubtful = |key: &str| {
+            let mut doubtful = doubtful.iter();
+            doubtful.any(|other| other.as_deref().is_none_or(|other| other == key))
+        };
+        problems.extend(check::problems(&config, is_doubtful));
         if problems.is_empty() {
             Ok(config)
         } else {

@@ -42,6 +42,18 @@ impl Default for Server {
     }
 }
 
+/// What [`parse_listen`] reads.
+pub(super) const LISTEN: &str = "an address and a port such as \"127.0.0.1:7117\", \"0.0.0.0:7117\" or \"[::]:7117\" (port 0: any that is free)";
+
+/// Where to listen, as people write it: an address or `localhost`, and a port.
+pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let address = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}").parse(),
+        None => text.parse(),
+    };
+    address.map_err(|_| format!("expected {LISTEN}"))
+}
+
 /// What goes to standard error.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {

@@ -1,6 +1,7 @@
 //! Where settings come from: a TOML file, the environment, `--set`. Each turns
 //! into a list of [`Setter`]s; which keys exist is not known here.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 
@@ -35,26 +36,59 @@ pub(super) struct Setter {
     pub(super) source: Source,
 }
 
+/// What is in a source.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) setters: Vec<Setter>,
+    pub(super) unread: Vec<Unread>,
+}
+
+/// Something that is no setting.
+#[derive(Debug)]
+pub(super) struct Unread {
+    /// Which setting was meant; absent: it could be any.
+    pub(super) key: Option<String>,
+    pub(super) problem: Problem,
+}
+
+impl Found {
+    /// Of a source that can't be read as a whole.
+    fn nothing(problems: impl IntoIterator<Item = String>) -> Found {
+        let unread = |message| Unread {
+            key: None,
+            problem: Problem::new(message),
+        };
+        Found {
+            setters: Vec::new(),
+            unread: problems.into_iter().map(unread).collect(),
+        }
+    }
+
+    fn push(&mut self, read: Result<Setter, Unread>) {
+        match read {
+            Ok(setter) => self.setters.push(setter),
+            Err(unread) => self.unread.push(unread),
+        }
+    }
+}
+
 /// The settings in a file.
-pub(super) fn read_file(path: &Path) -> Result<Vec<Setter>, Vec<Problem>> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        vec![Problem::new(format!(
-            "{}: cannot be read: {error}",
-            path.display()
-        ))]
-    })?;
-    read_toml(&path.display().to_string(), &text)
+pub(super) fn read_file(path: &Path) -> Found {
+    match std::fs::read_to_string(path) {
+        Ok(text) => read_toml(&path.display().to_string(), &text),
+        Err(error) => Found::nothing([format!("{}: cannot be read: {error}", path.display())]),
+    }
 }
 
 /// The settings in a TOML text, `path` being its name in messages.
-pub(super) fn read_toml(path: &str, text: &str) -> Result<Vec<Setter>, Vec<Problem>> {
+pub(super) fn read_toml(path: &str, text: &str) -> Found {
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let problem = |error: &toml::de::Error| {
             let line = line_of(text, error.span().map_or(0, |span| span.start));
-            Problem::new(format!("{path}:{line}: not TOML: {}", error.message()))
+            format!("{path}:{line}: not TOML: {}", error.message())
         };
-        return Err(errors.iter().map(problem).collect());
+        return Found::nothing(errors.iter().map(problem));
     }
     let mut setters = Vec::new();
     flatten("", table.get_ref(), &mut |key, given, position| {
@@ -68,51 +102,60 @@ pub(super) fn read_toml(path: &str, text: &str) -> Result<Vec<Setter>, Vec<Probl
         Source::File { line, .. } => line,
         _ => 0,
     });
-    Ok(setters)
+    Found {
+        setters,
+        unread: Vec::new(),
+    }
 }
 
 /// The settings in environment variables: `EDDY_SERVER__LISTEN` sets
 /// `server.listen`. Variables without the double underscore are others' (the
 /// client's `EDDY_SERVER`, what an orchestrator adds), save `EDDY_LOG`.
-pub(super) fn read_environment(variables: impl Iterator<Item = (String, String)>) -> Vec<Setter> {
-    let mut setters: Vec<Setter> = variables
-        .filter_map(|(name, value)| {
-            let key = match name.strip_prefix("EDDY_")? {
-                "LOG" => "log.level".to_owned(),
-                rest if rest.contains("__") => rest.to_ascii_lowercase().replace("__", "."),
-                _ => return None,
-            };
-            Some(Setter {
+pub(super) fn read_environment(variables: impl Iterator<Item = (OsString, OsString)>) -> Found {
+    let mut found = Found::default();
+    for (name, value) in variables {
+        let name = name.to_string_lossy();
+        let key = match name.strip_prefix("EDDY_") {
+            Some("LOG") => "log.level".to_owned(),
+            Some(rest) if rest.contains("__") => rest.to_ascii_lowercase().replace("__", "."),
+            _ => continue,
+        };
+        let source = Source::Environment(name.into_owned());
+        found.push(match value.to_str() {
+            Some(value) => Ok(Setter {
                 key,
-                given: from_text(&value),
-                source: Source::Environment(name),
-            })
-        })
-        .collect();
+                given: from_text(value),
+                source,
+            }),
+            None => Err(Unread {
+                problem: Problem::new(format!("{source}: the value of `{key}` is not UTF-8")),
+                key: Some(key),
+            }),
+        });
+    }
     // The environment has no order of its own; problems should have one.
-    setters.sort_by(|a, b| a.key.cmp(&b.key));
-    setters
+    found.setters.sort_by(|a, b| a.key.cmp(&b.key));
+    found.unread.sort_by(|a, b| a.key.cmp(&b.key));
+    found
 }
 
 /// The settings of `--set key=value` flags.
-pub(super) fn read_flags(flags: &[String]) -> Result<Vec<Setter>, Vec<Problem>> {
-    let mut setters = Vec::new();
-    let mut problems = Vec::new();
+pub(super) fn read_flags(flags: &[String]) -> Found {
+    let mut found = Found::default();
     for flag in flags {
-        match flag.split_once('=') {
-            Some((key, value)) => setters.push(Setter {
+        found.push(match flag.split_once('=') {
+            Some((key, value)) => Ok(Setter {
                 key: key.trim().to_owned(),
                 given: from_text(value.trim()),
                 source: Source::Flag,
             }),
-            None => problems.push(Problem::new(format!("--set {flag}: expected key=value"))),
-        }
+            None => Err(Unread {
+                key: Some(flag.trim().to_owned()),
+                problem: Problem::new(format!("--set {flag}: expected key=value")),
+            }),
+        });
     }
-    if problems.is_empty() {
-        Ok(setters)
-    } else {
-        Err(problems)
-    }
+    found
 }
 
 /// A text from outside a file: a TOML list where it looks like one, else itself.
@@ -166,18 +209,23 @@ fn line_of(text: &str, position: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn shown(setters: &[Setter]) -> Vec<String> {
+    fn shown(found: &Found) -> Vec<String> {
+        let setters = found.setters.iter();
         setters
-            .iter()
             .map(|s| format!("{} = {} ({})", s.key, s.given, s.source))
             .collect()
+    }
+
+    fn problems(found: &Found) -> Vec<String> {
+        let unread = found.unread.iter();
+        unread.map(|unread| unread.problem.to_string()).collect()
     }
 
     #[test]
     fn a_file_is_flattened_and_every_key_knows_its_line() {
         let text = "[server]\nlisten = \"[::]:1\"\n\n[a.b]\nc = [1, \"x\"]\nd = 1_000\ne = 1.5\n";
         assert_eq!(
-            shown(&read_toml("f.toml", text).expect("is TOML")),
+            shown(&read_toml("f.toml", text)),
             [
                 "server.listen = \"[::]:1\" (f.toml:2)",
                 "a.b.c = [1, \"x\"] (f.toml:5)",
@@ -189,9 +237,7 @@ mod tests {
 
     #[test]
     fn every_syntax_error_of_a_file_is_reported_with_its_line() {
-        let problems =
-            read_toml("f.toml", "a = 1\nb = \nc = 2\nd d = 3\n").expect_err("is not TOML");
-        let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let text = problems(&read_toml("f.toml", "a = 1\nb = \nc = 2\nd d = 3\n"));
         assert!(
             text.iter().any(|line| line.starts_with("f.toml:2: ")),
             "{text:?}"
@@ -211,11 +257,7 @@ mod tests {
             ("HOME", "/"),
             ("EDDY_HTTP__ALLOWED_HOSTS", "[\"a\"]"),
         ];
-        let setters = read_environment(
-            variables
-                .into_iter()
-                .map(|(k, v)| (k.to_owned(), v.to_owned())),
-        );
+        let setters = read_environment(variables.into_iter().map(|(k, v)| (k.into(), v.into())));
         assert_eq!(
             shown(&setters),
             [
@@ -227,16 +269,22 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_without_a_value_is_refused() {
-        let problems =
-            read_flags(&["a.b=c=d".to_owned(), "x".to_owned()]).expect_err("x has no value");
+    fn a_value_that_is_not_utf8_is_a_problem_of_its_variable() {
+        use std::os::unix::ffi::OsStringExt;
+        let latin = || OsString::from_vec(b"/data/\xe9".to_vec());
+        let names = ["EDDY_SERVER__DATA", "EDDY_SERVER", "HOME"];
+        let found = read_environment(names.into_iter().map(|name| (name.into(), latin())));
         assert_eq!(
-            problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["--set x: expected key=value"]
+            problems(&found),
+            ["environment EDDY_SERVER__DATA: the value of `server.data` is not UTF-8"]
         );
-        assert_eq!(
-            shown(&read_flags(&["a.b=c=d".to_owned()]).expect("is right")),
-            ["a.b = \"c=d\" (--set)"]
-        );
+        assert!(found.setters.is_empty());
+    }
+
+    #[test]
+    fn a_flag_without_a_value_is_refused_and_the_others_are_read() {
+        let found = read_flags(&["a.b=c=d".to_owned(), "x".to_owned()]);
+        assert_eq!(problems(&found), ["--set x: expected key=value"]);
+        assert_eq!(shown(&found), ["a.b = \"c=d\" (--set)"]);
     }
 }

@@ -11,10 +11,10 @@ fn load(file: &str, environment: &[(&str, &str)], flags: &[&str]) -> Result<Conf
     let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
     let environment = environment
         .iter()
-        .map(|(name, value)| (name.to_string(), value.to_string()));
+        .map(|(name, value)| (name.into(), value.into()));
     Config::assemble([
         read_toml("eddy.toml", file),
-        Ok(read_environment(environment)),
+        read_environment(environment),
         read_flags(&flags),
     ])
     .map_err(|problems| problems.iter().map(ToString::to_string).collect())
@@ -30,7 +30,7 @@ fn the_default_text_reads_back_to_the_defaults() {
 #[test]
 fn the_default_text_names_every_setting_once() {
     let text = default_text();
-    let setters = read_toml("default", &text).expect("is TOML");
+    let setters = read_toml("default", &text).setters;
     let mut given: Vec<&str> = setters.iter().map(|setter| setter.key.as_str()).collect();
     let mut known: Vec<&str> = table::settings().map(|setting| setting.key).collect();
     given.sort_unstable();
@@ -143,7 +143,7 @@ fn every_setting_takes_its_own_default_and_refuses_nonsense() {
             "{} took a boolean",
             setting.key
         );
-        let shown = read_toml("shown", &format!("value = {}", field.show())).expect("is TOML");
+        let shown = read_toml("shown", &format!("value = {}", field.show())).setters;
         assert!(
             field.set(&shown[0].given),
             "{} refused its default {}",
@@ -183,11 +183,68 @@ fn settings_that_contradict_each_other_are_refused() {
             ],
             "plugin.output_bytes_max",
         ),
+        (
+            [
+                "deployment.chunk_bytes=64MiB",
+                "store.commit_bytes_max=63MiB",
+            ],
+            "deployment.chunk_bytes",
+        ),
+        (
+            ["http.bodies_bytes_max=64MiB", "http.body_bytes_max=65MiB"],
+            "http.bodies_bytes_max",
+        ),
+        (
+            [
+                "http.bodies_bytes_max=64MiB",
+                "plugin.plugin_bytes_max=65MiB",
+            ],
+            "plugin.plugin_bytes_max",
+        ),
     ] {
         let problems = load("", &[], &flags).expect_err(named);
         assert!(
             problems.iter().any(|problem| problem.contains(named)),
             "{named}: {problems:#?}"
         );
+    }
+}
+
+#[test]
+fn a_value_that_could_not_be_read_contradicts_nothing() {
+    let file = "[broker]\nbatch_bytes_max = \"32MiB\"\n";
+    for frame in ["ws.frame_bytes_max=64 megabytes", "ws.frame_bytes_max"] {
+        let flags = [frame, "ws.hello_timeout=10s", "ws.idle_timeout=5s"];
+        let problems = load(file, &[], &flags).expect_err("two things are wrong");
+        let about = |key: &str| problems.iter().filter(|p| p.contains(key)).count();
+        assert_eq!(about("ws.frame_bytes_max"), 1, "{problems:#?}");
+        assert_eq!(about("broker.batch_bytes_max"), 0, "{problems:#?}");
+        assert_eq!(about("ws.hello_timeout"), 1, "{problems:#?}");
+    }
+    let problems = load("[broker", &[], &["ws.frame_bytes_max=64KiB", "x=1"]);
+    let problems = problems.expect_err("the file is not TOML");
+    assert!(
+        !problems.iter().any(|p| p.contains("ws.frame_bytes_max")),
+        "{problems:#?}"
+    );
+    assert!(problems.iter().any(|p| p.contains("`x`")), "{problems:#?}");
+}
+
+#[test]
+fn where_to_listen_is_an_address_or_localhost_with_a_port() {
+    for (text, address) in [
+        ("localhost:7117", Some("127.0.0.1:7117")),
+        ("127.0.0.1:0", Some("127.0.0.1:0")),
+        ("[::]:1", Some("[::]:1")),
+        ("localhost", None),
+        ("localhost:x", None),
+        ("edge.local:7117", None),
+        ("7117", None),
+    ] {
+        let flag = parse_listen(text).map(|address| address.to_string());
+        assert_eq!(flag.ok().as_deref(), address, "{text}");
+        let setting = load("", &[], &[&format!("server.listen={text}")]);
+        let setting = setting.map(|config| config.server.listen.to_string());
+        assert_eq!(setting.ok().as_deref(), address, "{text}");
     }
 }

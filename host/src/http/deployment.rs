@@ -8,6 +8,7 @@ use axum::routing::{delete, get, post};
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec};
 use serde::Serialize;
 
+use super::apart::blocking;
 use super::error::Failure;
 use super::extract::{self, Path};
 use super::{Context, Route};
@@ -26,10 +27,9 @@ struct Deployments {
     deployments: Vec<DeploymentInfo>,
 }
 
-async fn list(State(context): State<Context>) -> Json<Deployments> {
-    Json(Deployments {
-        deployments: context.broker.deployments(),
-    })
+async fn list(State(context): State<Context>) -> Result<Json<Deployments>, Failure> {
+    let deployments = blocking(move || Ok(context.broker.deployments())).await?;
+    Ok(Json(Deployments { deployments }))
 }
 
 async fn deploy(
@@ -48,7 +48,8 @@ async fn show(
     State(context): State<Context>,
     Path(name): Path<String>,
 ) -> Result<Json<DeploymentInfo>, Failure> {
-    Ok(Json(context.broker.deployment(&name)?))
+    let found = blocking(move || Ok(context.broker.deployment(&name)?)).await?;
+    Ok(Json(found))
 }
 
 async fn remove(

@@ -1,14 +1,17 @@
 //! Path, query and body of a request as typed values. What is wrong with them
 //! is told in the same form as every other error.
 
+use std::sync::Arc;
+
 use axum::body::{Body, HttpBody};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use eddy_protocol::{ErrorCode, TopicName};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Context;
 use super::error::{Failure, invalid};
@@ -76,13 +79,52 @@ impl Limit {
     }
 }
 
+/// The memory for requests' bodies, all of them together. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Bodies {
+    bytes_max: usize,
+    free: Arc<Semaphore>,
+}
+
+impl Bodies {
+    /// Room for so many bytes.
+    pub fn new(bytes_max: usize) -> Bodies {
+        let free = Semaphore::new(bytes_max.min(Semaphore::MAX_PERMITS));
+        Bodies {
+            bytes_max,
+            free: Arc::new(free),
+        }
+    }
+
+    /// Room for what has come of a body. To wait for it would let bodies that
+    /// are half there wait for each other.
+    fn hold(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
+        let held = u32::try_from(bytes)
+            .ok()
+            .and_then(|bytes| self.free.clone().try_acquire_many_owned(bytes).ok());
+        held.ok_or_else(|| {
+            let full = format!(
+                "the bodies of requests under way take {} bytes, which is the limit (setting `http.bodies_bytes_max`)",
+                self.bytes_max
+            );
+            ErrorCode::TooMany.because(full).into()
+        })
+    }
+}
+
+/// A body that has come as a whole, and its room among all bodies.
+pub(super) struct Taken {
+    pub(super) bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
 /// All of a body, within the limit and the time that a body may take.
 pub(super) async fn bytes(
     context: &Context,
     headers: &HeaderMap,
     body: Body,
     limit: Limit,
-) -> Result<Bytes, Failure> {
+) -> Result<Taken, Failure> {
     let declared = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -93,11 +135,8 @@ pub(super) async fn bytes(
         return Err(limit.passed());
     }
     let timeout = context.config.body_timeout;
-    let collected = tokio::time::timeout(timeout, Limited::new(body, limit.bytes).collect()).await;
-    match collected {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(limit.passed()),
-        Ok(Err(error)) => Err(invalid(format!("the body ended too early: {error}"))),
+    match tokio::time::timeout(timeout, collect(body, &limit, &context.bodies)).await {
+        Ok(collected) => collected,
         Err(_) => {
             let late =
                 format!("the body did not arrive within {timeout:?} (setting `http.body_timeout`)");
@@ -105,6 +144,28 @@ pub(super) async fn bytes(
                 .with_status(StatusCode::REQUEST_TIMEOUT))
         }
     }
+}
+
+async fn collect(mut body: Body, limit: &Limit, bodies: &Bodies) -> Result<Taken, Failure> {
+    let mut room = bodies.hold(0)?;
+    let mut parts = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| invalid(format!("the body ended too early: {error}")))?;
+        // Trailers say nothing here.
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if room.num_permits() + data.len() > limit.bytes {
+            return Err(limit.passed());
+        }
+        room.merge(bodies.hold(data.len())?);
+        parts.push(data);
+    }
+    let bytes = match <[Bytes; 1]>::try_from(parts) {
+        Ok([only]) => only,
+        Err(parts) => parts.concat().into(),
+    };
+    Ok(Taken { bytes, _room: room })
 }
 
 /// A small JSON body.
@@ -118,7 +179,7 @@ pub(super) async fn json<T: DeserializeOwned>(
         code: ErrorCode::FrameTooLarge,
         setting: None,
     };
-    let bytes = bytes(context, headers, body, limit).await?;
-    serde_json::from_slice(&bytes)
+    let body = bytes(context, headers, body, limit).await?;
+    serde_json::from_slice(&body.bytes)
         .map_err(|error| invalid(format!("the body is not what is expected here: {error}")))
 }

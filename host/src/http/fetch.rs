@@ -8,11 +8,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use eddy_protocol::batch::Records;
 use eddy_protocol::frame::{Fetch, Fetched, Start};
 use eddy_protocol::{ErrorCode, RecordRef};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::apart::apart;
@@ -80,7 +79,7 @@ async fn fetch(
             return Err(ErrorCode::ShuttingDown.because("the broker is stopping").into());
         }
     };
-    let bytes = fetched.batches.0.len();
+    let bytes = expanded_bytes(&fetched);
     if !accepts_lines(&headers) {
         let json = apart(bytes, move || show(&fetched, from)).await?;
         let media_type = HeaderValue::from_static("application/json");
@@ -107,46 +106,44 @@ fn accepts_lines(headers: &HeaderMap) -> bool {
         .any(|media_type| media_type.trim().eq_ignore_ascii_case(LINES))
 }
 
-#[derive(Serialize)]
-struct Found<'a> {
-    epoch: u32,
-    start: u64,
-    end: u64,
-    next: u64,
-    records: Vec<RecordRef<'a>>,
+/// What the records take once they are expanded.
+fn expanded_bytes(fetched: &Fetched) -> usize {
+    let batches = fetched.batches.iter_trusted().flatten();
+    batches.map(|batch| batch.len().max(batch.raw_len())).sum()
 }
 
-fn read(fetched: &Fetched) -> Result<Vec<Records>, Failure> {
-    let batches = fetched.batches.iter_trusted();
-    batches
-        .map(|batch| batch?.records())
-        .collect::<Result<_, _>>()
-        .map_err(|error| {
-            let message = format!("a batch that was stored can't be read: {error}");
-            ErrorCode::Internal.because(message).into()
-        })
-}
-
-/// The records from `from` on. A batch is found as a whole: what it holds
-/// before `from` was not asked for.
-fn wanted(batches: &[Records], from: Start) -> impl Iterator<Item = RecordRef<'_>> {
-    let is_wanted = move |record: &RecordRef<'_>| match from {
+/// Shows the records from `from` on, one batch being expanded at a time. A
+/// batch is found as a whole: what it holds before `from` was not asked for.
+fn each_wanted(
+    fetched: &Fetched,
+    from: Start,
+    mut show: impl FnMut(RecordRef<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let is_wanted = |record: &RecordRef<'_>| match from {
         Start::Earliest | Start::Latest => true,
         Start::Offset(offset) => record.offset >= offset,
         Start::Time(time_ms) => record.timestamp >= time_ms,
     };
-    batches
-        .iter()
-        .flat_map(|batch| batch.iter())
-        .skip_while(move |record| !is_wanted(record))
+    let mut reached = false;
+    for batch in fetched.batches.iter_trusted() {
+        let records = batch.and_then(|batch| batch.records()).map_err(|error| {
+            ErrorCode::Internal.because(format!("a batch that was stored can't be read: {error}"))
+        })?;
+        for record in records.iter() {
+            reached = reached || is_wanted(&record);
+            if reached {
+                show(record)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A record's value per line: text as it is, and as JSON what is no line of
 /// text (none, line breaks, other bytes).
 fn show_lines(fetched: &Fetched, from: Start) -> Result<Vec<u8>, Failure> {
-    let batches = read(fetched)?;
     let mut lines = Vec::new();
-    for record in wanted(&batches, from) {
+    each_wanted(fetched, from, |record| {
         match record.value.map(std::str::from_utf8) {
             None => lines.extend_from_slice(b"null"),
             Some(Ok(text)) if !text.contains(['\n', '\r']) => {
@@ -159,33 +156,35 @@ fn show_lines(fetched: &Fetched, from: Start) -> Result<Vec<u8>, Failure> {
             }
         }
         lines.push(b'\n');
-    }
+        Ok(())
+    })?;
     Ok(lines)
 }
 
 /// The records from `from` on as JSON.
 fn show(fetched: &Fetched, from: Start) -> Result<Vec<u8>, Failure> {
-    let batches = read(fetched)?;
-    let records = wanted(&batches, from).collect();
     let Fetched {
         epoch,
         start,
         end,
         next,
         ..
-    } = *fetched;
-    serde_json::to_vec(&Found {
-        epoch,
-        start,
-        end,
-        next,
-        records,
-    })
-    .map_err(|error| {
-        ErrorCode::Internal
-            .because(format!("the records have no JSON: {error}"))
-            .into()
-    })
+    } = fetched;
+    let mut json =
+        format!(r#"{{"epoch":{epoch},"start":{start},"end":{end},"next":{next},"records":["#)
+            .into_bytes();
+    let mut separator: &[u8] = b"";
+    each_wanted(fetched, from, |record| {
+        json.extend_from_slice(separator);
+        separator = b",";
+        serde_json::to_writer(&mut json, &record).map_err(|error| {
+            ErrorCode::Internal
+                .because(format!("a record has no JSON: {error}"))
+                .into()
+        })
+    })?;
+    json.extend_from_slice(b"]}");
+    Ok(json)
 }
 
 #[cfg(test)]
@@ -221,6 +220,26 @@ mod tests {
         ] {
             assert_eq!(which.start().ok(), expected, "{which:?}");
         }
+    }
+
+    #[test]
+    fn a_fetch_weighs_what_its_batches_expand_to() {
+        let mut columns = ColumnBuf::default();
+        columns
+            .push(0, 0, None, Some(&[b'x'; 100_000]), &[])
+            .expect("fits");
+        let batch = columns
+            .encode(Rows::All, OffsetMode::Dense, Compression::Lz4, None)
+            .expect("fits");
+        assert!(batch.len() < 10_000, "it is compressed");
+        let fetched = Fetched {
+            epoch: 1,
+            start: 0,
+            end: 1,
+            next: 1,
+            batches: Batches::from(batch),
+        };
+        assert!(expanded_bytes(&fetched) > 100_000);
     }
 
     #[test]

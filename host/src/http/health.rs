@@ -11,6 +11,8 @@ use eddy_protocol::frame::TopicInfo;
 use metrics::gauge;
 use serde::Serialize;
 
+use super::apart::blocking;
+use super::error::Failure;
 use super::{Context, Route};
 use crate::metrics as names;
 use crate::store::Health;
@@ -74,10 +76,13 @@ fn unready(context: &Context) -> Option<String> {
     }
 }
 
-async fn render(State(context): State<Context>) -> Response {
-    measure(&context);
+async fn render(State(context): State<Context>) -> Result<Response, Failure> {
+    let rendered = blocking(move || {
+        measure(&context);
+        Ok(context.metrics.render())
+    });
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, text)], context.metrics.render()).into_response()
+    Ok(([(header::CONTENT_TYPE, text)], rendered.await?).into_response())
 }
 
 /// Sets the gauges that describe what is, rather than what happened.

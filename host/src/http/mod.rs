@@ -2,8 +2,9 @@
 //! function from a request to an answer. One file per resource.
 //!
 //! It promises that every answer that is not a success carries an error of the
-//! public table, that no body is read past its limit, and that no page of a
-//! foreign origin changes anything. It knows nothing of sockets: `server`
+//! public table, that no body is read past its limit, that no page of a foreign
+//! origin changes anything, and that what was begun is brought to its end, also
+//! if nobody waits for the answer any more. It knows nothing of sockets: `server`
 //! drives those, and takes one over when an answer holds [`Accepted`].
 
 mod apart;
@@ -42,6 +43,7 @@ use crate::broker::Broker;
 use crate::io::Clock;
 use crate::metrics::{self as names, Metrics};
 use error::Failure;
+pub use extract::Bodies;
 pub use origin::{is_allowed_origin, is_host};
 pub use websocket::Accepted;
 
@@ -50,6 +52,8 @@ pub use websocket::Accepted;
 pub struct Config {
     /// The body of a request that produces records.
     pub body_bytes_max: usize,
+    /// The bodies of all requests under way.
+    pub bodies_bytes_max: usize,
     /// The time for a request's body to arrive.
     pub body_timeout: Duration,
     /// Origins whose pages may write and open a WebSocket; see [`is_allowed_origin`].
@@ -62,6 +66,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             body_bytes_max: 8 << 20,
+            bodies_bytes_max: 256 << 20,
             body_timeout: Duration::from_secs(60),
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
@@ -80,6 +85,8 @@ pub struct Context {
     pub plugin_bytes_max: usize,
     /// For records that come without a time.
     pub clock: Arc<dyn Clock>,
+    /// Room for requests' bodies.
+    pub bodies: Bodies,
     /// What the process has counted.
     pub metrics: Metrics,
     /// True from the moment the broker is told to stop.
@@ -162,7 +169,7 @@ impl Front {
             router = router.route(path, any(wrong_method(&methods)));
         }
         let router = router
-            .route_layer(middleware::from_fn(count))
+            .route_layer(middleware::from_fn(name_route))
             .fallback(page::fallback)
             .with_state(context);
         Front { router, rule }
@@ -170,33 +177,48 @@ impl Front {
 
     /// Answers a request. Never fails: what goes wrong is an answer, too.
     pub async fn answer(&self, request: Request) -> Response {
+        let (method, begin) = (method_label(request.method()), Instant::now());
+        let mut answer = self.answer_to_origin(request).await;
+        // A browser must not guess what an answer is.
+        answer.headers_mut().insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        count(&answer, method, begin);
+        answer
+    }
+
+    async fn answer_to_origin(&self, request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let cors = match self.rule.check(&parts) {
             Ok(cors) => cors,
-            Err(refused) => return secured(Failure::from(refused).into_response()),
+            Err(refused) => return Failure::from(refused).into_response(),
         };
         let mut answer = if origin::is_preflight(&parts) {
             origin::preflight(&parts.headers)
         } else {
-            let request = Request::from_parts(parts, body);
-            self.router
-                .clone()
-                .oneshot(request)
-                .await
-                .unwrap_or_else(|never: Infallible| match never {})
+            self.route(Request::from_parts(parts, body)).await
         };
         cors.apply(&mut answer);
-        secured(answer)
+        answer
     }
-}
 
-/// A browser must not guess what an answer is.
-fn secured(mut answer: Response) -> Response {
-    answer.headers_mut().insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    answer
+    /// A write goes on when its peer has left, which drops this future:
+    /// otherwise it would end between any two of its steps.
+    async fn route(&self, request: Request) -> Response {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let router = self.router.clone();
+        let answered = async move {
+            let answered = router.oneshot(request).await;
+            answered.unwrap_or_else(|never: Infallible| match never {})
+        };
+        if reads {
+            return answered.await;
+        }
+        apart::whole(answered)
+            .await
+            .unwrap_or_else(Failure::into_response)
+    }
 }
 
 /// The answer to a method that a path does not have.
@@ -216,17 +238,22 @@ fn wrong_method(
     }
 }
 
-/// Counts requests by route, not by path: a label must not grow with topics.
-async fn count(path: MatchedPath, request: Request, next: Next) -> Response {
-    let method = method_label(request.method());
-    let begin = Instant::now();
-    let answer = next.run(request).await;
+/// Leaves a note in the answer of which route gave it.
+async fn name_route(path: MatchedPath, request: Request, next: Next) -> Response {
+    let mut answer = next.run(request).await;
+    answer.extensions_mut().insert(path);
+    answer
+}
+
+/// Counts an answer by its route, not by its path: a label must not grow with
+/// topics. What was answered without a route counts as `none`.
+fn count(answer: &Response, method: &'static str, begin: Instant) {
+    let route = answer.extensions().get::<MatchedPath>();
+    let route = route.map_or("none", MatchedPath::as_str).to_owned();
     let status = answer.status().as_u16().to_string();
-    let route = path.as_str().to_owned();
     histogram!(names::HTTP_SECONDS, "route" => route.clone()).record(begin.elapsed());
     counter!(names::HTTP_REQUESTS, "route" => route, "method" => method, "status" => status)
         .increment(1);
-    answer
 }
 
 /// Peers can invent methods; labels can't.

@@ -6,7 +6,8 @@
 //! broker's own page or from an allowed one. Reads need no refusal: without
 //! CORS headers the page cannot see the answer. A name that some attacker's DNS
 //! points at this machine would make a foreign page look like our own
-//! (rebinding), so a broker on loopback answers to no name but its own.
+//! (rebinding): so a page is our own only under a name that is known to be ours,
+//! and a broker on loopback answers to no other name at all.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -21,7 +22,7 @@ use super::websocket;
 const PREFLIGHT_SECONDS: &str = "600";
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 /// Headers of answers that a page of another origin may see.
-const EXPOSED: &str = "etag, retry-after";
+const EXPOSED: &str = "etag, retry-after, eddy-epoch, eddy-start, eddy-end, eddy-next";
 
 /// Where a page comes from: scheme, host and port, as `https://a.example:8443`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +108,8 @@ pub(super) struct Rule {
     null: bool,
     origins: Vec<Origin>,
     hosts: Vec<String>,
-    /// Whether `Host` must be an address, a loopback name or a listed name.
+    /// Whether `Host` must be an address, a loopback name or a listed name also
+    /// where no page asks.
     guards_host: bool,
 }
 
@@ -147,7 +149,7 @@ impl Rule {
             .headers
             .get(header::HOST)
             .map(|host| host.to_str().unwrap_or_default());
-        if let Some(host) = host {
+        if let Some(host) = host.filter(|_| self.guards_host) {
             self.check_host(host)?;
         }
         let mut origins = request.headers.get_all(header::ORIGIN).iter();
@@ -156,11 +158,11 @@ impl Rule {
         };
         let text = origin.to_str().unwrap_or_default();
         if origins.next().is_none() {
-            if host.is_some_and(|host| is_same(text, host)) {
-                return Ok(Cors::Silent);
-            }
             if self.allows(text) {
                 return Ok(Cors::Allowed(origin.clone()));
+            }
+            if let Some(host) = host.filter(|host| is_same(text, host)) {
+                return self.check_host(host).map(|()| Cors::Silent);
             }
         }
         if is_read(&request.method)
@@ -179,7 +181,7 @@ impl Rule {
         let known = named.is_some_and(|name| {
             is_address(&name) || is_loopback_name(&name) || self.hosts.contains(&name)
         });
-        if known || !self.guards_host {
+        if known {
             return Ok(());
         }
         Err(ErrorCode::ForbiddenOrigin.because(format!(
@@ -494,6 +496,43 @@ mod tests {
             &[("host", "other.local")],
             Err("other.local"),
         );
+    }
+
+    #[test]
+    fn a_page_is_our_own_only_under_a_name_that_is_known_to_be_ours() {
+        let page = |host| {
+            [
+                ("host", host),
+                ("origin", "http://edge.example:7117"),
+                ("connection", "upgrade"),
+                ("upgrade", "websocket"),
+            ]
+        };
+        let rebound = page("edge.example:7117");
+        for method in ["GET", "POST", "DELETE"] {
+            check(
+                &rule(&[], &[], ANY),
+                method,
+                &rebound,
+                Err("http.allowed_hosts"),
+            );
+            check(
+                &rule(&[], &["edge.example"], ANY),
+                method,
+                &rebound,
+                Ok(None),
+            );
+            // Programs have no origin, and may come by any name.
+            check(&rule(&[], &[], ANY), method, &rebound[..1], Ok(None));
+        }
+        for host in ["192.168.1.7:7117", "localhost:7117", "[fe80::1]:7117"] {
+            let origin = format!("http://{host}");
+            let headers = [("host", host), ("origin", origin.as_str())];
+            check(&rule(&[], &[], ANY), "POST", &headers, Ok(None));
+        }
+        let allowed = rule(&["http://edge.example:7117"], &[], ANY);
+        let origin = "http://edge.example:7117";
+        check(&allowed, "POST", &page("other.example"), Ok(Some(origin)));
     }
 
     #[test]

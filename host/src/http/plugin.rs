@@ -9,6 +9,7 @@ use eddy_protocol::ErrorCode;
 use eddy_protocol::admin::PluginInfo;
 use serde::Serialize;
 
+use super::apart::blocking;
 use super::error::Failure;
 use super::extract::{self, Limit, Path};
 use super::{Context, Route};
@@ -28,9 +29,8 @@ struct Plugins {
 }
 
 async fn list(State(context): State<Context>) -> Result<Json<Plugins>, Failure> {
-    Ok(Json(Plugins {
-        plugins: context.broker.plugins()?,
-    }))
+    let plugins = blocking(move || Ok(context.broker.plugins()?)).await?;
+    Ok(Json(Plugins { plugins }))
 }
 
 async fn push(
@@ -45,14 +45,19 @@ async fn push(
         setting: Some("plugin.plugin_bytes_max"),
     };
     let wasm = extract::bytes(&context, &headers, body, limit).await?;
-    Ok(Json(context.broker.push_plugin(&name, wasm).await?))
+    let pushed = context
+        .broker
+        .push_plugin(&name, wasm.bytes.clone())
+        .await?;
+    Ok(Json(pushed))
 }
 
 async fn show(
     State(context): State<Context>,
     Path(plugin): Path<String>,
 ) -> Result<Json<PluginInfo>, Failure> {
-    Ok(Json(context.broker.plugin(&plugin)?))
+    let found = blocking(move || Ok(context.broker.plugin(&plugin)?)).await?;
+    Ok(Json(found))
 }
 
 async fn remove(

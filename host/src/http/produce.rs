@@ -13,14 +13,14 @@ use axum::routing::post;
 use bytes::Bytes;
 use eddy_protocol::batch::{ColumnBuf, OffsetMode, Rows};
 use eddy_protocol::frame::{OpenProducer, Produce, Produced, Producer};
-use eddy_protocol::{Batch, Compression, ErrorCode, ProducerStamp, TopicName};
+use eddy_protocol::{Compression, ErrorCode, ProducerStamp, TopicName};
 use serde::{Deserialize, Serialize};
 
 use super::apart::apart;
 use super::error::{Failure, invalid};
 use super::extract::{self, Limit, Path, Query, topic_name};
 use super::{Context, Route};
-use crate::broker::PlacedRecord;
+use crate::broker::{Placed, PlacedRecord, Placement};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -68,70 +68,130 @@ async fn produce(
     };
     let body = extract::bytes(&context, &headers, body, limit).await?;
     let now_ms = context.clock.now_ms();
-    let records = apart(body.len(), move || format.records(&body, &how, now_ms)).await?;
-    if records.is_empty() {
-        return Err(invalid("there are no records in the body"));
-    }
+    let mut gathered = match stamp {
+        None => Gathered::Placement(context.broker.placement(&topic)?),
+        Some((partition, stamp)) => Gathered::Stamped(Stamped {
+            partition,
+            stamp,
+            bytes_max: context.broker.config().batch_bytes_max,
+            columns: ColumnBuf::default(),
+            bytes: 0,
+        }),
+    };
+    let bytes = body.bytes.clone();
+    let ready = apart(bytes.len(), move || {
+        format.read(&bytes, &how, now_ms, &mut |record| gathered.push(&record))?;
+        gathered.finish(topic)
+    });
+    let ready = ready.await?;
     context.broker.room().await;
-    let produced = match stamp {
-        None => {
-            context
-                .broker
-                .produce_records(&topic, &records)?
-                .answer()
-                .await?
-        }
-        Some((partition, stamp)) => vec![once(&context, topic, partition, stamp, &records).await?],
+    let produced = match ready {
+        Ready::Placed(placed) => context.broker.produce_placed(placed)?.answer().await?,
+        Ready::Stamped(batch) => vec![context.broker.produce(batch)?.answer().await?],
     };
     Ok(Json(Answer { produced }))
 }
 
-/// One batch that the broker recognises if it comes again.
-async fn once(
-    context: &Context,
-    topic: TopicName,
-    partition: u32,
-    stamp: ProducerStamp,
-    records: &[PlacedRecord],
-) -> Result<Produced, Failure> {
-    if records
-        .iter()
-        .any(|record| record.partition.is_some_and(|own| own != partition))
-    {
-        return Err(invalid(
-            "with a producer all records go to the one partition of the query",
-        ));
-    }
-    let batch = encode(records, stamp)?;
-    let pending = context.broker.produce(Produce {
-        topic,
-        partition: Some(partition),
-        batch: batch.into(),
-    })?;
-    Ok(pending.answer().await?)
+/// Takes the records of a body one after the other.
+type Each<'a> = &'a mut dyn FnMut(PlacedRecord) -> Result<(), Failure>;
+
+/// What the records of a body become. They go there one by one: a body of short
+/// lines would take many times its size as a list of records.
+enum Gathered {
+    Placement(Placement),
+    Stamped(Stamped),
 }
 
-fn encode(records: &[PlacedRecord], stamp: ProducerStamp) -> Result<Batch, Failure> {
-    let mut columns = ColumnBuf::default();
-    for (record, offset) in records.iter().zip(0..) {
+/// The one batch of a producer, which the broker recognises if it comes again.
+struct Stamped {
+    partition: u32,
+    stamp: ProducerStamp,
+    bytes_max: usize,
+    columns: ColumnBuf,
+    /// What the batch takes at the least.
+    bytes: usize,
+}
+
+/// What every record takes in a batch beside its own bytes.
+const VALUE_END_BYTES: usize = 4;
+
+/// What is appended.
+enum Ready {
+    Placed(Placed),
+    Stamped(Produce),
+}
+
+impl Gathered {
+    fn push(&mut self, record: &PlacedRecord) -> Result<(), Failure> {
+        match self {
+            Gathered::Placement(placement) => Ok(placement.push(record)?),
+            Gathered::Stamped(stamped) => stamped.push(record),
+        }
+    }
+
+    fn finish(self, topic: TopicName) -> Result<Ready, Failure> {
+        let empty = match &self {
+            Gathered::Placement(placement) => placement.is_empty(),
+            Gathered::Stamped(stamped) => stamped.columns.is_empty(),
+        };
+        if empty {
+            return Err(invalid("there are no records in the body"));
+        }
+        Ok(match self {
+            Gathered::Placement(placement) => Ready::Placed(placement.finish()?),
+            Gathered::Stamped(stamped) => Ready::Stamped(stamped.finish(topic)?),
+        })
+    }
+}
+
+impl Stamped {
+    fn push(&mut self, record: &PlacedRecord) -> Result<(), Failure> {
+        if record.partition.is_some_and(|own| own != self.partition) {
+            return Err(invalid(
+                "with a producer all records go to the one partition of the query",
+            ));
+        }
         let headers: Vec<(&str, &[u8])> = record
             .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_ref()))
             .collect();
-        columns
+        let index = self.columns.len();
+        self.columns
             .push(
-                offset,
+                index as u64,
                 record.timestamp_ms,
                 record.key.as_deref(),
                 record.value.as_deref(),
                 &headers,
             )
-            .map_err(|error| invalid(format!("record {offset}: {error}")))?;
+            .map_err(|error| invalid(format!("record {index}: {error}")))?;
+        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        self.bytes += VALUE_END_BYTES + length(&record.key) + length(&record.value);
+        if self.bytes > self.bytes_max {
+            // The broker would refuse it; the rest need not be gathered for that.
+            let limit = self.bytes_max;
+            return Err(ErrorCode::BatchTooLarge
+                .because(format!(
+                    "with a producer the records are one batch, and these take more than {limit} bytes (`broker.batch_bytes_max`)"
+                ))
+                .into());
+        }
+        Ok(())
     }
-    columns
-        .encode(Rows::All, OffsetMode::Dense, Compression::None, Some(stamp))
-        .map_err(|error| ErrorCode::BatchTooLarge.because(error.to_string()).into())
+
+    fn finish(self, topic: TopicName) -> Result<Produce, Failure> {
+        let stamp = Some(self.stamp);
+        let batch = self
+            .columns
+            .encode(Rows::All, OffsetMode::Dense, Compression::None, stamp)
+            .map_err(|error| ErrorCode::BatchTooLarge.because(error.to_string()))?;
+        Ok(Produce {
+            topic,
+            partition: Some(self.partition),
+            batch: batch.into(),
+        })
+    }
 }
 
 impl How {
@@ -192,12 +252,22 @@ impl Format {
         }
     }
 
-    fn records(self, body: &Bytes, how: &How, now_ms: i64) -> Result<Vec<PlacedRecord>, Failure> {
+    /// Gives every record of a body to `each`, whose first refusal ends it.
+    fn read(self, body: &Bytes, how: &How, now_ms: i64, each: Each) -> Result<(), Failure> {
+        let key_field = how.key_field.as_deref();
         match self {
-            Format::Json => json::records(body, how.partition, now_ms),
-            Format::Lines => lines::records(body, how.key_field.as_deref(), how.partition, now_ms),
+            Format::Json => json::read(body, how.partition, now_ms, each),
+            Format::Lines => lines::read(body, key_field, how.partition, now_ms, each),
         }
     }
+}
+
+/// A producer as HTTP asks for it. A misspelt name is refused, not ignored.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewProducer {
+    #[serde(default)]
+    name: Option<String>,
 }
 
 async fn open_producer(
@@ -205,9 +275,7 @@ async fn open_producer(
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Producer>), Failure> {
-    let request: OpenProducer = extract::json(&context, &headers, body).await?;
-    Ok((
-        StatusCode::CREATED,
-        Json(context.broker.open_producer(request).await?),
-    ))
+    let NewProducer { name } = extract::json(&context, &headers, body).await?;
+    let opened = context.broker.open_producer(OpenProducer { name }).await?;
+    Ok((StatusCode::CREATED, Json(opened)))
 }

@@ -3,12 +3,14 @@
 use std::net::Ipv4Addr;
 
 use axum::body::Body;
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
+use crate::guest::Guest;
 use crate::io::{ManualClock, RealDisk};
 use crate::plugin::{Engine, NoCache};
 use crate::store::Store;
@@ -19,6 +21,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const NOW_MS: i64 = 1_700_000_000_000;
 /// A plugin larger than this is refused here.
 const PLUGIN_BYTES_MAX: usize = 4096;
+/// All bodies together.
+const BODIES_BYTES_MAX: usize = 1 << 20;
 
 struct Bench {
     front: Front,
@@ -54,6 +58,7 @@ async fn bench() -> Bench {
         broker: broker.clone(),
         config: Arc::new(config),
         plugin_bytes_max: PLUGIN_BYTES_MAX,
+        bodies: Bodies::new(BODIES_BYTES_MAX),
         clock,
         metrics: Metrics::install(),
         stopping,
@@ -455,6 +460,198 @@ async fn a_body_past_its_limit_is_refused_with_or_without_a_length() {
 }
 
 #[tokio::test]
+async fn bodies_have_so_much_room_together_and_give_it_back() {
+    let bench = bench().await;
+    bench.topic("t", 1).await;
+    let path = "/v1/topics/t/records";
+    // Bodies that don't end keep the room of what has come of them.
+    let part = bytes::Bytes::from(vec![b'\n'; 60 << 10]);
+    let (end, ended) = watch::channel(());
+    for _ in 0..BODIES_BYTES_MAX / part.len() {
+        let parts = (Some(part.clone()), ended.clone());
+        let parts = futures_util::stream::unfold(parts, |(part, mut ended)| async move {
+            if part.is_none() {
+                ended.changed().await.ok();
+            }
+            part.map(|part| (Ok::<_, Infallible>(part), (None, ended)))
+        });
+        let request = Request::builder()
+            .method("POST")
+            .uri(path)
+            .header("content-type", "application/x-ndjson")
+            .body(Body::from_stream(parts))
+            .expect("a request");
+        assert!(bench.front.answer(request).now_or_never().is_none());
+    }
+    let until = async |status| {
+        let asking = async {
+            loop {
+                let lines = bench.call("POST", path, "application/x-ndjson", part.clone());
+                let answer = lines.await;
+                if answer.status == status {
+                    break answer;
+                }
+            }
+        };
+        timeout(LIMIT, asking).await.expect("it comes to that")
+    };
+    until(429)
+        .await
+        .refuses(429, "too_many", "http.bodies_bytes_max");
+    drop(end);
+    until(400)
+        .await
+        .refuses(400, "invalid_argument", "no records");
+}
+
+#[tokio::test]
+async fn a_body_of_short_lines_becomes_batches_within_the_limit() {
+    let bench = bench().await;
+    bench.topic("t", 1).await;
+    let lines = "1\n".repeat(32 << 10);
+    let answer = bench
+        .call(
+            "POST",
+            "/v1/topics/t/records",
+            "application/x-ndjson",
+            lines.clone(),
+        )
+        .await
+        .is(200);
+    assert_eq!(answer.body["produced"][0]["count"], 32 << 10);
+    let producer = bench.post("/v1/producers", json!({})).await.is(201).body;
+    let path = format!(
+        "/v1/topics/t/records?partition=0&producer_id={}&producer_epoch={}&sequence=0",
+        producer["id"], producer["epoch"]
+    );
+    let answer = bench
+        .call("POST", &path, "application/x-ndjson", lines)
+        .await
+        .is(200);
+    assert_eq!(answer.body["produced"][0]["count"], 32 << 10);
+}
+
+#[tokio::test]
+async fn a_write_whose_peer_has_left_comes_to_its_end() {
+    let bench = bench().await;
+    bench.topic("a", 1).await;
+    bench.topic("b", 1).await;
+    let wasm = Guest::default().component();
+    bench.broker.push_plugin("p", wasm).await.expect("a plugin");
+    let spec = json!({"name": "d", "plugin": "p", "from": "a", "to": "b"});
+    let request = Request::builder()
+        .method("POST")
+        .uri("/v1/deployments")
+        .body(Body::from(spec.to_string()))
+        .expect("a request");
+    // Under way, and then nobody waits for it any more.
+    assert!(bench.front.answer(request).now_or_never().is_none());
+    let deployed = async {
+        while bench.broker.deployment("d").is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, deployed).await.expect("it was deployed");
+}
+
+#[tokio::test]
+async fn misspelt_fields_are_refused_by_name_on_every_route_that_takes_json() {
+    let bench = bench().await;
+    bench.topic("t", 1).await;
+    let deployment = json!({"name": "d", "plugin": "p", "from": "t", "to": "t"});
+    let limits =
+        json!({"name": "d", "plugin": "p", "from": "t", "to": "t", "limits": {"memry": 1}});
+    for (method, path, mut body, wrong) in [
+        ("POST", "/v1/topics", json!({"topic": "x"}), "patitions"),
+        ("PATCH", "/v1/topics/t", json!({}), "retention"),
+        ("POST", "/v1/producers", json!({}), "nmae"),
+        ("POST", "/v1/deployments", deployment, "strat"),
+        ("POST", "/v1/deployments", limits, "memry"),
+        (
+            "POST",
+            "/v1/topics/t/records",
+            json!({"records": []}),
+            "record",
+        ),
+    ] {
+        if wrong != "memry" {
+            body[wrong] = json!(1);
+        }
+        bench
+            .call(method, path, "application/json", body.to_string())
+            .await
+            .refuses(400, "invalid_argument", &format!("`{wrong}`"));
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_request_the_answer_is_an_error_of_the_table() {
+    let bench = bench().await;
+    bench.topic("t", 1).await;
+    for (method, path, status) in [
+        ("GET", "/v1/topics/", 404),
+        ("GET", "/v1/topics/t/", 404),
+        ("GET", "//v1/topics", 404),
+        ("GET", "/v1/topics/%ff", 400),
+        ("GET", "/v1/topics/a%2Fb", 400),
+        ("GET", "/v1/topics/%2E%2E", 400),
+        ("GET", "/v1/topics/t/partitions/-1/records", 400),
+        ("GET", "/v1/topics/t/partitions/4294967296/records", 400),
+        ("GET", "/v1/topics/t/partitions/4294967295/records", 404),
+        ("GET", "/v1/topics/t/partitions/0/records?offset=-1", 400),
+        (
+            "GET",
+            "/v1/topics/t/partitions/0/records?offset=18446744073709551616",
+            400,
+        ),
+        (
+            "GET",
+            "/v1/topics/t/partitions/0/records?offset=18446744073709551615",
+            416,
+        ),
+        ("GET", "/v1/topics/t/partitions/0/records?wait_ms=x", 400),
+        ("GET", "/v1/topics/t/partitions/0/records?%ff=1", 400),
+        ("GET", "/v1/groups/%00/cursors", 400),
+        ("GET", "/v1/groups/g/cursors?topic=a+b", 400),
+        ("GET", "/v1/plugins/nothing", 404),
+        ("DELETE", "/v1/plugins/nothing", 404),
+        ("DELETE", "/v1/deployments/nothing", 404),
+        ("DELETE", "/v1/topics/nothing", 404),
+        ("GET", "/v1/producers", 405),
+        ("DELETE", "/v1/topics", 405),
+        ("TRACE", "/v1/topics", 405),
+        ("PURGE", "/health", 405),
+        ("OPTIONS", "/v1/topics", 405),
+        ("OPTIONS", "*", 404),
+        ("PATCH", "/v1/topics/t", 400),
+        ("POST", "/v1/topics/t/records", 415),
+        ("GET", "/v1/ws", 426),
+    ] {
+        let answer = bench.call(method, path, "", Body::empty()).await;
+        let code = answer.body["error"]["code"].as_str().unwrap_or_default();
+        let code = ErrorCode::from_name(code);
+        assert!(code.is_some(), "{method} {path}: {}", answer.body);
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+        assert_eq!(answer.headers["content-type"], "application/json");
+        assert_eq!(
+            answer.headers.contains_key("allow"),
+            status == 405,
+            "{method} {path}"
+        );
+    }
+    for path in [
+        "/v1/topics",
+        "/v1/topics/t",
+        "/health",
+        "/",
+        "/openapi.json",
+    ] {
+        let answer = bench.call("HEAD", path, "", Body::empty()).await.is(200);
+        assert_eq!(answer.body, "", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_plugin_is_refused() {
     let bench = bench().await;
     bench
@@ -572,11 +769,24 @@ async fn metrics_count_requests_by_route() {
     let bench = bench().await;
     bench.topic("some-topic-of-many", 1).await;
     bench.get("/v1/topics/some-topic-of-many").await.is(200);
+    bench.get("/v1/nowhere-at-all").await.is(404);
+    let foreign = Request::builder()
+        .method("PUT")
+        .uri("/v1/topics")
+        .header("origin", "https://evil.example")
+        .body(Body::empty());
+    bench.send(foreign.expect("a request")).await.is(403);
     let answer = bench.get("/metrics").await.is(200);
     let text = answer.body.as_str().expect("text").to_owned();
     assert!(text.contains(r#"route="/v1/topics/{topic}""#), "{text}");
     assert!(text.contains("eddy_ready 1"), "{text}");
     assert!(!text.contains("route=\"/v1/topics/some"), "{text}");
+    for unrouted in [
+        r#"{route="none",method="GET",status="404"}"#,
+        r#"{route="none",method="PUT",status="403"}"#,
+    ] {
+        assert!(text.contains(unrouted), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -7,13 +7,15 @@
 //! number moves often, its handle is kept rather than looked up ([`TopicMeters`]).
 
 mod meter;
+mod passing;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use meter::{Present, TopicMeters};
+use passing::{Passing, Split};
 
 macro_rules! metrics_table {
     ($($kind:ident $name:ident = $text:literal, $unit:ident, $about:literal;)*) => {
@@ -21,6 +23,11 @@ macro_rules! metrics_table {
 
         /// The names of all metrics.
         pub const ALL: &[&str] = &[$($text),*];
+
+        /// What a metric is.
+        fn about(name: &str) -> &'static str {
+            match name { $($text => $about,)* _ => "" }
+        }
 
         fn describe() {
             $(metrics_table!(@describe $kind, $name, Unit::$unit, $about);)*
@@ -51,7 +58,7 @@ metrics_table! {
     gauge WS_CONNECTIONS = "eddy_ws_connections", Count, "WebSocket connections that are open.";
     gauge SUBSCRIPTIONS = "eddy_subscriptions", Count, "Subscriptions that are open.";
     counter GAPS = "eddy_gaps_total", Count, "Gap notices sent: retention overtook a reader, or history was lost.";
-    counter HTTP_REQUESTS = "eddy_http_requests_total", Count, "HTTP requests answered, by route, method and status.";
+    counter HTTP_REQUESTS = "eddy_http_requests_total", Count, "HTTP requests answered, by route (`none` without one), method and status.";
     histogram HTTP_SECONDS = "eddy_http_request_seconds", Seconds, "How long HTTP requests took to answer, long polls included, by route.";
     counter PLUGIN_CALLS = "eddy_plugin_calls_total", Count, "Times that records were given to a plugin, by deployment; filters of subscriptions have none.";
     counter PLUGIN_RECORDS = "eddy_plugin_records_total", Count, "Records given to plugins, by deployment; filters of subscriptions have none.";
@@ -78,40 +85,49 @@ const SECONDS_BUCKETS: [f64; 16] = [
 
 /// Reads what the process has counted. Cloning shares it.
 #[derive(Clone)]
-pub struct Metrics(PrometheusHandle);
+pub struct Metrics {
+    lasting: PrometheusHandle,
+    passing: Arc<Passing>,
+}
 
 impl Metrics {
     /// The process's recorder, installed at the first call. Recorders are one
     /// per process, so brokers in one process count together.
     pub fn install() -> Metrics {
-        static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-        Metrics(HANDLE.get_or_init(install).clone())
+        static METRICS: OnceLock<Metrics> = OnceLock::new();
+        METRICS.get_or_init(install).clone()
     }
 
     /// All metrics as Prometheus's text format 0.0.4.
     pub fn render(&self) -> String {
-        self.0.render()
+        self.lasting.render() + &self.passing.render(about)
     }
 
-    /// Folds the histograms' samples into their buckets. To be called every few
-    /// seconds, or samples pile up between renderings.
+    /// Folds the histograms' samples into their buckets and forgets what is
+    /// idle. To be called every five seconds, or samples pile up between
+    /// renderings.
     pub fn fold(&self) {
-        self.0.run_upkeep();
+        self.lasting.run_upkeep();
+        self.passing.look();
     }
 }
 
-fn install() -> PrometheusHandle {
-    let recorder = PrometheusBuilder::new()
+fn install() -> Metrics {
+    let lasting = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
         .expect("there are buckets")
         .build_recorder();
-    let handle = recorder.handle();
+    let installed = Metrics {
+        lasting: lasting.handle(),
+        passing: Arc::default(),
+    };
+    let passing = installed.passing.clone();
     // Somebody else's recorder was installed first (a test's): ours stays empty.
-    if metrics::set_global_recorder(recorder).is_err() {
+    if metrics::set_global_recorder(Split { lasting, passing }).is_err() {
         tracing::warn!("a metrics recorder was installed before; /metrics will be empty");
     }
     describe();
-    handle
+    installed
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::response::Response;
+use axum::http::Response;
 use bytes::Bytes;
 use eddy_protocol::Form;
 use hyper::body::Incoming;
@@ -27,6 +27,7 @@ use tracing::debug;
 use super::accept::Upgraded;
 use super::refuse;
 use super::socket::{Socket, linger};
+use super::speaker::{Speaker, Spoken};
 use crate::config;
 use crate::http::{Accepted, Front};
 
@@ -40,9 +41,10 @@ const LINGER: Duration = Duration::from_secs(1);
 struct Seen {
     request: AtomicBool,
     accepted: Mutex<Option<Form>>,
+    speaker: Arc<Speaker>,
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Spoken>, Infallible>> + Send>>;
 
 /// Answers requests until the connection ends or becomes a WebSocket.
 pub(super) async fn serve(
@@ -53,7 +55,7 @@ pub(super) async fn serve(
 ) -> Option<Upgraded> {
     let seen = Arc::new(Seen::default());
     let service = hyper::service::service_fn(answers(front, seen.clone()));
-    let socket = Socket::new(stream, settings.stall_timeout);
+    let socket = Socket::new(stream, settings.stall_timeout, seen.speaker.clone());
     let mut connection = builder(&settings).serve_connection(socket, service);
     let mut handshake = pin!(sleep(settings.handshake_timeout));
     let (mut told, mut is_due) = (false, false);
@@ -76,8 +78,10 @@ pub(super) async fn serve(
             }
         }
     };
+    let mut unread = None;
     if let Err(error) = &ended {
         debug!("a connection ended: {error}");
+        unread = seen.speaker.own().filter(|_| error.is_parse());
     }
     let parts = connection.into_parts();
     let stream = parts.io.into_inner();
@@ -89,6 +93,9 @@ pub(super) async fn serve(
             read_ahead: Bytes::copy_from_slice(&parts.read_buf),
             form,
         });
+    }
+    if let Some(status) = unread {
+        refuse::unread(&stream, status, settings.header_bytes_max);
     }
     if !told {
         linger(stream, LINGER).await;
@@ -110,11 +117,12 @@ fn builder(settings: &config::Server) -> Builder {
 fn answers(front: Front, seen: Arc<Seen>) -> impl Fn(hyper::Request<Incoming>) -> Answering {
     move |request| {
         seen.request.store(true, Ordering::Relaxed);
+        seen.speaker.asked();
         let (front, seen) = (front.clone(), seen.clone());
         Box::pin(async move {
             let answer = front.answer(Request::from(request.map(Body::new))).await;
             *seen.accepted.lock() = answer.extensions().get().map(|Accepted(form)| *form);
-            Ok(answer)
+            Ok(Spoken::answer(answer, seen.speaker.clone()))
         })
     }
 }

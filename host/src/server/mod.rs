@@ -12,6 +12,7 @@ mod descriptor;
 mod log;
 mod refuse;
 mod socket;
+mod speaker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use tracing::info;
 
 use crate::broker::{Broker, StoredCode};
 use crate::config::Config;
-use crate::http::{Context, Front};
+use crate::http::{Bodies, Context, Front};
 use crate::io::{Clock, RealDisk, SystemClock};
 use crate::metrics::{self as names, Metrics};
 use crate::plugin::Engine;
@@ -75,6 +76,7 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let context = Context {
             broker: broker.clone(),
+            bodies: Bodies::new(config.http.bodies_bytes_max),
             config: Arc::new(config.http),
             plugin_bytes_max: config.plugin.plugin_bytes_max,
             clock: Arc::new(SystemClock),

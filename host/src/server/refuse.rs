@@ -1,5 +1,6 @@
 //! Answers to connections that never get as far as HTTP: one too many, or one
-//! that asks for nothing. Short, whole, and without waiting for the peer.
+//! that asks for nothing, or for nothing that can be read. Short, whole, and
+//! without waiting for the peer.
 
 use std::time::Duration;
 
@@ -42,6 +43,30 @@ pub(super) fn late(stream: &TcpStream, timeout: Duration) {
         "no request came within {timeout:?} of the connection (server.handshake_timeout)"
     ));
     say(stream, "408 Request Timeout", &error);
+}
+
+/// Answers what is no request, in place of hyper, which gave it this status.
+pub(super) fn unread(stream: &TcpStream, status: u16, header_bytes_max: usize) {
+    let limit = format!(
+        "(the limit for line and headers is {header_bytes_max} bytes, server.header_bytes_max)"
+    );
+    let (status, error) = match status {
+        414 => (
+            "414 URI Too Long",
+            ErrorCode::FrameTooLarge.because(format!("the request's path is too long {limit}")),
+        ),
+        431 => (
+            "431 Request Header Fields Too Large",
+            ErrorCode::FrameTooLarge.because(format!(
+                "the request's line and headers are too large {limit}"
+            )),
+        ),
+        _ => (
+            "400 Bad Request",
+            ErrorCode::InvalidArgument.because("this is not an HTTP/1.1 request"),
+        ),
+    };
+    say(stream, status, &error);
 }
 
 /// Writes an answer as far as the socket takes it, which is all of it where

@@ -1,8 +1,9 @@
 //! A TCP socket as hyper wants it, with a limit on how long its peer may take
-//! nothing of what is written.
+//! nothing of what is written, and without what hyper says by itself.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::speaker::Speaker;
+
 /// What a peer may still send to us while it reads its last answer.
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
@@ -20,14 +23,16 @@ pub(super) struct Socket {
     stall_timeout: Duration,
     /// Runs while a write waits for the peer.
     stalled: Option<Pin<Box<Sleep>>>,
+    speaker: Arc<Speaker>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, stall_timeout: Duration) -> Socket {
+    pub(super) fn new(stream: TcpStream, stall_timeout: Duration, speaker: Arc<Speaker>) -> Socket {
         Socket {
             stream: TokioIo::new(stream),
             stall_timeout,
             stalled: None,
+            speaker,
         }
     }
 
@@ -73,6 +78,9 @@ impl Write for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.speaker.keeps(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watched(written, cx)
     }
@@ -82,6 +90,9 @@ impl Write for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.speaker.keeps(bufs.first().map_or(&[], |first| first)) {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.watched(written, cx)
     }
@@ -90,7 +101,9 @@ impl Write for Socket {
         self.stream.is_write_vectored()
     }
 
+    /// Called when everything was written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.speaker.flushed();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -226,6 +226,44 @@ async fn a_head_that_is_too_large_is_refused() {
     .await;
     let answer = rest(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    assert!(answer.contains("server.header_bytes_max"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_with_an_error_of_the_table_also_behind_others() {
+    let server = start(|config| config.server.header_bytes_max = 128 << 10).await;
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(70_000));
+    for (sent, status, code) in [
+        ("nonsense\r\n\r\n", "400", "invalid_argument"),
+        ("GET / HTTP/7.0\r\n\r\n", "400", "invalid_argument"),
+        (
+            "GET / HTTP/1.1\r\nno colon\r\n\r\n",
+            "400",
+            "invalid_argument",
+        ),
+        (
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "400",
+            "invalid_argument",
+        ),
+        (&long, "414", "frame_too_large"),
+    ] {
+        let mut stream = server.connect().await;
+        for _ in 0..2 {
+            assert!(health(&mut stream).await.starts_with("HTTP/1.1 200"));
+        }
+        send(&mut stream, sent).await;
+        let answer = rest(&mut stream).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).expect("one whole body");
+        assert_eq!(body["error"]["code"], code, "{body}");
+    }
     server.stop().await;
 }
 

@@ -1,13 +1,15 @@
 //! Records gathered into batches: by partition, each batch within the limit.
 //!
-//! Knows the batch's layout as far as a record's share of it goes, and nothing
-//! of keys: who goes where is decided before.
+//! Knows the batch's layout as far as a record's share of it goes.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use eddy_protocol::batch::{ColumnBuf, HEADER_BYTES, Rows};
-use eddy_protocol::{Batch, BatchError, ErrorCode, WireError};
+use eddy_protocol::{Batch, BatchError, ErrorCode, WireError, partitioner};
 
 use super::{corrupt, encode};
+use crate::broker::refusal;
 use crate::store::{Append, Topic};
 
 /// A record for the broker to place.
@@ -25,9 +27,16 @@ pub struct PlacedRecord {
     pub headers: Vec<(String, Bytes)>,
 }
 
-/// Records gathered by partition, in batches that keep to the limit.
-pub(super) struct Placement {
+/// Records on their way into one commit, each put into its place as it comes,
+/// in batches that keep to the limit. Filling it is work for a thread that may
+/// take its time.
+pub struct Placement {
+    topic: Arc<Topic>,
+    /// Where records without a key go.
+    keyless: u32,
     batch_bytes_max: usize,
+    /// How many records have come.
+    count: usize,
     /// What is being filled for each partition, and how large it may get.
     filling: Vec<Filling>,
     full: Vec<(u32, Batch)>,
@@ -42,23 +51,41 @@ struct Filling {
     last: usize,
 }
 
+/// Records in their places, to be appended all or nothing.
+pub struct Placed(pub(super) Vec<Append>);
+
 impl Placement {
-    pub(super) fn new(partitions: u32, batch_bytes_max: usize) -> Placement {
+    pub(super) fn new(topic: Arc<Topic>, keyless: u32, batch_bytes_max: usize) -> Placement {
+        let partitions = topic.partitions().len();
         Placement {
+            topic,
+            keyless,
             batch_bytes_max,
+            count: 0,
             filling: (0..partitions).map(|_| Filling::default()).collect(),
             full: Vec::new(),
         }
     }
 
-    /// Adds the record that is number `index` of its request.
-    pub(super) fn push(
-        &mut self,
-        partition: u32,
-        record: &PlacedRecord,
-        index: usize,
-    ) -> Result<(), WireError> {
-        let limit = self.batch_bytes_max;
+    /// Adds a record: where it says, by its key as Kafka's default partitioner
+    /// does, or spread without one.
+    pub fn push(&mut self, record: &PlacedRecord) -> Result<(), WireError> {
+        let partitions = self.filling.len();
+        let partition = match (record.partition, &record.key) {
+            (Some(number), _) if number as usize >= partitions => {
+                let topic = self.topic.name();
+                return Err(refusal::unknown_partition(topic, number, partitions));
+            }
+            (Some(number), _) => number,
+            (None, Some(key)) => partitioner::partition_for_key(key, partitions as u32),
+            (None, None) => self.keyless,
+        };
+        self.add(partition, record)
+    }
+
+    fn add(&mut self, partition: u32, record: &PlacedRecord) -> Result<(), WireError> {
+        let (index, limit) = (self.count, self.batch_bytes_max);
+        self.count += 1;
         let bytes = bytes_in_batch(record);
         let filling = &mut self.filling[partition as usize];
         if !filling.columns.is_empty() && HEADER_BYTES + filling.bytes + bytes > limit {
@@ -76,8 +103,14 @@ impl Placement {
         })
     }
 
-    /// By partition; the batches of one in the order of their records.
-    pub(super) fn appends(self, topic: &Topic) -> Result<Vec<Append>, WireError> {
+    /// Whether nothing has come.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Everything that came, by partition; the batches of one in the order of
+    /// their records.
+    pub fn finish(self) -> Result<Placed, WireError> {
         let mut batches = self.full;
         let filled = self.filling.into_iter().zip(0..);
         for (filling, partition) in filled.filter(|(filling, _)| !filling.columns.is_empty()) {
@@ -85,11 +118,11 @@ impl Placement {
         }
         batches.sort_by_key(|(partition, _)| *partition);
         let appends = batches.into_iter().map(|(partition, batch)| Append {
-            topic: topic.id(),
+            topic: self.topic.id(),
             partition,
             batch,
         });
-        Ok(appends.collect())
+        Ok(Placed(appends.collect()))
     }
 }
 

@@ -26,6 +26,14 @@ fn record(partition: u32, value: String) -> PlacedRecord {
     }
 }
 
+fn produce(broker: &Broker, records: &[PlacedRecord]) -> Result<PendingCommit, WireError> {
+    let mut placement = broker.placement(&name("t"))?;
+    for record in records {
+        placement.push(record)?;
+    }
+    broker.produce_placed(placement.finish()?)
+}
+
 #[tokio::test]
 async fn what_exceeds_a_batch_becomes_several_in_one_commit() {
     let broker = narrow().await;
@@ -35,7 +43,7 @@ async fn what_exceeds_a_batch_becomes_several_in_one_commit() {
     let records: Vec<_> = (values.iter().zip(0u32..))
         .map(|(value, number)| record(number % 2, value.clone()))
         .collect();
-    let pending = broker.produce_records(&name("t"), &records);
+    let pending = produce(&broker, &records);
     let produced = within("producing", pending.expect("accepted").answer())
         .await
         .expect("durable");
@@ -54,7 +62,7 @@ async fn no_batch_exceeds_the_limit_and_a_record_may_reach_it_exactly() {
     let mut lone = 0;
     for length in 1..BATCH_BYTES_MAX {
         let records: Vec<_> = (0..3).map(|_| record(0, "x".repeat(length))).collect();
-        let Ok(pending) = broker.produce_records(&name("t"), &records) else {
+        let Ok(pending) = produce(&broker, &records) else {
             lone = length;
             break;
         };
@@ -82,13 +90,13 @@ async fn a_record_that_no_batch_can_hold_is_named_and_nothing_is_appended() {
         record(0, "x".repeat(BATCH_BYTES_MAX)),
         record(1, "fits".into()),
     ];
-    let outcome = broker.produce_records(&name("t"), &records);
+    let outcome = produce(&broker, &records);
     refused(
         outcome,
         ErrorCode::BatchTooLarge,
         "record 1 (they count from 0)",
     );
-    let outcome = broker.produce_records(&name("t"), &records);
+    let outcome = produce(&broker, &records);
     refused(outcome, ErrorCode::BatchTooLarge, "the limit is 400");
     assert!(broker.values("t", 0).await.is_empty());
 }

@@ -1,6 +1,6 @@
 //! The two fronts: HTTP and WebSocket.
 
-use super::{GIB, HOUR, KIB, MIB, SECOND, Setting, TIMEOUT, setting};
+use super::{GIB, HOUR, KIB, MIB, SECOND, Setting, TIB, TIMEOUT, setting};
 use crate::config::field::{Bytes, Checked, Count, Time};
 use crate::http;
 
@@ -9,6 +9,11 @@ pub(super) const HTTP: &[Setting] = &[
         "http.body_bytes_max",
         "The body of a request that produces records.",
         |c| Box::new(Bytes(&mut c.http.body_bytes_max, KIB..=GIB)),
+    ),
+    setting(
+        "http.bodies_bytes_max",
+        "The bodies of all requests under way, uploads included; a request past that is refused and may be repeated.",
+        |c| Box::new(Bytes(&mut c.http.bodies_bytes_max, MIB..=TIB)),
     ),
     setting(
         "http.body_timeout",
@@ -29,7 +34,7 @@ pub(super) const HTTP: &[Setting] = &[
     ),
     setting(
         "http.allowed_hosts",
-        "Names under which the broker is reached, for the `Host` header. On loopback, and wherever names are listed, it answers to these, to `localhost` and to plain addresses only.",
+        "Names under which the broker is reached, for the `Host` header. On loopback, and wherever names are listed, it answers to these, to `localhost` and to plain addresses only. Elsewhere programs may come by any name; the broker's own page writes and opens a WebSocket only under these, `localhost` and plain addresses.",
         |c| {
             Box::new(Checked {
                 value: &mut c.http.allowed_hosts,

@@ -8,41 +8,44 @@ use eddy_protocol::batch::json::JsonBytes;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::Each;
 use crate::broker::PlacedRecord;
 use crate::http::error::{Failure, invalid};
 
-/// The records of a body. With `key_field` (`a` or `a.b`) each line must be an
-/// object that has this field; it becomes the key: a text as it is, anything
-/// else as its JSON.
-pub(super) fn records(
+/// Gives the records of a body to `each`. With `key_field` (`a` or `a.b`) each
+/// line must be an object that has this field; it becomes the key: a text as it
+/// is, anything else as its JSON.
+pub(super) fn read(
     body: &Bytes,
     key_field: Option<&str>,
     partition: Option<u32>,
     now_ms: i64,
-) -> Result<Vec<PlacedRecord>, Failure> {
+    each: Each,
+) -> Result<(), Failure> {
     let path: Option<Vec<&str>> = key_field.map(|field| field.split('.').collect());
-    let mut records = Vec::new();
     for (line, number) in body.split(|byte| *byte == b'\n').zip(1..) {
         let value = line.trim_ascii();
         if !value.is_empty() {
             let key = key(value, path.as_deref())
                 .map_err(|wrong| invalid(format!("line {number}: {wrong}")))?;
             let value = Some(body.slice_ref(value));
-            records.push(PlacedRecord {
+            each(PlacedRecord {
                 partition,
                 timestamp_ms: now_ms,
                 key,
                 value,
                 headers: Vec::new(),
-            });
+            })?;
         }
     }
-    Ok(records)
+    Ok(())
 }
 
 /// Checks that a line is JSON, and finds the key in it.
 fn key(line: &[u8], path: Option<&[&str]>) -> Result<Option<Bytes>, String> {
-    let mut json = serde_json::Deserializer::from_slice(line);
+    // The parser looks into no string that it passes over.
+    let line = std::str::from_utf8(line).map_err(|error| format!("not UTF-8: {error}"))?;
+    let mut json = serde_json::Deserializer::from_str(line);
     let found = match path {
         None => IgnoredAny::deserialize(&mut json).map(|_| None),
         Some(path) => Field(path).deserialize(&mut json),
@@ -111,9 +114,26 @@ mod tests {
         body: &'static str,
         key_field: Option<&str>,
     ) -> Result<Vec<(Option<String>, String)>, String> {
+        parse_bytes(body.as_bytes(), key_field)
+    }
+
+    fn parse_bytes(
+        body: &'static [u8],
+        key_field: Option<&str>,
+    ) -> Result<Vec<(Option<String>, String)>, String> {
         let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).expect("UTF-8");
-        let records = records(&Bytes::from_static(body.as_bytes()), key_field, None, 0);
-        let records = records.map_err(|failure| format!("{failure:?}"))?;
+        let mut records = Vec::new();
+        let read = read(
+            &Bytes::from_static(body),
+            key_field,
+            None,
+            0,
+            &mut |record| {
+                records.push(record);
+                Ok(())
+            },
+        );
+        read.map_err(|failure| format!("{failure:?}"))?;
         Ok(records
             .iter()
             .map(|r| {
@@ -146,6 +166,21 @@ mod tests {
                 Ok(vec![(Some(key.to_owned()), line.to_owned())]),
                 "{line}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_not_json_wherever_it_stands() {
+        for (body, field) in [
+            (&b"1\n\"\xff\"\n"[..], None),
+            (b"1\n{\"a\":\"\xc3\"}", None),
+            (
+                b"{\"id\":1}\n{\"id\":1,\"a\":[\"\xed\xa0\x80\"]}",
+                Some("id"),
+            ),
+        ] {
+            let error = parse_bytes(body, field).expect_err("bytes that are no text");
+            assert!(error.contains("line 2: not UTF-8"), "{error}");
         }
     }
 
