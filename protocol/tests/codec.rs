@@ -35,14 +35,14 @@ fn refused(message: &[u8], form: Form) -> FrameError {
 }
 
 #[test]
-fn a_value_may_be_any_json_and_keeps_its_names_in_order() {
+fn a_value_may_be_any_json_and_keeps_its_text() {
     let batch = produced(
         r#""records":[{"value":{ "z": 1, "a": [true, null, 2.50, -3, 18446744073709551615, "\u00e9\n"] }},
            {"value":"text"},{"value":7},{"value":false},{"value":[]},{"value":null},{"value":""},
            {"value":{"base64":"aGk="}},{"value":{"base64":"aGk=","more":1}},{"value":{}}]"#,
     );
     let expected = [
-        Some(r#"{"z":1,"a":[true,null,2.5,-3,18446744073709551615,"é\n"]}"#),
+        Some(r#"{"z":1,"a":[true,null,2.50,-3,18446744073709551615,"\u00e9\n"]}"#),
         Some("text"),
         Some("7"),
         Some("false"),
@@ -56,6 +56,81 @@ fn a_value_may_be_any_json_and_keeps_its_names_in_order() {
     assert_eq!(
         values(&batch),
         expected.map(|value| value.map(str::to_owned))
+    );
+}
+
+#[test]
+fn numbers_and_strings_in_a_value_are_stored_as_they_were_written() {
+    for text in [
+        "0.30000000000000004",
+        "2.2250738585072014e-308",
+        "1.7976931348623157E+308",
+        "1e400",
+        "-0.0",
+        "123456789012345678901234567890",
+        "-9223372036854775809",
+        r#"[" \" [ ",{"a b":"\\"},"\ud83d\ude00"]"#,
+    ] {
+        let spaced = format!("\t{} \n", text.replace(',', " ,\r\n "));
+        let batch = produced(&format!(
+            r#""records":[{{"value":{text}}},{{"value":{{"v":{spaced}}}}}]"#
+        ));
+        let expected = [text.to_owned(), format!(r#"{{"v":{text}}}"#)];
+        assert_eq!(values(&batch), expected.map(Some), "{text}");
+    }
+}
+
+#[test]
+fn an_object_is_bytes_only_if_base64_is_all_of_it() {
+    for (value, stored) in [
+        (r#"{ "base64" : "aGk=" }"#, "hi"),
+        (r#"{"b\u0061se64":"aGk\u003d"}"#, "hi"),
+        (
+            r#"{"base64":"aGk=","base64":"aGk="}"#,
+            r#"{"base64":"aGk=","base64":"aGk="}"#,
+        ),
+        (r#"{"a":{"base64":"aGk="}}"#, r#"{"a":{"base64":"aGk="}}"#),
+        (r#""\u0061\"b""#, "a\"b"),
+    ] {
+        let batch = produced(&format!(r#""records":[{{"value":{value}}}]"#));
+        assert_eq!(values(&batch), [Some(stored.to_owned())], "{value}");
+    }
+}
+
+#[test]
+fn what_may_be_left_out_may_also_be_null() {
+    let same = |full: &str, short: &str| {
+        let read = |text: &str| decode_client(text.as_bytes(), Form::Json, NOW).expect(text);
+        assert_eq!(read(full), read(short));
+    };
+    same(
+        r#"{"subscribe":{"topic":"t","partitions":null,"from":null,"resume":null,"filter":null},"id":1}"#,
+        r#"{"new":null,"id":1,"subscribe":{"topic":"t"}}"#,
+    );
+    same(
+        r#"{"id":1,"subscribe":{"topic":"t","filter":{"plugin":"p","params":null}}}"#,
+        r#"{"id":1,"subscribe":{"topic":"t","filter":{"plugin":"p"}}}"#,
+    );
+    same(
+        r#"{"id":1,"produce":{"topic":"t","partition":null,"producer":null,"base_offset":null,"end_offset":null,
+            "records":[{"offset":null,"timestamp":null,"key":null,"value":1,"headers":null}]}}"#,
+        r#"{"id":1,"produce":{"records":[{"value":1}],"topic":"t"}}"#,
+    );
+    same(
+        r#"{"id":1,"commit":{"appends":null,"group":null,"cursors":null}}"#,
+        r#"{"id":1,"commit":{}}"#,
+    );
+    same(
+        r#"{"id":1,"fetch":{"topic":"t","partition":0,"from":null,"bytes_max":1,"wait_ms":null}}"#,
+        r#"{"id":1,"fetch":{"topic":"t","partition":0,"bytes_max":1}}"#,
+    );
+    same(
+        r#"{"id":1,"create_topic":{"topic":"t","partitions":1,"durability":null,"retention_ms":null,"retention_bytes":null}}"#,
+        r#"{"id":1,"create_topic":{"topic":"t","partitions":1}}"#,
+    );
+    same(
+        r#"{"id":1,"hello":{"client":null}}"#,
+        r#"{"id":1,"hello":{}}"#,
     );
 }
 
@@ -135,6 +210,11 @@ fn a_record_without_a_value_is_refused_by_name() {
         r#"{"value":{"base64":"!"}}"#,
         r#"{"value":{"base64":1}}"#,
         r#"{"value":1,"headers":[["a"]]}"#,
+        r#"{"value":1,"headers":{"a":null}}"#,
+        r#"{"value":"\ud800"}"#,
+        r#"{"value":{"a":tru}}"#,
+        r#"{"value":01}"#,
+        r#"{"value":1},{"value":2}],"records":[{"value":3}"#,
     ] {
         let text = format!(r#"{{"id":5,"produce":{{"topic":"t","records":[{wrong}]}}}}"#);
         assert_eq!(refused(text.as_bytes(), Form::Json).id, Some(5), "{wrong}");
@@ -149,6 +229,8 @@ fn a_malformed_frame_names_its_request_where_it_can() {
         (br#"{"ping":{}}"#, None),
         (br#"{"id":-1,"ping":{}}"#, None),
         (br#"{"id":7,"id":7.5}"#, None),
+        (br#"{"id":7,"ping":{},"id":7}"#, Some(7)),
+        (br#"{"id":7,"pong":{}}"#, Some(7)),
         (br#"[7]"#, None),
         (b"", None),
         (b"\xff", None),
