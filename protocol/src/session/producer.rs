@@ -63,9 +63,10 @@ struct Producing {
     lanes: Vec<Lane>,
     places: BTreeMap<TopicName, BTreeMap<u32, usize>>,
     attempts: u32,
-    /// Requests for an identity whose answers were lost. Under a name each of
-    /// them may yet raise the epoch and shut this producer itself out.
-    lost_opens: u32,
+    /// Requests for an identity whose answers were lost, each with the time
+    /// until which the broker may read it. Under a name each of them may yet
+    /// raise the epoch and shut this producer itself out.
+    lost_opens: VecDeque<Duration>,
 }
 
 impl Producing {
@@ -126,6 +127,9 @@ pub(super) struct Producers {
     ready: Turns,
     last_producer: u64,
     last_batch: u64,
+    incarnation: u64,
+    /// How long the broker goes on with a connection of which it hears nothing.
+    idle_timeout: Duration,
     pending_batches: usize,
     pending_bytes: usize,
 }
@@ -141,10 +145,22 @@ impl Producers {
             lanes: Vec::new(),
             places: BTreeMap::new(),
             attempts: 0,
-            lost_opens: 0,
+            lost_opens: VecDeque::new(),
         };
         self.all.insert(handle, producing);
         handle
+    }
+
+    /// What the broker says of itself on a new connection.
+    pub(super) fn welcomed(&mut self, welcome: &Welcome) {
+        self.idle_timeout = Duration::from_millis(welcome.idle_timeout_ms);
+        if self.incarnation != welcome.incarnation {
+            // What went to its predecessor is read by nobody any more.
+            self.incarnation = welcome.incarnation;
+            for producing in self.all.values_mut() {
+                producing.lost_opens.clear();
+            }
+        }
     }
 
     pub(super) fn pending(&self) -> (usize, usize) {
@@ -241,6 +257,10 @@ impl Producers {
             producing.identity = Identity::Waiting {
                 until: retry_at(producing.attempts),
             };
+            events.push_back(Event::ProducerDelayed {
+                producer: handle,
+                error: error.clone(),
+            });
         } else {
             self.fail(handle, error, events);
         }
@@ -291,6 +311,7 @@ impl Producers {
         id: LaneId,
         batch: ProduceId,
         result: Result<Produced, WireError>,
+        now: Duration,
         retry_at: impl FnMut(u32) -> Duration,
         events: &mut VecDeque<Event>,
     ) {
@@ -311,11 +332,11 @@ impl Producers {
             }
             Err(error) if error.code == ErrorCode::FencedProducer && !producing.changing => {
                 lane.refused(batch, error.clone());
-                let Some(left) = producing.lost_opens.checked_sub(1) else {
+                producing.lost_opens.retain(|until| now < *until);
+                if producing.lost_opens.pop_front().is_none() {
                     self.fail(id.producer, &error, events);
                     return;
-                };
-                producing.lost_opens = left;
+                }
                 // At once: the other lanes will hear the same.
                 producing.change_identity();
             }
@@ -373,6 +394,7 @@ impl Producers {
     /// Everything without an answer is to be sent again.
     pub(super) fn disconnected(
         &mut self,
+        now: Duration,
         mut retry_at: impl FnMut(u32) -> Duration,
         events: &mut VecDeque<Event>,
     ) {
@@ -383,7 +405,11 @@ impl Producers {
             };
             if matches!(producing.identity, Identity::Asked) {
                 producing.identity = Identity::Wanted;
-                producing.lost_opens += u32::from(producing.name.is_some());
+                producing.lost_opens.retain(|until| now < *until);
+                if producing.name.is_some() {
+                    let until = now.saturating_add(self.idle_timeout);
+                    producing.lost_opens.push_back(until);
+                }
             }
             producing.lanes.iter_mut().for_each(Lane::disconnected);
             for lane in 0..producing.lanes.len() {
