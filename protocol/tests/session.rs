@@ -680,13 +680,17 @@ fn a_broker_that_lost_what_it_acknowledged_stalls_nobody() {
     assert_eq!(stage.asked_to_produce().1, 8);
 }
 
-/// A named producer whose first request for an identity was lost, and one
-/// batch that is on its way.
-fn named_after_a_lost_request(stage: &mut Stage) -> u32 {
+/// A named producer whose first request for an identity was lost.
+fn named_after_a_lost_request(stage: &mut Stage) -> ProducerHandle {
     let producer = stage.session.open_producer(Some("name".to_owned()));
     stage.asked();
     stage.reconnect();
     stage.give_identity(7);
+    producer
+}
+
+/// Produces one batch; its request's id.
+fn produce_one(stage: &mut Stage, producer: ProducerHandle) -> u32 {
     stage
         .session
         .produce(producer, &topic(), 0, batch(1))
@@ -697,8 +701,11 @@ fn named_after_a_lost_request(stage: &mut Stage) -> u32 {
 #[test]
 fn a_producer_that_its_own_lost_request_shut_out_comes_back() {
     let mut stage = Stage::open(Config::default());
-    let produce = named_after_a_lost_request(&mut stage);
-    stage.refuse(produce, ErrorCode::FencedProducer);
+    let producer = named_after_a_lost_request(&mut stage);
+    // Though it is noticed late.
+    stage.now += 2 * Duration::from_millis(welcome().idle_timeout_ms);
+    let id = produce_one(&mut stage, producer);
+    stage.refuse(id, ErrorCode::FencedProducer);
     stage.give_identity(7);
     assert_eq!(stage.asked_to_produce().2, 0);
 }
@@ -706,9 +713,14 @@ fn a_producer_that_its_own_lost_request_shut_out_comes_back() {
 #[test]
 fn a_lost_request_is_no_claim_to_the_name_for_ever() {
     let mut stage = Stage::open(Config::default());
-    let produce = named_after_a_lost_request(&mut stage);
+    let producer = named_after_a_lost_request(&mut stage);
     stage.now += Duration::from_millis(welcome().idle_timeout_ms);
-    stage.refuse(produce, ErrorCode::FencedProducer);
+    for _ in 0..2 {
+        let id = produce_one(&mut stage, producer);
+        stage.accept(id);
+    }
+    let id = produce_one(&mut stage, producer);
+    stage.refuse(id, ErrorCode::FencedProducer);
     assert!(matches!(stage.event(), Event::ProducerFailed { .. }));
 }
 

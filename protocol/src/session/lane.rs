@@ -317,10 +317,13 @@ impl Lane {
         }
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Duration) {
-        if matches!(self.state, State::Waiting { until } if until <= now) {
+    /// Whether the wait is over.
+    pub(super) fn handle_timeout(&mut self, now: Duration) -> bool {
+        let over = matches!(self.state, State::Waiting { until } if until <= now);
+        if over {
             self.state = State::Open;
         }
+        over
     }
 }
 

@@ -63,10 +63,19 @@ struct Producing {
     lanes: Vec<Lane>,
     places: BTreeMap<TopicName, BTreeMap<u32, usize>>,
     attempts: u32,
-    /// Requests for an identity whose answers were lost, each with the time
-    /// until which the broker may read it. Under a name each of them may yet
-    /// raise the epoch and shut this producer itself out.
-    lost_opens: VecDeque<Duration>,
+    /// Requests for the name's identity whose answers were lost. Each of them
+    /// may raise the epoch and shut this producer itself out.
+    lost_opens: VecDeque<LostOpen>,
+}
+
+/// See [`Producing::lost_opens`].
+#[derive(Debug)]
+struct LostOpen {
+    /// Until then the broker may go on reading the connection that it was sent on.
+    read_until: Duration,
+    /// A later batch than this was sent after that time: if it is taken, the
+    /// request has shut nobody out and never will.
+    decided_after: Option<ProduceId>,
 }
 
 impl Producing {
@@ -89,6 +98,17 @@ impl Producing {
             .or_default()
             .insert(partition, place);
         place
+    }
+
+    /// A batch was taken under the present epoch.
+    fn taken(&mut self, batch: ProduceId, newest: ProduceId, now: Duration) {
+        self.lost_opens
+            .retain(|lost| lost.decided_after.is_none_or(|after| batch <= after));
+        for lost in &mut self.lost_opens {
+            if lost.read_until <= now {
+                lost.decided_after.get_or_insert(newest);
+            }
+        }
     }
 
     fn change_identity(&mut self) {
@@ -127,7 +147,6 @@ pub(super) struct Producers {
     ready: Turns,
     last_producer: u64,
     last_batch: u64,
-    incarnation: u64,
     /// How long the broker goes on with a connection of which it hears nothing.
     idle_timeout: Duration,
     pending_batches: usize,
@@ -154,13 +173,6 @@ impl Producers {
     /// What the broker says of itself on a new connection.
     pub(super) fn welcomed(&mut self, welcome: &Welcome) {
         self.idle_timeout = Duration::from_millis(welcome.idle_timeout_ms);
-        if self.incarnation != welcome.incarnation {
-            // What went to its predecessor is read by nobody any more.
-            self.incarnation = welcome.incarnation;
-            for producing in self.all.values_mut() {
-                producing.lost_opens.clear();
-            }
-        }
     }
 
     pub(super) fn pending(&self) -> (usize, usize) {
@@ -329,10 +341,10 @@ impl Producers {
                     pending_bytes: &mut self.pending_bytes,
                 };
                 lane.produced(batch, produced, &mut freed);
+                producing.taken(batch, ProduceId(self.last_batch), now);
             }
             Err(error) if error.code == ErrorCode::FencedProducer && !producing.changing => {
                 lane.refused(batch, error.clone());
-                producing.lost_opens.retain(|until| now < *until);
                 if producing.lost_opens.pop_front().is_none() {
                     self.fail(id.producer, &error, events);
                     return;
@@ -405,10 +417,11 @@ impl Producers {
             };
             if matches!(producing.identity, Identity::Asked) {
                 producing.identity = Identity::Wanted;
-                producing.lost_opens.retain(|until| now < *until);
                 if producing.name.is_some() {
-                    let until = now.saturating_add(self.idle_timeout);
-                    producing.lost_opens.push_back(until);
+                    producing.lost_opens.push_back(LostOpen {
+                        read_until: now.saturating_add(self.idle_timeout),
+                        decided_after: None,
+                    });
                 }
             }
             producing.lanes.iter_mut().for_each(Lane::disconnected);
@@ -436,19 +449,18 @@ impl Producers {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Duration) {
-        let handles: Vec<ProducerHandle> = self.all.keys().copied().collect();
-        for handle in handles {
-            let Some(producing) = self.all.get_mut(&handle) else {
-                continue;
-            };
+        for (producer, producing) in &mut self.all {
             if matches!(producing.identity, Identity::Waiting { until } if until <= now) {
                 producing.identity = Identity::Wanted;
             }
-            producing
-                .lanes
-                .iter_mut()
-                .for_each(|lane| lane.handle_timeout(now));
-            self.wake(handle);
+            for (place, lane) in producing.lanes.iter_mut().enumerate() {
+                if lane.handle_timeout(now) {
+                    self.ready.add(LaneId {
+                        producer: *producer,
+                        lane: place,
+                    });
+                }
+            }
         }
     }
 
