@@ -837,7 +837,8 @@ fn a_full_session_gives_the_batch_back() {
     assert!(matches!(refused, Err(ProduceRefused::Full(returned)) if returned == batch(1)));
     let (id, _, _) = stage.asked_to_produce();
     stage.accept(id);
-    assert!(stage.session.has_room(100));
+    assert!(stage.session.has_room([100]));
+    assert!(!stage.session.has_room([100, 250]), "not both");
 }
 
 #[test]

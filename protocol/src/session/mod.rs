@@ -74,7 +74,8 @@ pub struct Config {
     pub backoff_max: Duration,
     /// Chance in those waits; different for every client.
     pub seed: u64,
-    /// How many batches for one partition may be without an answer.
+    /// How many batches for one partition may be without an answer. Of more
+    /// than 8, a repeat may be answered without its offset.
     pub in_flight_max: usize,
     /// How many batches the session takes before it is full.
     pub pending_batches_max: usize,
@@ -93,7 +94,7 @@ impl Default for Config {
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             seed: 0,
-            in_flight_max: 16,
+            in_flight_max: 8,
             pending_batches_max: 1024,
             pending_bytes_max: 32 << 20,
         }
@@ -192,18 +193,22 @@ impl Session {
         partition: u32,
         batch: Batch,
     ) -> Result<ProduceId, ProduceRefused> {
-        if !self.has_room(batch.len()) {
+        if !self.has_room([batch.len()]) {
             return Err(ProduceRefused::Full(batch));
         }
         self.producers.push(producer, topic, partition, batch)
     }
 
-    /// Whether a batch of so many bytes would be taken now. One alone always is.
-    pub fn has_room(&self, bytes: usize) -> bool {
-        let (batches, pending_bytes) = self.producers.pending();
-        batches == 0
-            || (batches < self.config.pending_batches_max
-                && pending_bytes.saturating_add(bytes) <= self.config.pending_bytes_max)
+    /// Whether batches of so many bytes would all be taken now. One alone always is.
+    pub fn has_room(&self, sizes: impl IntoIterator<Item = usize>) -> bool {
+        let (mut batches, mut bytes) = self.producers.pending();
+        sizes.into_iter().all(|size| {
+            bytes = bytes.saturating_add(size);
+            batches += 1;
+            batches == 1
+                || (batches <= self.config.pending_batches_max
+                    && bytes <= self.config.pending_bytes_max)
+        })
     }
 
     /// How many batches, and how many bytes of them, are not finished.

@@ -387,6 +387,9 @@ impl Producers {
         let Some(producing) = self.all.get_mut(&handle) else {
             return;
         };
+        if matches!(producing.identity, Identity::Failed(_)) {
+            return;
+        }
         producing.identity = Identity::Failed(error.clone());
         events.push_back(Event::ProducerFailed {
             producer: handle,
