@@ -4,7 +4,10 @@
 use eddy_protocol::batch::{Batch, Batches};
 use eddy_protocol::codec::{Form, decode_client, decode_server, encode_client, encode_server};
 use eddy_protocol::error::{ErrorCode, WireError};
-use eddy_protocol::frame::{Answer, ClientFrame, Fetched, Produce, Request, ServerFrame};
+use eddy_protocol::frame::{
+    Answer, ClientFrame, Commit, Cursor, Fetched, Filter, PartitionInfo, Position, Produce,
+    Produced, Request, ServerFrame, Start, Subscribe, TopicInfo, TopicSettings,
+};
 use eddy_protocol::{FrameError, TopicName};
 
 const NOW: i64 = 1_700_000_000_000;
@@ -339,6 +342,103 @@ fn a_damaged_batch_is_an_error_in_json_and_no_panic() {
     assert!(encode_server(&frame, Form::Json).is_err());
     let binary = encode_server(&frame, Form::Binary).expect("binary does not look");
     assert_eq!(decode_server(&binary, Form::Binary), Ok(frame));
+}
+
+/// The limits against hostile lengths leave room for what is real.
+#[test]
+fn long_lists_of_the_smallest_elements_can_be_read() {
+    let topic = TopicName::parse("t").expect("a name");
+    let cursor = Cursor {
+        topic: topic.clone(),
+        partition: 0,
+        offset: 0,
+    };
+    let append = Produce {
+        topic: topic.clone(),
+        partition: None,
+        batch: Batches::default(),
+    };
+    let position = Position {
+        partition: 0,
+        offset: 0,
+        epoch: 0,
+    };
+    let partition = PartitionInfo {
+        partition: 0,
+        epoch: 0,
+        start: 0,
+        end: 0,
+        bytes: 0,
+        stopped: None,
+    };
+    let info = |partitions| TopicInfo {
+        topic: topic.clone(),
+        settings: TopicSettings::default(),
+        partitions,
+    };
+    let produced = Produced {
+        partition: 0,
+        offset: None,
+        count: 0,
+        duplicate: false,
+    };
+    for count in [1, 10, 100, 1000, 10_000, 100_000] {
+        let params = (0..count as u32).map(|n| (format!("{n:x}"), String::new()));
+        let requests = [
+            Request::Subscribe(Subscribe {
+                topic: topic.clone(),
+                partitions: vec![0; count],
+                from: Start::Latest,
+                resume: vec![position; count],
+                filter: None,
+            }),
+            Request::Subscribe(Subscribe {
+                topic: topic.clone(),
+                partitions: Vec::new(),
+                from: Start::Latest,
+                resume: Vec::new(),
+                filter: Some(Filter {
+                    plugin: String::new(),
+                    params: params.collect(),
+                }),
+            }),
+            Request::Commit(Commit {
+                appends: vec![append.clone(); count],
+                group: None,
+                cursors: Vec::new(),
+            }),
+            Request::Commit(Commit {
+                appends: Vec::new(),
+                group: None,
+                cursors: vec![cursor.clone(); count],
+            }),
+        ];
+        for request in requests {
+            let frame = ClientFrame { id: 1, request };
+            let message = encode_client(&frame, Form::Binary).expect("binary never fails");
+            assert!(
+                decode_client(&message, Form::Binary, NOW) == Ok(frame),
+                "{count}"
+            );
+        }
+        let answers = [
+            Answer::Committed {
+                appends: vec![produced; count],
+            },
+            Answer::Topic(info(vec![partition.clone(); count])),
+            Answer::Topics {
+                topics: vec![info(Vec::new()); count],
+            },
+        ];
+        for answer in answers {
+            let frame = ServerFrame::Answer { id: 1, answer };
+            let message = encode_server(&frame, Form::Binary).expect("binary never fails");
+            assert!(
+                decode_server(&message, Form::Binary) == Ok(frame),
+                "{count}"
+            );
+        }
+    }
 }
 
 #[test]
