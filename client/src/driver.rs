@@ -280,7 +280,11 @@ impl Driver {
         self.link = Link::None;
         self.outbox.clear();
         let reason = match lost {
-            Lost::ForNow(reason) => reason,
+            // What the broker said before it closed the connection says more.
+            Lost::ForNow(reason) => match &self.refusal {
+                Some(error) => error.message.clone(),
+                None => reason,
+            },
             Lost::ForGood(error) if self.met => error.to_string(),
             Lost::ForGood(error) => return self.fail_all(&error),
         };
@@ -321,8 +325,7 @@ impl Driver {
             }
             SessionEvent::Close { reason } => {
                 if !matches!(self.link, Link::None) {
-                    let refusal = self.refusal.as_ref().map(|error| error.message.clone());
-                    self.disconnected(Lost::ForNow(refusal.unwrap_or(reason)));
+                    self.disconnected(Lost::ForNow(reason));
                 }
             }
             SessionEvent::Connected(welcome) => {
