@@ -75,17 +75,19 @@ impl Calls {
         &mut self,
         request: RequestId,
         result: Result<Answer, RequestError>,
-        producers: &Producers,
+        producers: &mut Producers,
     ) {
         match self.asked.remove(&request) {
             Some(Asker::Call { answer, .. }) => {
                 let _ = answer.send(result.map_err(ClientError::from));
             }
             Some(Asker::Partitions(producer)) => {
-                // Without an answer the next connection asks again.
-                if let Ok(Answer::Topic(info)) = result {
-                    producers.set_partitions(producer, info.partitions.len() as u32);
-                }
+                let partitions = match result {
+                    Ok(Answer::Topic(info)) => Some(info.partitions.len() as u32),
+                    // It will be asked again.
+                    _ => None,
+                };
+                producers.refreshed(producer, partitions);
             }
             None => {}
         }
@@ -109,6 +111,16 @@ impl Calls {
         }) {
             let _ = waiter.answer.send(Err(error.clone()));
         }
+    }
+
+    /// When to [`sweep`](Self::sweep) at the latest.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let asked = self.asked.values().filter_map(|asker| match asker {
+            Asker::Call { until, .. } => *until,
+            Asker::Partitions(_) => None,
+        });
+        let waiting = self.waiting.iter().filter_map(|waiter| waiter.until);
+        asked.chain(waiting).min()
     }
 
     pub(crate) fn fail_all(&mut self, error: &ClientError) {

@@ -12,7 +12,7 @@ use eddy_protocol::frame::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::driver::Driver;
-use crate::producer::Shared;
+use crate::producer::{Served, Shared};
 use crate::{Admin, ClientError, Config, Producer, ProducerConfig, SubscribeOptions, Subscription};
 
 /// What a message takes beside its batch; never less.
@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Ready(oneshot::Sender<Result<Welcome, ClientError>>),
     /// From now on this producer's batches are sent.
     AddProducer {
-        shared: Arc<Shared>,
+        shared: Served,
         name: Option<String>,
     },
     /// Its last handle is gone.
@@ -88,7 +88,8 @@ impl Handle {
 
     /// Without an answer, because there may be nobody any more to give one.
     pub(crate) fn tell(&self, command: Command) {
-        // The task has ended: then there is nothing left to tell it.
+        // The task has ended: then there is nothing left to tell it, and what the
+        // command holds says so where it is dropped.
         let _ = self.commands.send(command);
     }
 
@@ -239,7 +240,7 @@ impl Client {
             config,
         ));
         self.handle.tell(Command::AddProducer {
-            shared: Arc::clone(&shared),
+            shared: Served(Arc::clone(&shared)),
             name,
         });
         Ok(Producer::new(shared, self.handle.clone()))

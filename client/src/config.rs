@@ -17,10 +17,12 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// The pause after the first failed attempt; it doubles with each further one…
     pub backoff_min: Duration,
-    /// …up to this. A tenth more or less, at random, so that many clients don't come back at once.
+    /// …up to this. Up to half of it less, at random, so that many clients don't
+    /// come back at once. A connection that lived so long begins with the first again.
     pub backoff_max: Duration,
-    /// How long calls wait while the broker can't be reached, and a producer
-    /// while nothing is acknowledged. `None`: for ever.
+    /// How long calls wait while the broker can't be reached, a producer while
+    /// nothing is acknowledged, and a subscription while it does not stand.
+    /// `None`: for ever.
     pub deadline: Option<Duration>,
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use eddy_protocol::WireError;
 use eddy_protocol::frame::Position;
 use eddy_protocol::session::{self, Delivery, Event as SessionEvent, Session};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -24,8 +25,6 @@ use crate::{ClientError, Config, Event, Gap, RecordBatch};
 
 /// Encoded messages wait up to here before the session is asked for more.
 const OUTBOX_BYTES_MAX: usize = 1 << 20;
-/// How often those who wait are looked at.
-const SWEEP_EVERY: Duration = Duration::from_millis(50);
 /// A goodbye takes no longer.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -62,6 +61,12 @@ pub(crate) struct Driver {
     sink: Option<Sink>,
     /// Since when there is no connection, and why.
     away: Option<Away>,
+    /// Why the broker does not want this connection, as it said itself.
+    refusal: Option<WireError>,
+    /// A broker was there once: whatever answers in its place now will pass.
+    met: bool,
+    /// The subscription does not stand, or not yet for certain.
+    down: Option<Down>,
     ended: bool,
 }
 
@@ -69,6 +74,14 @@ pub(crate) struct Driver {
 pub(crate) struct Away {
     since: Instant,
     pub(crate) reason: String,
+}
+
+/// See [`Driver::down`].
+struct Down {
+    since: Instant,
+    /// Since when it stands again, with nothing to show for it yet.
+    stands_since: Option<Instant>,
+    refusal: Option<WireError>,
 }
 
 impl Driver {
@@ -99,6 +112,13 @@ impl Driver {
             away: Some(Away {
                 since: epoch,
                 reason: "it does not answer".into(),
+            }),
+            refusal: None,
+            met: false,
+            down: Some(Down {
+                since: epoch,
+                stands_since: None,
+                refusal: None,
             }),
             ended: false,
         };
@@ -133,28 +153,28 @@ impl Driver {
     }
 
     /// Everything that needs no waiting; when to come back at the latest.
-    fn turn(&mut self) -> Instant {
+    fn turn(&mut self) -> Option<Instant> {
         let now = Instant::now();
         if self.reading() == Reading::Paused {
             self.session.excuse_silence(now - self.epoch);
         }
         self.session.handle_timeout(now - self.epoch);
         self.sweep(now);
-        let mut next = now + SWEEP_EVERY;
+        let mut linger;
         loop {
-            if let Some(due) = self.producers.hand_over(&mut self.session, now) {
-                next = next.min(due);
-            }
+            linger = self.producers.hand_over(&mut self.session, now);
             let Some(event) = self.session.poll_event() else {
                 break;
             };
             self.event(event, now);
         }
         self.fill_outbox();
-        match self.session.poll_timeout() {
-            Some(timeout) => next.min(self.epoch + timeout),
-            None => next,
-        }
+        let timeout = self.session.poll_timeout();
+        let timeout = timeout.and_then(|timeout| self.epoch.checked_add(timeout));
+        [linger, timeout, self.sweep_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn fill_outbox(&mut self) {
@@ -168,7 +188,7 @@ impl Driver {
         }
     }
 
-    async fn wait(&mut self, timer: Instant) -> Woken {
+    async fn wait(&mut self, timer: Option<Instant>) -> Woken {
         let reading = self.reading();
         let link = async {
             match &mut self.link {
@@ -179,12 +199,18 @@ impl Driver {
                 }
             }
         };
+        let timer = async {
+            match timer {
+                Some(timer) => sleep_until(timer).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             command = self.commands.recv() => Woken::Command(command),
             woken = link => woken,
             () = self.wake.notified() => Woken::Nudge,
-            () = sleep_until(timer) => Woken::Nudge,
+            () = timer => Woken::Nudge,
         }
     }
 
@@ -231,9 +257,8 @@ impl Driver {
     }
 
     fn deadline(&self, patience: Duration) -> Option<Instant> {
-        self.config
-            .deadline
-            .map(|deadline| Instant::now() + deadline + patience)
+        let deadline = self.config.deadline?.checked_add(patience)?;
+        Instant::now().checked_add(deadline)
     }
 
     fn now(&self) -> Duration {
@@ -254,14 +279,18 @@ impl Driver {
     fn disconnected(&mut self, lost: Lost) {
         self.link = Link::None;
         self.outbox.clear();
-        match lost {
-            Lost::ForNow(reason) => {
-                self.went_away(reason);
-                let now = self.now();
-                self.session.handle_disconnected(now);
-            }
-            Lost::ForGood(error) => self.fail_all(&error),
-        }
+        let reason = match lost {
+            // What the broker said before it closed the connection says more.
+            Lost::ForNow(reason) => match &self.refusal {
+                Some(error) => error.message.clone(),
+                None => reason,
+            },
+            Lost::ForGood(error) if self.met => error.to_string(),
+            Lost::ForGood(error) => return self.fail_all(&error),
+        };
+        self.went_away(reason);
+        let now = self.now();
+        self.session.handle_disconnected(now);
     }
 
     fn went_away(&mut self, reason: String) {
@@ -273,11 +302,23 @@ impl Driver {
             reason: reason.clone(),
         });
         self.away = Some(Away { since, reason });
+        self.went_down(None);
+    }
+
+    /// The subscription does not stand (any more).
+    fn went_down(&mut self, refusal: Option<WireError>) {
+        let since = self.down.as_ref().map(|down| down.since);
+        self.down = Some(Down {
+            since: since.unwrap_or_else(Instant::now),
+            stands_since: None,
+            refusal,
+        });
     }
 
     fn event(&mut self, event: SessionEvent, now: Instant) {
         match event {
             SessionEvent::Connect => {
+                self.refusal = None;
                 let config = self.config.clone();
                 self.link =
                     Link::Connecting(Box::pin(async move { Socket::connect(&config).await }));
@@ -289,13 +330,14 @@ impl Driver {
             }
             SessionEvent::Connected(welcome) => {
                 self.away = None;
+                self.met = true;
                 self.status.send_replace(Status::Connected);
                 self.calls.connection_stands(&welcome);
                 self.producers
                     .refresh(&mut self.session, &mut self.calls, now);
             }
             SessionEvent::Answered { request, result } => {
-                self.calls.answered(request, result, &self.producers);
+                self.calls.answered(request, result, &mut self.producers);
             }
             SessionEvent::Produced { batch, produced } => {
                 self.producers.produced(batch, produced, now);
@@ -307,18 +349,42 @@ impl Driver {
                 self.producers
                     .failed(&mut self.session, producer, &error.into());
             }
-            SessionEvent::ProduceDelayed { batch, error } => self.producers.delayed(batch, error),
+            SessionEvent::ProducerDelayed { producer, error } => {
+                self.producers.delayed(producer, Some(error));
+            }
+            SessionEvent::ProducerOpened { producer, .. } => {
+                self.producers.delayed(producer, None);
+            }
+            SessionEvent::ProduceDelayed { batch, error } => {
+                self.producers.batch_delayed(batch, error);
+            }
             SessionEvent::Refused(error) => {
                 tracing::debug!(%error, "the broker refuses the connection");
+                self.refusal = Some(error);
             }
+            // The session has closed itself.
+            SessionEvent::Disconnected { retry_in: None } => {
+                let error = self.refusal.take();
+                self.fail_all(&error.map_or(ClientError::Closed, ClientError::from));
+            }
+            SessionEvent::Disconnected { .. } => {}
             SessionEvent::Violation { message } => {
                 tracing::warn!(message, "the broker broke the protocol");
             }
             SessionEvent::Closing { reason } => {
                 tracing::debug!(reason, "the broker closes the connection");
             }
-            SessionEvent::Disconnected { .. } | SessionEvent::ProducerOpened { .. } => {}
-            other => self.subscription_event(other),
+            SessionEvent::SubscribeDelayed { error, .. } => self.went_down(Some(error)),
+            SessionEvent::Subscribed { .. } => {
+                if let Some(down) = &mut self.down {
+                    down.stands_since = Some(now);
+                }
+                self.subscription_event(event);
+            }
+            other => {
+                self.down = None;
+                self.subscription_event(other);
+            }
         }
     }
 
@@ -405,12 +471,41 @@ impl Driver {
             None => self.timed_out("acknowledge a record", deadline),
         };
         self.producers.sweep(&mut self.session, now, limit, &stuck);
-        if let (Some(sink), Some(away)) = (&self.sink, away)
-            && now - away.since >= deadline
+        self.sweep_subscription(now, error);
+    }
+
+    /// Gives the subscription up if it has not stood for too long. What is lost
+    /// again as soon as it stands has not stood.
+    fn sweep_subscription(&mut self, now: Instant, error: ClientError) {
+        let (Some(sink), Some(down)) = (&self.sink, &self.down) else {
+            return;
+        };
+        if let Some(stands_since) = down.stands_since {
+            if now - stands_since >= self.config.backoff_max {
+                self.down = None;
+            }
+        } else if self
+            .config
+            .deadline
+            .is_some_and(|deadline| now - down.since >= deadline)
         {
-            sink.fail(error);
+            sink.fail(down.refusal.clone().map_or(error, ClientError::from));
             self.ended = true;
         }
+    }
+
+    /// When to [`sweep`](Self::sweep) at the latest.
+    fn sweep_due(&self) -> Option<Instant> {
+        let deadline = self.config.deadline;
+        let subscription = self.sink.as_ref().zip(self.down.as_ref());
+        let subscription = subscription.and_then(|(_, down)| match down.stands_since {
+            Some(since) => since.checked_add(self.config.backoff_max),
+            None => down.since.checked_add(deadline?),
+        });
+        [self.calls.due(), self.producers.due(deadline), subscription]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn timed_out(&self, what: &'static str, limit: Duration) -> ClientError {
@@ -439,12 +534,8 @@ impl Driver {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, socket.close()).await;
         }
         self.commands.close();
-        while let Some(command) = self.commands.recv().await {
-            // The other answers are dropped, which says "closed".
-            if let Command::AddProducer { shared, .. } = command {
-                shared.fail(&ClientError::Closed);
-            }
-        }
+        // What comes with a command is dropped, which says "closed".
+        while self.commands.recv().await.is_some() {}
         if let Some(closed) = closed {
             let _ = closed.send(());
         }
@@ -481,27 +572,32 @@ fn deliver(sink: &Sink, delivery: &Delivery) {
             .offsets()
             .take_while(|offset| *offset < first)
             .count();
-        let batch = RecordBatch {
-            topic: sink.request.topic.clone(),
-            partition,
-            epoch,
-            records: records.clone(),
-            rows: skip..records.len(),
-        };
         let offset = if index == last {
             next
         } else {
             records.header().end_offset()
         };
+        let position = Position {
+            partition,
+            offset,
+            epoch,
+        };
+        let rows = skip..records.len();
+        if rows.is_empty() {
+            // All of it came before; only the last moves the cursor further.
+            if index == last {
+                sink.send(Event::Advanced(position), Some(position), 0);
+            }
+            continue;
+        }
+        let batch = RecordBatch {
+            topic: sink.request.topic.clone(),
+            partition,
+            epoch,
+            records: records.clone(),
+            rows,
+        };
         let bytes = records.header().raw_len();
-        sink.send(
-            Event::Data(batch),
-            Some(Position {
-                partition,
-                offset,
-                epoch,
-            }),
-            bytes,
-        );
+        sink.send(Event::Data(batch), Some(position), bytes);
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::ClientError;
 use crate::calls::Calls;
-use crate::producer::{Sealed, Shared, Ticket};
+use crate::producer::{Sealed, Served, Shared, Ticket};
 
 /// How often a producer asks whether its topic has more partitions.
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
@@ -22,11 +22,13 @@ pub(crate) type Key = ProducerHandle;
 
 #[derive(Debug)]
 struct Producing {
-    shared: Arc<Shared>,
+    shared: Served,
     /// Its last handle is gone: it goes once everything is acknowledged.
     leaving: bool,
     /// Why its batches wait, as the broker last said.
     delayed: Option<WireError>,
+    /// It was asked how many partitions the topic has.
+    refreshing: bool,
 }
 
 /// See the module.
@@ -38,7 +40,7 @@ pub(crate) struct Producers {
 }
 
 impl Producers {
-    pub(crate) fn add(&mut self, session: &mut Session, shared: Arc<Shared>, name: Option<String>) {
+    pub(crate) fn add(&mut self, session: &mut Session, shared: Served, name: Option<String>) {
         let key = session.open_producer(name);
         self.all.insert(
             key,
@@ -46,6 +48,7 @@ impl Producers {
                 shared,
                 leaving: false,
                 delayed: None,
+                refreshing: false,
             },
         );
     }
@@ -54,7 +57,7 @@ impl Producers {
         for producing in self
             .all
             .values_mut()
-            .filter(|producing| Arc::ptr_eq(&producing.shared, shared))
+            .filter(|producing| Arc::ptr_eq(&producing.shared.0, shared))
         {
             producing.leaving = true;
             shared.buffer().seal_all();
@@ -91,7 +94,11 @@ impl Producers {
 
     /// Asks how many partitions each topic has by now.
     pub(crate) fn refresh(&mut self, session: &mut Session, calls: &mut Calls, now: Instant) {
-        for (key, producing) in &self.all {
+        for (key, producing) in &mut self.all {
+            // The session keeps the question over lost connections.
+            if std::mem::replace(&mut producing.refreshing, true) {
+                continue;
+            }
             let topic = producing.shared.topic().clone();
             calls.ask_partitions(session, Request::DescribeTopic { topic }, *key);
         }
@@ -103,8 +110,13 @@ impl Producers {
         !self.all.is_empty() && self.refresh_at.is_some_and(|at| at <= now)
     }
 
-    pub(crate) fn set_partitions(&self, key: Key, partitions: u32) {
-        if let Some(producing) = self.all.get(&key) {
+    /// The answer to that, if there was one.
+    pub(crate) fn refreshed(&mut self, key: Key, partitions: Option<u32>) {
+        let Some(producing) = self.all.get_mut(&key) else {
+            return;
+        };
+        producing.refreshing = false;
+        if let Some(partitions) = partitions {
             producing.shared.buffer().set_partitions(partitions);
         }
     }
@@ -119,12 +131,16 @@ impl Producers {
         }
     }
 
-    pub(crate) fn delayed(&mut self, batch: ProduceId, error: WireError) {
-        let Some((key, _)) = self.batches.get(&batch) else {
-            return;
-        };
-        if let Some(producing) = self.all.get_mut(key) {
-            producing.delayed = Some(error);
+    pub(crate) fn batch_delayed(&mut self, batch: ProduceId, error: WireError) {
+        if let Some((key, _)) = self.batches.get(&batch).copied() {
+            self.delayed(key, Some(error));
+        }
+    }
+
+    /// Why the producer has to wait, or that it does not any more.
+    pub(crate) fn delayed(&mut self, key: Key, error: Option<WireError>) {
+        if let Some(producing) = self.all.get_mut(&key) {
+            producing.delayed = error;
         }
     }
 
@@ -195,6 +211,18 @@ impl Producers {
         for (key, error) in stuck {
             self.failed(session, key, &error);
         }
+    }
+
+    /// When to [`sweep`](Self::sweep) or to [`refresh`](Self::refresh) at the latest.
+    pub(crate) fn due(&self, deadline: Option<Duration>) -> Option<Instant> {
+        let stuck = self
+            .all
+            .values()
+            .filter_map(|producing| producing.shared.buffer().stuck_since())
+            .min();
+        let stuck_until = stuck.and_then(|since| since.checked_add(deadline?));
+        let refresh_at = self.refresh_at.filter(|_| !self.all.is_empty());
+        [stuck_until, refresh_at].into_iter().flatten().min()
     }
 
     pub(crate) fn fail_all(&mut self, session: &mut Session, error: &ClientError) {

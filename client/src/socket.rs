@@ -29,7 +29,7 @@ const MESSAGE_BYTES_MAX: usize = 256 << 20;
 pub(crate) enum Lost {
     /// It may work next time; what happened, for people.
     ForNow(String),
-    /// It will not work next time either.
+    /// It will not work next time either, unless it has worked before.
     ForGood(ClientError),
 }
 
@@ -167,12 +167,12 @@ async fn shake_hands(config: &Config) -> Result<WebSocketStream<TcpStream>, Lost
     }
 }
 
-/// An answer other than "switching protocols": busy and starting brokers are
-/// worth another attempt, all else is not.
+/// An answer other than "switching protocols": a broker that is busy, starting
+/// or tired of waiting is worth another attempt, all else is not.
 fn refused(config: &Config, response: &Response<Option<Vec<u8>>>) -> Lost {
     let status = response.status();
     let reason = format!("it answered with HTTP status {status}");
-    if status.is_server_error() || status.as_u16() == 429 {
+    if status.is_server_error() || matches!(status.as_u16(), 408 | 429) {
         Lost::ForNow(reason)
     } else {
         Lost::ForGood(protocol(config, reason))

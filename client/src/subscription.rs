@@ -54,7 +54,8 @@ pub enum Event<T> {
     Gap(Gap),
     /// A filter left out the records before this position.
     Advanced(Position),
-    /// The connection was lost and stands again. Nothing was missed.
+    /// The connection was lost and stands again; it goes on where it was. If
+    /// records are gone meanwhile, a [`Gap`] says so next.
     Reconnected,
     /// One partition brings nothing any more; the others go on.
     PartitionEnded {
@@ -91,6 +92,9 @@ pub(crate) enum Item {
         bytes: usize,
     },
 }
+
+/// An event, and where the reader is once he has it.
+type Placed = (Event<RecordBatch>, Option<Position>);
 
 /// How full the way to the reader is.
 #[derive(Debug)]
@@ -158,8 +162,9 @@ pub struct Subscription {
     /// The first item was taken.
     confirmed: bool,
     positions: BTreeMap<u32, Position>,
-    /// Of which [`next`](Self::next) takes records one by one.
-    current: Option<RecordBatch>,
+    /// Of which [`next`](Self::next) takes records one by one, and where the
+    /// reader is behind it.
+    current: Option<(RecordBatch, Option<Position>)>,
     ended: Option<ClientError>,
 }
 
@@ -233,14 +238,19 @@ impl Subscription {
 
     /// The same, if it is there already.
     pub fn try_next_batch(&mut self) -> Option<Result<Event<RecordBatch>, ClientError>> {
-        if let Some(batch) = self.current.take() {
+        if let Some((batch, position)) = self.current.take() {
+            self.moved(position);
             return Some(Ok(Event::Data(batch)));
         }
         loop {
             match self.items.try_recv() {
-                Ok(result) => match self.received(result).transpose() {
-                    Some(result) => return Some(result),
-                    None => continue,
+                Ok(result) => match self.received(result) {
+                    Ok(Some((event, position))) => {
+                        self.moved(position);
+                        return Some(Ok(event));
+                    }
+                    Ok(None) => continue,
+                    Err(error) => return Some(Err(error)),
                 },
                 Err(mpsc::error::TryRecvError::Empty) => return None,
                 Err(mpsc::error::TryRecvError::Disconnected) => return Some(Err(self.end())),
@@ -253,9 +263,7 @@ impl Subscription {
         std::future::poll_fn(|cx| self.poll_record(cx)).await
     }
 
-    /// The next offset of each partition that is known, after what was taken
-    /// with [`next_batch`](Self::next_batch), or after the batch of which
-    /// [`next`](Self::next) gave the last record.
+    /// The next offset of each partition that is known, after what was taken.
     pub fn positions(&self) -> impl Iterator<Item = &Position> {
         self.positions.values()
     }
@@ -269,9 +277,53 @@ impl Subscription {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Event<RecordBatch>, ClientError>> {
-        if let Some(batch) = self.current.take() {
-            return Poll::Ready(Ok(Event::Data(batch)));
+        let Poll::Ready((event, position)) = (match self.current.take() {
+            Some((batch, position)) => Poll::Ready((Event::Data(batch), position)),
+            None => self.poll_item(cx)?,
+        }) else {
+            return Poll::Pending;
+        };
+        self.moved(position);
+        Poll::Ready(Ok(event))
+    }
+
+    fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<Record>, ClientError>> {
+        loop {
+            if let Some((batch, end)) = &mut self.current {
+                if let Some(record) = batch.take_first() {
+                    let position = Position {
+                        partition: batch.partition(),
+                        offset: record.offset + 1,
+                        epoch: batch.epoch(),
+                    };
+                    let end = end.filter(|_| batch.is_empty());
+                    self.moved(Some(end.unwrap_or(position)));
+                    return Poll::Ready(Ok(Event::Data(record)));
+                }
+                self.current = None;
+            }
+            let Poll::Ready((event, position)) = self.poll_item(cx)? else {
+                return Poll::Pending;
+            };
+            let event = match event {
+                Event::Data(batch) => {
+                    self.current = Some((batch, position));
+                    continue;
+                }
+                Event::Gap(gap) => Event::Gap(gap),
+                Event::Advanced(position) => Event::Advanced(position),
+                Event::Reconnected => Event::Reconnected,
+                Event::PartitionEnded { partition, error } => {
+                    Event::PartitionEnded { partition, error }
+                }
+            };
+            self.moved(position);
+            return Poll::Ready(Ok(event));
         }
+    }
+
+    /// The next event, and where the reader is once he has it.
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Placed, ClientError>> {
         loop {
             let Poll::Ready(result) = self.items.poll_recv(cx) else {
                 return Poll::Pending;
@@ -286,36 +338,16 @@ impl Subscription {
         }
     }
 
-    fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<Record>, ClientError>> {
-        loop {
-            if let Some(batch) = &mut self.current {
-                if let Some(record) = batch.take_first() {
-                    return Poll::Ready(Ok(Event::Data(record)));
-                }
-                self.current = None;
-            }
-            let Poll::Ready(event) = self.poll_batch(cx) else {
-                return Poll::Pending;
-            };
-            return Poll::Ready(Ok(match event? {
-                Event::Data(batch) => {
-                    self.current = Some(batch);
-                    continue;
-                }
-                Event::Gap(gap) => Event::Gap(gap),
-                Event::Advanced(position) => Event::Advanced(position),
-                Event::Reconnected => Event::Reconnected,
-                Event::PartitionEnded { partition, error } => {
-                    Event::PartitionEnded { partition, error }
-                }
-            }));
+    fn moved(&mut self, position: Option<Position>) {
+        if let Some(position) = position {
+            self.positions.insert(position.partition, position);
         }
     }
 
     fn received(
         &mut self,
         result: Result<Item, ClientError>,
-    ) -> Result<Option<Event<RecordBatch>>, ClientError> {
+    ) -> Result<Option<Placed>, ClientError> {
         self.confirmed = true;
         match result {
             Ok(item) => Ok(self.take(item)),
@@ -326,7 +358,7 @@ impl Subscription {
         }
     }
 
-    fn take(&mut self, item: Item) -> Option<Event<RecordBatch>> {
+    fn take(&mut self, item: Item) -> Option<Placed> {
         let (event, position, bytes) = match item {
             Item::Event {
                 event,
@@ -340,15 +372,12 @@ impl Subscription {
                 return None;
             }
         };
-        if let Some(position) = position {
-            self.positions.insert(position.partition, position);
-        }
         let before = self.flow.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         let half = self.flow.limit_bytes / 2;
         if before > half && before - bytes <= half {
             self.handle.wake();
         }
-        Some(event)
+        Some((event, position))
     }
 
     fn end(&self) -> ClientError {

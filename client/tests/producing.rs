@@ -269,3 +269,71 @@ async fn closing_fails_what_waits() {
     assert_eq!(producer.flush().await, Err(ClientError::Closed));
     assert_eq!(client.list_topics().await, Err(ClientError::Closed));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_gets_no_identity_fails_with_the_brokers_own_reason() {
+    let (broker, config) = Broker::start(1).await;
+    *broker.refuse_open.lock().expect("whole") = Some(ErrorCode::DiskFull);
+    let config = Config {
+        deadline: Some(Duration::from_millis(200)),
+        ..config
+    };
+    let client = Client::connect(config).await.expect("a broker");
+    let producer = client
+        .producer(&broker.topic, small_batches())
+        .await
+        .expect("a topic");
+    producer
+        .push(&NewRecord::new(b"x"))
+        .await
+        .expect("it is taken");
+    let error = timeout(PATIENCE, producer.flush())
+        .await
+        .expect("in time")
+        .expect_err("the disk is full");
+    assert_eq!(error.code(), Some(ErrorCode::DiskFull));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_never_wants_this_client_is_believed() {
+    let (broker, config) = Broker::start(1).await;
+    *broker.refuse_hello.lock().expect("whole") = Some(ErrorCode::InvalidArgument);
+    let error = timeout(PATIENCE, Client::connect(config))
+        .await
+        .expect("at once, though there is no deadline")
+        .expect_err("it is refused");
+    assert_eq!(error.code(), Some(ErrorCode::InvalidArgument));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_of_all_durations_may_be_configured() {
+    let (broker, config) = Broker::start(1).await;
+    let config = Config {
+        connect_timeout: Duration::MAX,
+        deadline: Some(Duration::MAX),
+        backoff_max: Duration::MAX,
+        ..config
+    };
+    let client = Client::connect(config.clone()).await.expect("a broker");
+    let patient = ProducerConfig {
+        linger: Duration::MAX,
+        ..ProducerConfig::default()
+    };
+    let producer = client
+        .producer(&broker.topic, patient)
+        .await
+        .expect("a topic");
+    producer
+        .push(&NewRecord::new(b"x"))
+        .await
+        .expect("it is taken");
+    timeout(PATIENCE, producer.flush())
+        .await
+        .expect("in time")
+        .expect("it is acknowledged");
+    broker.kick();
+    timeout(PATIENCE, client.list_topics())
+        .await
+        .expect("in time")
+        .expect_err("the broker of the tests has no list, but it answers");
+}

@@ -10,6 +10,7 @@ use eddy_client::{
     Client, Config, Event, NewRecord, Producer, ProducerConfig, Status, SubscribeOptions,
     Subscription,
 };
+use eddy_protocol::ErrorCode;
 use eddy_protocol::frame::Start;
 use tokio::time::timeout;
 
@@ -137,6 +138,55 @@ async fn a_subscription_goes_on_from_positions_that_were_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn positions_are_where_the_reader_is_and_not_where_the_batch_ends() {
+    let (broker, config) = Broker::start(1).await;
+    let client = Client::connect(config).await.expect("a broker");
+    let producer = client
+        .producer(&broker.topic, ProducerConfig::default())
+        .await
+        .expect("a topic");
+    produce(&producer, 0..10).await;
+    produce(&producer, 10..20).await;
+    let mut expected = 0;
+    let mut resume = Vec::new();
+    // Each reader takes some, in the middle of a batch and at its end.
+    for count in [3, 1, 6, 4] {
+        let options = SubscribeOptions {
+            resume: resume.clone(),
+            ..earliest()
+        };
+        let mut reader = client
+            .subscribe(&broker.topic, options)
+            .await
+            .expect("a topic");
+        let numbers: Vec<u32> = (expected..expected + count).collect();
+        assert_eq!(read(&mut reader, count as usize).await, numbers);
+        expected += count;
+        resume = reader.positions().copied().collect();
+        assert_eq!(resume[0].offset, u64::from(expected));
+    }
+    let options = SubscribeOptions {
+        resume,
+        ..earliest()
+    };
+    let mut reader = client
+        .subscribe(&broker.topic, options)
+        .await
+        .expect("a topic");
+    // The rest of a batch, and nothing of the one before it in the same frame.
+    let Event::Data(batch) = timeout(PATIENCE, reader.next_batch())
+        .await
+        .expect("in time")
+        .expect("no end")
+    else {
+        panic!("there are records left")
+    };
+    let offsets: Vec<u64> = batch.iter().map(|record| record.offset).collect();
+    assert_eq!(offsets, [14, 15, 16, 17, 18, 19]);
+    assert_eq!(reader.positions().next().expect("one").offset, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_who_takes_nothing_stops_the_reading() {
     let (broker, config) = Broker::start(1).await;
     let client = Client::connect(config).await.expect("a broker");
@@ -216,4 +266,68 @@ async fn a_subscription_to_a_broker_that_stays_away_ends_after_the_deadline() {
         subscription.next().await.is_err(),
         "an error is the last thing"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_is_refused_for_now_ends_after_the_deadline_with_the_brokers_reason() {
+    let (broker, config) = Broker::start(1).await;
+    *broker.refuse_subscribe.lock().expect("whole") = Some(ErrorCode::TooMany);
+    let config = Config {
+        deadline: Some(Duration::from_millis(200)),
+        ..config
+    };
+    let mut subscription = Subscription::open(config, &broker.topic, earliest());
+    let error = timeout(PATIENCE, subscription.ready())
+        .await
+        .expect("in time")
+        .expect_err("it is refused");
+    assert_eq!(error.code(), Some(ErrorCode::TooMany));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_stands_only_for_moments_ends_after_the_deadline() {
+    let (broker, config) = Broker::start(1).await;
+    broker.drop_subscribed.store(true, Ordering::SeqCst);
+    let config = Config {
+        deadline: Some(Duration::from_millis(200)),
+        backoff_max: Duration::from_secs(1),
+        ..config
+    };
+    let mut subscription = Subscription::open(config, &broker.topic, earliest());
+    let end = async {
+        loop {
+            if let Err(error) = subscription.next().await {
+                return error;
+            }
+        }
+    };
+    let error = timeout(PATIENCE, end).await.expect("in time");
+    assert!(error.to_string().contains("cannot be reached"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_in_the_brokers_place_is_waited_out_by_who_has_met_the_broker() {
+    let (broker, config) = Broker::start(1).await;
+    let client = Client::connect(config.clone()).await.expect("a broker");
+    let producer = client
+        .producer(&broker.topic, ProducerConfig::default())
+        .await
+        .expect("a topic");
+    let before = broker.connections.load(Ordering::SeqCst);
+    broker.handshake_status.store(404, Ordering::SeqCst);
+    broker.kick();
+    timeout(PATIENCE, async {
+        while broker.connections.load(Ordering::SeqCst) < before + 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it tries again and again");
+    let error = timeout(PATIENCE, Client::connect(config))
+        .await
+        .expect("in time")
+        .expect_err("this one has never met a broker there");
+    assert!(error.to_string().contains("404"), "{error}");
+    broker.handshake_status.store(0, Ordering::SeqCst);
+    produce(&producer, 0..1).await;
 }

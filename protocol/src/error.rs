@@ -90,7 +90,7 @@ codes! {
     AlreadySubscribed = 12, "already_subscribed", 409, false;
     /// A limit on subscriptions, connections or the like was reached.
     TooMany = 13, "too_many", 429, true;
-    /// The offset is beyond the partition's end.
+    /// The offset is beyond the partition's end, or (in a fetch) before its start.
     OffsetOutOfRange = 14, "offset_out_of_range", 416, false;
     /// A newer epoch of this producer is at work.
     FencedProducer = 15, "fenced_producer", 409, false;

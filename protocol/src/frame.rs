@@ -10,10 +10,12 @@
 use std::collections::BTreeMap;
 
 use bincode::{Decode, Encode};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::batch::Batches;
+use crate::batch::json::JsonBatches;
 use crate::error::WireError;
+use crate::flat::{beside, or_default, with_id};
 use crate::name::TopicName;
 
 /// The WebSocket subprotocol whose messages are bincode.
@@ -22,13 +24,19 @@ pub const SUBPROTOCOL_BINARY: &str = "eddy.v1";
 pub const SUBPROTOCOL_JSON: &str = "eddy.v1.json";
 
 /// From the client: a request and the id that its answer will carry.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize)]
 pub struct ClientFrame {
     /// Chosen by the client; may be reused once its answer has come.
     pub id: u32,
     /// What is asked for.
     #[serde(flatten)]
     pub request: Request,
+}
+
+impl<'de> Deserialize<'de> for ClientFrame {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        with_id(deserializer).map(|(id, request)| ClientFrame { id, request })
+    }
 }
 
 /// What a client can ask for.
@@ -79,6 +87,7 @@ pub enum Request {
 #[serde(rename_all = "snake_case")]
 pub enum ServerFrame {
     /// The answer to a request that succeeded.
+    #[serde(deserialize_with = "with_id")]
     Answer {
         /// The request's.
         id: u32,
@@ -156,6 +165,7 @@ pub enum Answer {
 #[serde(default)]
 pub struct Hello {
     /// Name and version of the client's software, for logs; at most 128 bytes.
+    #[serde(deserialize_with = "or_default")]
     pub client: String,
 }
 
@@ -195,18 +205,35 @@ pub struct Producer {
 }
 
 /// See [`Request::Produce`].
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize)]
 pub struct Produce {
     /// The topic.
     pub topic: TopicName,
     /// Absent: the broker places each record, by key as Kafka's default
     /// partitioner does and spread without one. A batch with a producer's
     /// stamp must name its partition.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub partition: Option<u32>,
     /// One batch. Its base offset is ignored.
     #[serde(flatten)]
     pub batch: Batches,
+}
+
+impl<'de> Deserialize<'de> for Produce {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Head {
+            topic: TopicName,
+            #[serde(default)]
+            partition: Option<u32>,
+        }
+        let (head, batches): (Head, JsonBatches) = beside(deserializer)?;
+        Ok(Produce {
+            topic: head.topic,
+            partition: head.partition,
+            batch: batches.finish()?,
+        })
+    }
 }
 
 /// Where a batch went.
@@ -246,7 +273,7 @@ pub struct Filter {
     /// Name or digest of the plugin.
     pub plugin: String,
     /// Its parameters.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub params: BTreeMap<String, String>,
 }
 
@@ -256,13 +283,13 @@ pub struct Subscribe {
     /// The topic.
     pub topic: TopicName,
     /// Which partitions; empty: all of them, and those that are added later.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub partitions: Vec<u32>,
     /// Where to begin in the partitions that `resume` does not name.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub from: Start,
     /// Where to go on after a lost connection.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub resume: Vec<Position>,
     /// What to let through; absent: everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -295,7 +322,7 @@ pub struct Subscribed {
 
 /// Records of one partition, in order: each batch begins where the one before
 /// ended. The first may begin before the cursor; the reader skips those records.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize)]
 pub struct Deliver {
     /// From [`Subscribed`].
     pub stream: u64,
@@ -309,6 +336,26 @@ pub struct Deliver {
     /// At least one batch.
     #[serde(flatten)]
     pub batches: Batches,
+}
+
+impl<'de> Deserialize<'de> for Deliver {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Head {
+            stream: u64,
+            partition: u32,
+            epoch: u32,
+            next: u64,
+        }
+        let (head, batches): (Head, JsonBatches) = beside(deserializer)?;
+        Ok(Deliver {
+            stream: head.stream,
+            partition: head.partition,
+            epoch: head.epoch,
+            next: head.next,
+            batches: batches.finish()?,
+        })
+    }
 }
 
 /// Records that the reader will never get.
@@ -361,17 +408,17 @@ pub struct Fetch {
     /// The partition.
     pub partition: u32,
     /// Where to begin.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub from: Start,
     /// Stop after the batch that passes this many bytes.
     pub bytes_max: u32,
     /// How long to wait for a record if there is none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub wait_ms: u32,
 }
 
 /// What a fetch found.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize)]
 pub struct Fetched {
     /// The partition's epoch.
     pub epoch: u32,
@@ -386,17 +433,37 @@ pub struct Fetched {
     pub batches: Batches,
 }
 
+impl<'de> Deserialize<'de> for Fetched {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Head {
+            epoch: u32,
+            start: u64,
+            end: u64,
+            next: u64,
+        }
+        let (head, batches): (Head, JsonBatches) = beside(deserializer)?;
+        Ok(Fetched {
+            epoch: head.epoch,
+            start: head.start,
+            end: head.end,
+            next: head.next,
+            batches: batches.finish()?,
+        })
+    }
+}
+
 /// See [`Request::Commit`]. All of it becomes durable together, or none.
 #[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
 pub struct Commit {
     /// Batches to append, each with a partition.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub appends: Vec<Produce>,
     /// Whose cursors to move; absent with no cursors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// Where the group goes on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub cursors: Vec<Cursor>,
 }
 
@@ -437,6 +504,7 @@ pub enum Durability {
 #[serde(default)]
 pub struct TopicSettings {
     /// What an acknowledgement promises.
+    #[serde(deserialize_with = "or_default")]
     pub durability: Durability,
     /// Segments whose newest record is older than this are deleted.
     pub retention_ms: Option<u64>,

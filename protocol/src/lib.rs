@@ -9,6 +9,7 @@ pub mod admin;
 pub mod batch;
 pub mod codec;
 pub mod error;
+mod flat;
 pub mod frame;
 pub mod name;
 pub mod partitioner;

@@ -4,7 +4,10 @@
 use eddy_protocol::batch::{Batch, Batches};
 use eddy_protocol::codec::{Form, decode_client, decode_server, encode_client, encode_server};
 use eddy_protocol::error::{ErrorCode, WireError};
-use eddy_protocol::frame::{Answer, ClientFrame, Fetched, Produce, Request, ServerFrame};
+use eddy_protocol::frame::{
+    Answer, ClientFrame, Commit, Cursor, Fetched, Filter, PartitionInfo, Position, Produce,
+    Produced, Request, ServerFrame, Start, Subscribe, TopicInfo, TopicSettings,
+};
 use eddy_protocol::{FrameError, TopicName};
 
 const NOW: i64 = 1_700_000_000_000;
@@ -35,14 +38,14 @@ fn refused(message: &[u8], form: Form) -> FrameError {
 }
 
 #[test]
-fn a_value_may_be_any_json_and_keeps_its_names_in_order() {
+fn a_value_may_be_any_json_and_keeps_its_text() {
     let batch = produced(
         r#""records":[{"value":{ "z": 1, "a": [true, null, 2.50, -3, 18446744073709551615, "\u00e9\n"] }},
            {"value":"text"},{"value":7},{"value":false},{"value":[]},{"value":null},{"value":""},
            {"value":{"base64":"aGk="}},{"value":{"base64":"aGk=","more":1}},{"value":{}}]"#,
     );
     let expected = [
-        Some(r#"{"z":1,"a":[true,null,2.5,-3,18446744073709551615,"é\n"]}"#),
+        Some(r#"{"z":1,"a":[true,null,2.50,-3,18446744073709551615,"\u00e9\n"]}"#),
         Some("text"),
         Some("7"),
         Some("false"),
@@ -56,6 +59,81 @@ fn a_value_may_be_any_json_and_keeps_its_names_in_order() {
     assert_eq!(
         values(&batch),
         expected.map(|value| value.map(str::to_owned))
+    );
+}
+
+#[test]
+fn numbers_and_strings_in_a_value_are_stored_as_they_were_written() {
+    for text in [
+        "0.30000000000000004",
+        "2.2250738585072014e-308",
+        "1.7976931348623157E+308",
+        "1e400",
+        "-0.0",
+        "123456789012345678901234567890",
+        "-9223372036854775809",
+        r#"[" \" [ ",{"a b":"\\"},"\ud83d\ude00"]"#,
+    ] {
+        let spaced = format!("\t{} \n", text.replace(',', " ,\r\n "));
+        let batch = produced(&format!(
+            r#""records":[{{"value":{text}}},{{"value":{{"v":{spaced}}}}}]"#
+        ));
+        let expected = [text.to_owned(), format!(r#"{{"v":{text}}}"#)];
+        assert_eq!(values(&batch), expected.map(Some), "{text}");
+    }
+}
+
+#[test]
+fn an_object_is_bytes_only_if_base64_is_all_of_it() {
+    for (value, stored) in [
+        (r#"{ "base64" : "aGk=" }"#, "hi"),
+        (r#"{"b\u0061se64":"aGk\u003d"}"#, "hi"),
+        (
+            r#"{"base64":"aGk=","base64":"aGk="}"#,
+            r#"{"base64":"aGk=","base64":"aGk="}"#,
+        ),
+        (r#"{"a":{"base64":"aGk="}}"#, r#"{"a":{"base64":"aGk="}}"#),
+        (r#""\u0061\"b""#, "a\"b"),
+    ] {
+        let batch = produced(&format!(r#""records":[{{"value":{value}}}]"#));
+        assert_eq!(values(&batch), [Some(stored.to_owned())], "{value}");
+    }
+}
+
+#[test]
+fn what_may_be_left_out_may_also_be_null() {
+    let same = |full: &str, short: &str| {
+        let read = |text: &str| decode_client(text.as_bytes(), Form::Json, NOW).expect(text);
+        assert_eq!(read(full), read(short));
+    };
+    same(
+        r#"{"subscribe":{"topic":"t","partitions":null,"from":null,"resume":null,"filter":null},"id":1}"#,
+        r#"{"new":null,"id":1,"subscribe":{"topic":"t"}}"#,
+    );
+    same(
+        r#"{"id":1,"subscribe":{"topic":"t","filter":{"plugin":"p","params":null}}}"#,
+        r#"{"id":1,"subscribe":{"topic":"t","filter":{"plugin":"p"}}}"#,
+    );
+    same(
+        r#"{"id":1,"produce":{"topic":"t","partition":null,"producer":null,"base_offset":null,"end_offset":null,
+            "records":[{"offset":null,"timestamp":null,"key":null,"value":1,"headers":null}]}}"#,
+        r#"{"id":1,"produce":{"records":[{"value":1}],"topic":"t"}}"#,
+    );
+    same(
+        r#"{"id":1,"commit":{"appends":null,"group":null,"cursors":null}}"#,
+        r#"{"id":1,"commit":{}}"#,
+    );
+    same(
+        r#"{"id":1,"fetch":{"topic":"t","partition":0,"from":null,"bytes_max":1,"wait_ms":null}}"#,
+        r#"{"id":1,"fetch":{"topic":"t","partition":0,"bytes_max":1}}"#,
+    );
+    same(
+        r#"{"id":1,"create_topic":{"topic":"t","partitions":1,"durability":null,"retention_ms":null,"retention_bytes":null}}"#,
+        r#"{"id":1,"create_topic":{"topic":"t","partitions":1}}"#,
+    );
+    same(
+        r#"{"id":1,"hello":{"client":null}}"#,
+        r#"{"id":1,"hello":{}}"#,
     );
 }
 
@@ -135,6 +213,11 @@ fn a_record_without_a_value_is_refused_by_name() {
         r#"{"value":{"base64":"!"}}"#,
         r#"{"value":{"base64":1}}"#,
         r#"{"value":1,"headers":[["a"]]}"#,
+        r#"{"value":1,"headers":{"a":null}}"#,
+        r#"{"value":"\ud800"}"#,
+        r#"{"value":{"a":tru}}"#,
+        r#"{"value":01}"#,
+        r#"{"value":1},{"value":2}],"records":[{"value":3}"#,
     ] {
         let text = format!(r#"{{"id":5,"produce":{{"topic":"t","records":[{wrong}]}}}}"#);
         assert_eq!(refused(text.as_bytes(), Form::Json).id, Some(5), "{wrong}");
@@ -149,6 +232,8 @@ fn a_malformed_frame_names_its_request_where_it_can() {
         (br#"{"ping":{}}"#, None),
         (br#"{"id":-1,"ping":{}}"#, None),
         (br#"{"id":7,"id":7.5}"#, None),
+        (br#"{"id":7,"ping":{},"id":7}"#, Some(7)),
+        (br#"{"id":7,"pong":{}}"#, Some(7)),
         (br#"[7]"#, None),
         (b"", None),
         (b"\xff", None),
@@ -257,6 +342,103 @@ fn a_damaged_batch_is_an_error_in_json_and_no_panic() {
     assert!(encode_server(&frame, Form::Json).is_err());
     let binary = encode_server(&frame, Form::Binary).expect("binary does not look");
     assert_eq!(decode_server(&binary, Form::Binary), Ok(frame));
+}
+
+/// The limits against hostile lengths leave room for what is real.
+#[test]
+fn long_lists_of_the_smallest_elements_can_be_read() {
+    let topic = TopicName::parse("t").expect("a name");
+    let cursor = Cursor {
+        topic: topic.clone(),
+        partition: 0,
+        offset: 0,
+    };
+    let append = Produce {
+        topic: topic.clone(),
+        partition: None,
+        batch: Batches::default(),
+    };
+    let position = Position {
+        partition: 0,
+        offset: 0,
+        epoch: 0,
+    };
+    let partition = PartitionInfo {
+        partition: 0,
+        epoch: 0,
+        start: 0,
+        end: 0,
+        bytes: 0,
+        stopped: None,
+    };
+    let info = |partitions| TopicInfo {
+        topic: topic.clone(),
+        settings: TopicSettings::default(),
+        partitions,
+    };
+    let produced = Produced {
+        partition: 0,
+        offset: None,
+        count: 0,
+        duplicate: false,
+    };
+    for count in [1, 10, 100, 1000, 10_000, 100_000] {
+        let params = (0..count as u32).map(|n| (format!("{n:x}"), String::new()));
+        let requests = [
+            Request::Subscribe(Subscribe {
+                topic: topic.clone(),
+                partitions: vec![0; count],
+                from: Start::Latest,
+                resume: vec![position; count],
+                filter: None,
+            }),
+            Request::Subscribe(Subscribe {
+                topic: topic.clone(),
+                partitions: Vec::new(),
+                from: Start::Latest,
+                resume: Vec::new(),
+                filter: Some(Filter {
+                    plugin: String::new(),
+                    params: params.collect(),
+                }),
+            }),
+            Request::Commit(Commit {
+                appends: vec![append.clone(); count],
+                group: None,
+                cursors: Vec::new(),
+            }),
+            Request::Commit(Commit {
+                appends: Vec::new(),
+                group: None,
+                cursors: vec![cursor.clone(); count],
+            }),
+        ];
+        for request in requests {
+            let frame = ClientFrame { id: 1, request };
+            let message = encode_client(&frame, Form::Binary).expect("binary never fails");
+            assert!(
+                decode_client(&message, Form::Binary, NOW) == Ok(frame),
+                "{count}"
+            );
+        }
+        let answers = [
+            Answer::Committed {
+                appends: vec![produced; count],
+            },
+            Answer::Topic(info(vec![partition.clone(); count])),
+            Answer::Topics {
+                topics: vec![info(Vec::new()); count],
+            },
+        ];
+        for answer in answers {
+            let frame = ServerFrame::Answer { id: 1, answer };
+            let message = encode_server(&frame, Form::Binary).expect("binary never fails");
+            assert!(
+                decode_server(&message, Form::Binary) == Ok(frame),
+                "{count}"
+            );
+        }
+    }
 }
 
 #[test]

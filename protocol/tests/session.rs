@@ -51,6 +51,25 @@ impl Stage {
         self.connect();
     }
 
+    /// The connection is lost at once after its greeting; how long the session waits.
+    fn lose(&mut self) -> Duration {
+        self.session.handle_disconnected(self.now);
+        let last = self.events_until(|event| matches!(event, Event::Disconnected { .. }));
+        let Some(Event::Disconnected {
+            retry_in: Some(wait),
+        }) = last.last()
+        else {
+            panic!("it retries")
+        };
+        *wait
+    }
+
+    fn come_back(&mut self) {
+        self.pass_time();
+        self.events_until(|event| matches!(event, Event::Connect));
+        self.connect();
+    }
+
     fn pass_time(&mut self) {
         self.now = self
             .session
@@ -274,6 +293,82 @@ fn waits_between_attempts_grow_to_the_longest() {
         now = session.poll_timeout().expect("it waits");
         session.handle_timeout(now);
     }
+}
+
+#[test]
+fn a_greeting_alone_does_not_shorten_the_waits() {
+    let config = Config::default();
+    let full = |attempt: u32| (config.backoff_min * (1 << attempt)).min(config.backoff_max);
+    let mut stage = Stage::open(config.clone());
+    for attempt in 0..10 {
+        let wait = stage.lose();
+        assert!(wait >= full(attempt) / 2, "{wait:?} after {attempt}");
+        stage.come_back();
+    }
+    // One that lives long enough was none of the failures…
+    stage.now += config.backoff_max;
+    assert!(stage.lose() <= config.backoff_min);
+    stage.lose();
+    stage.lose();
+    stage.come_back();
+    // …and neither was one that brought something on.
+    let producer = stage.producer(7);
+    stage
+        .session
+        .produce(producer, &topic(), 0, batch(1))
+        .expect("there is room");
+    let (id, _, _) = stage.asked_to_produce();
+    stage.accept(id);
+    assert!(stage.lose() <= config.backoff_min);
+}
+
+#[test]
+fn a_hello_that_no_retry_mends_is_said_once() {
+    for (code, again) in [
+        (ErrorCode::InvalidArgument, false),
+        (ErrorCode::TooMany, true),
+    ] {
+        let mut session = Session::new(Config::default());
+        session.poll_event();
+        session.handle_connected(Duration::ZERO);
+        let hello = session.poll_transmit().expect("hello");
+        let id = decode_client(&hello, Form::Binary, 0).expect("a frame").id;
+        let error = ServerFrame::Error {
+            id: Some(id),
+            error: code.because("because"),
+        };
+        let message = encode_server(&error, Form::Binary).expect("binary never fails");
+        session.handle_message(&message, Duration::ZERO);
+        assert!(matches!(session.poll_event(), Some(Event::Refused(error)) if error.code == code));
+        assert!(matches!(session.poll_event(), Some(Event::Close { .. })));
+        session.handle_disconnected(Duration::ZERO);
+        let Some(Event::Disconnected { retry_in }) = session.poll_event() else {
+            panic!("it is gone")
+        };
+        assert_eq!(retry_in.is_some(), again, "{code:?}");
+    }
+}
+
+#[test]
+fn what_is_refused_for_now_is_told_and_asked_for_again() {
+    let mut stage = Stage::open(Config::default());
+    let subscription = stage.session.subscribe(subscribe());
+    let producer = stage.session.open_producer(None);
+    let (first, second) = (stage.asked(), stage.asked());
+    stage.refuse(first.0, ErrorCode::TooMany);
+    assert!(
+        matches!(stage.event(), Event::SubscribeDelayed { subscription: delayed, error }
+            if delayed == subscription && error.code == ErrorCode::TooMany)
+    );
+    stage.refuse(second.0, ErrorCode::DiskFull);
+    assert!(
+        matches!(stage.event(), Event::ProducerDelayed { producer: delayed, error }
+            if delayed == producer && error.code == ErrorCode::DiskFull)
+    );
+    assert!(stage.is_silent(), "not at once");
+    stage.pass_time();
+    stage.pass_time();
+    assert_eq!((stage.asked().1, stage.asked().1), (first.1, second.1));
 }
 
 #[test]
@@ -585,6 +680,96 @@ fn a_broker_that_lost_what_it_acknowledged_stalls_nobody() {
     assert_eq!(stage.asked_to_produce().1, 8);
 }
 
+/// A named producer whose first request for an identity was lost.
+fn named_after_a_lost_request(stage: &mut Stage) -> ProducerHandle {
+    let producer = stage.session.open_producer(Some("name".to_owned()));
+    stage.asked();
+    stage.reconnect();
+    stage.give_identity(7);
+    producer
+}
+
+/// Produces one batch; its request's id.
+fn produce_one(stage: &mut Stage, producer: ProducerHandle) -> u32 {
+    stage
+        .session
+        .produce(producer, &topic(), 0, batch(1))
+        .expect("there is room");
+    stage.asked_to_produce().0
+}
+
+#[test]
+fn a_producer_that_its_own_lost_request_shut_out_comes_back() {
+    let mut stage = Stage::open(Config::default());
+    let producer = named_after_a_lost_request(&mut stage);
+    // Though it is noticed late.
+    stage.now += 2 * Duration::from_millis(welcome().idle_timeout_ms);
+    let id = produce_one(&mut stage, producer);
+    stage.refuse(id, ErrorCode::FencedProducer);
+    stage.give_identity(7);
+    assert_eq!(stage.asked_to_produce().2, 0);
+}
+
+#[test]
+fn a_lost_request_is_no_claim_to_the_name_for_ever() {
+    let mut stage = Stage::open(Config::default());
+    let producer = named_after_a_lost_request(&mut stage);
+    stage.now += Duration::from_millis(welcome().idle_timeout_ms);
+    for _ in 0..2 {
+        let id = produce_one(&mut stage, producer);
+        stage.accept(id);
+    }
+    let id = produce_one(&mut stage, producer);
+    stage.refuse(id, ErrorCode::FencedProducer);
+    assert!(matches!(stage.event(), Event::ProducerFailed { .. }));
+}
+
+#[test]
+fn a_size_limit_that_shrank_repeats_nothing() {
+    let mut stage = Stage::open(Config::default());
+    let producer = stage.producer(7);
+    for _ in 0..2 {
+        stage
+            .session
+            .produce(producer, &topic(), 0, batch(1))
+            .expect("there is room");
+    }
+    while !stage.is_silent() {}
+    // Both were appended; the answers are lost, and the broker is back with other limits.
+    stage.reconnect();
+    let (first, _, _) = stage.asked_to_produce();
+    stage.refuse(first, ErrorCode::BatchTooLarge);
+    for _ in 0..2 {
+        assert!(matches!(
+            stage.event(),
+            Event::ProduceFailed {
+                maybe_appended: true,
+                ..
+            }
+        ));
+    }
+    assert_eq!(stage.session.pending(), (0, 0));
+}
+
+#[test]
+fn a_refusal_that_is_not_understood_leaves_open_whether_it_was_appended() {
+    let mut stage = Stage::open(Config::default());
+    let producer = stage.producer(7);
+    stage
+        .session
+        .produce(producer, &topic(), 0, batch(1))
+        .expect("there is room");
+    let (id, _, _) = stage.asked_to_produce();
+    stage.refuse(id, ErrorCode::Unknown(999));
+    assert!(matches!(
+        stage.event(),
+        Event::ProduceFailed {
+            maybe_appended: true,
+            ..
+        }
+    ));
+}
+
 #[test]
 fn a_fenced_producer_is_over() {
     let mut stage = Stage::open(Config::default());
@@ -652,7 +837,8 @@ fn a_full_session_gives_the_batch_back() {
     assert!(matches!(refused, Err(ProduceRefused::Full(returned)) if returned == batch(1)));
     let (id, _, _) = stage.asked_to_produce();
     stage.accept(id);
-    assert!(stage.session.has_room(100));
+    assert!(stage.session.has_room([100]));
+    assert!(!stage.session.has_room([100, 250]), "not both");
 }
 
 #[test]

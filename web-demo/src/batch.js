@@ -1,7 +1,8 @@
 // Records as JavaScript sees them: a view over columns that were copied out of
 // WebAssembly once for a whole batch. Text is decoded when it is asked for.
 
-const utf8 = new TextDecoder();
+// A mark at the beginning of a text is part of it.
+const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** Bytes of variable length, one entry for each record. */
 export class Column {

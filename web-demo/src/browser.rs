@@ -100,6 +100,10 @@ pub(crate) enum SocketEvent {
     Gone,
 }
 
+/// A connection that is not open by then is given up; browsers themselves may
+/// take minutes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A WebSocket that speaks the binary protocol; closed when dropped, and silent
 /// from then on.
 pub(crate) struct Socket {
@@ -107,6 +111,7 @@ pub(crate) struct Socket {
     _open: Closure<dyn FnMut()>,
     _message: Closure<dyn FnMut(MessageEvent)>,
     _close: Closure<dyn FnMut(CloseEvent)>,
+    _timeout: Timer,
 }
 
 impl Socket {
@@ -130,11 +135,20 @@ impl Socket {
         socket.set_onopen(Some(open.as_ref().unchecked_ref()));
         socket.set_onmessage(Some(message.as_ref().unchecked_ref()));
         socket.set_onclose(Some(close.as_ref().unchecked_ref()));
+        let connecting = socket.clone();
+        let mut timeout = Timer::new(move || {
+            if connecting.ready_state() == WebSocket::CONNECTING {
+                // Its end is reported as any other.
+                let _ = connecting.close();
+            }
+        });
+        timeout.set(CONNECT_TIMEOUT);
         Ok(Socket {
             socket,
             _open: open,
             _message: message,
             _close: close,
+            _timeout: timeout,
         })
     }
 

@@ -42,7 +42,7 @@ impl EddyClient {
     }
 
     /// Begins a subscription. The promise resolves to its handle once it
-    /// stands, and is rejected if the broker refuses it. From then on it goes
+    /// stands, and is rejected if the broker refuses it or holds too many. From then on it goes
     /// on by itself after lost connections, with no record missing or repeated.
     /// A client can hold one subscription with the same topic and filter.
     pub fn subscribe(
@@ -65,7 +65,9 @@ impl EddyClient {
     }
 
     /// Appends records to a topic, each once, whatever happens to the
-    /// connection meanwhile. The promise resolves when all are in the log.
+    /// connection meanwhile. The promise resolves when all are in the log, and
+    /// is rejected when the fate of all is known and some were given up. Nothing
+    /// of a call is taken that is rejected with `too_many`.
     pub fn produce(
         &self,
         topic: &str,

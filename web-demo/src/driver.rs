@@ -229,8 +229,12 @@ impl Driver {
                 error,
                 maybe_appended,
             } => self.produce_failed(batch, &error, maybe_appended),
-            Event::ProducerFailed { .. } => self.look(|state| state.produces.forget_producer()),
-            Event::ProducerOpened { .. } | Event::ProduceDelayed { .. } => {}
+            Event::ProducerFailed { producer, .. } => {
+                self.look(|state| state.forget_producer(producer));
+            }
+            Event::ProducerOpened { .. }
+            | Event::ProducerDelayed { .. }
+            | Event::ProduceDelayed { .. } => {}
             event => self.handle_subscription(event),
         }
     }
@@ -259,16 +263,19 @@ impl Driver {
             state.produces.forget_topics();
             state.reason.take()
         });
-        let reason = ("reason", reason.map_or(JsValue::UNDEFINED, JsValue::from));
-        // Without another attempt it was closed, and `close` tells that.
-        if let Some(wait) = retry_in {
-            let milliseconds = (wait.as_millis() as f64).into();
-            self.tell(&[
-                ("state", "reconnecting".into()),
-                ("retryInMs", milliseconds),
-                reason,
-            ]);
-        }
+        let Some(wait) = retry_in else {
+            // The session was closed by this side, or has closed itself.
+            if !self.is_closed() {
+                self.close(reason);
+            }
+            return;
+        };
+        let milliseconds = (wait.as_millis() as f64).into();
+        self.tell(&[
+            ("state", "reconnecting".into()),
+            ("retryInMs", milliseconds),
+            ("reason", reason.map_or(JsValue::UNDEFINED, JsValue::from)),
+        ]);
     }
 
     fn tell(&self, connection: &[(&str, JsValue)]) {

@@ -27,14 +27,25 @@ pub(crate) fn invalid(message: &str) -> JsValue {
 /// A batch was given up.
 pub(crate) fn produce_into_js(error: &WireError, maybe_appended: bool) -> JsValue {
     let error = into_js(error);
-    // An Error takes every property.
-    let _ = Reflect::set(&error, &"maybeAppended".into(), &maybe_appended.into());
+    set_maybe_appended(&error, maybe_appended);
     error
 }
 
 /// The broker answered something else than was asked.
 pub(crate) fn unexpected_answer() -> JsValue {
     into_js(&ErrorCode::Internal.because("the broker's answer does not fit the request"))
+}
+
+/// The client was closed before records that were under way had arrived.
+pub(crate) fn produce_closed() -> JsValue {
+    let error = closed();
+    set_maybe_appended(&error, true);
+    error
+}
+
+fn set_maybe_appended(error: &JsValue, maybe_appended: bool) {
+    // An Error takes every property.
+    let _ = Reflect::set(error, &"maybeAppended".into(), &maybe_appended.into());
 }
 
 /// The client was closed before this was done.

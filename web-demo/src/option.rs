@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use eddy_protocol::TopicName;
-use eddy_protocol::frame::{Filter, Start, Subscribe};
+use eddy_protocol::frame::{Filter, Position, Start, Subscribe};
 use js_sys::{Array, JSON, Object, Reflect, Uint8Array};
 use serde::Deserialize;
 use wasm_bindgen::prelude::*;
@@ -20,6 +20,8 @@ struct SubscribeOptions {
     from: Start,
     #[serde(default)]
     partitions: Vec<u32>,
+    #[serde(default)]
+    resume: Vec<Position>,
     filter: Option<String>,
     #[serde(default)]
     params: BTreeMap<String, String>,
@@ -31,6 +33,7 @@ pub(crate) fn subscribe(options: &JsValue) -> Result<Subscribe, JsValue> {
         topic,
         from,
         partitions,
+        resume,
         filter,
         params,
     } = from_js(options)?;
@@ -44,7 +47,7 @@ pub(crate) fn subscribe(options: &JsValue) -> Result<Subscribe, JsValue> {
         topic,
         partitions,
         from,
-        resume: Vec::new(),
+        resume,
         filter,
     })
 }
@@ -86,6 +89,17 @@ pub(crate) struct Record {
     pub(crate) timestamp: i64,
 }
 
+impl Record {
+    /// What it takes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let headers = self.headers.iter();
+        let headers =
+            headers.map(|(name, value)| size_of::<(String, Vec<u8>)>() + name.len() + value.len());
+        let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+        size_of::<Record>() + bytes(&self.key) + bytes(&self.value) + headers.sum::<usize>()
+    }
+}
+
 /// The records of `produce`: an array of `NewRecord`.
 pub(crate) fn records(records: &JsValue) -> Result<Vec<Record>, JsValue> {
     if !Array::is_array(records) {
@@ -110,6 +124,7 @@ fn one_record(row: usize, record: &JsValue) -> Result<Record, JsValue> {
     } else {
         timestamp
             .as_f64()
+            .filter(|timestamp| timestamp.is_finite())
             .ok_or_else(|| invalid(&format!("the timestamp of record {row} is not a number")))?
             as i64
     };

@@ -2,7 +2,7 @@
 //! and the promise that waits for all of them.
 //!
 //! Promises: records of one partition get into the log in the order of the
-//! calls. It must not repeat anything itself; that is the session's, which
+//! calls; of a call that is refused for want of room nothing is taken. It must not repeat anything itself; that is the session's, which
 //! knows what arrived.
 
 use std::cell::RefCell;
@@ -25,6 +25,10 @@ use crate::option::{self, Record};
 
 /// How long the number of a topic's partitions is taken for granted.
 const PARTITIONS_MAX_AGE: Duration = Duration::from_secs(60);
+/// How many calls wait at most until it is known how many partitions there are…
+const ASKED_CALLS_MAX: usize = 1024;
+/// …and how many bytes of records.
+const ASKED_BYTES_MAX: usize = 32 << 20;
 
 /// What is under way.
 #[derive(Default)]
@@ -32,6 +36,8 @@ pub(crate) struct Produces {
     producer: Option<ProducerHandle>,
     waiting: HashMap<ProduceId, Rc<RefCell<Promised>>>,
     topics: HashMap<TopicName, Partitions>,
+    asked_calls: usize,
+    asked_bytes: usize,
     /// Records without a key go to the next partition with each call.
     spread: u32,
 }
@@ -50,38 +56,83 @@ enum Partitions {
 struct Call {
     topic: TopicName,
     records: Vec<Record>,
+    /// By key if there is none.
+    partition: Option<u32>,
     promised: Promised,
 }
 
-/// Kept when every batch of a call is in the log, broken when one is given up.
+impl Call {
+    fn bytes(&self) -> usize {
+        self.records.iter().map(Record::bytes).sum()
+    }
+}
+
+/// Kept when every batch of a call is in the log, broken when one was given up
+/// and nothing is under way any more.
 struct Promised {
     resolve: Function,
     reject: Function,
     results: Array,
+    /// So many batches are under way.
     left: usize,
+    /// The first reason, and whether anything of the call may be in the log.
+    failed: Option<(WireError, bool)>,
 }
 
 impl Produces {
-    /// The next records need a new producer.
-    pub(crate) fn forget_producer(&mut self) {
-        self.producer = None;
-    }
-
     /// Topics may be others when the broker is back.
     pub(crate) fn forget_topics(&mut self) {
         self.topics
             .retain(|_, partitions| matches!(partitions, Partitions::Asked(_)));
     }
 
-    fn partitions(&self, topic: &TopicName) -> Option<u32> {
-        match self.topics.get(topic) {
-            Some(Partitions::Known { count, since })
+    /// Where a call's records go, if that is known. No call passes those that
+    /// wait to know it.
+    fn placing(&mut self, call: &Call) -> Option<Placing> {
+        let partitions = match (self.topics.get(&call.topic), call.partition) {
+            (Some(Partitions::Asked(_)), _) => return None,
+            (_, Some(partition)) => return Some(Placing::Fixed(partition)),
+            (Some(Partitions::Known { count, since }), None)
                 if now().saturating_sub(*since) < PARTITIONS_MAX_AGE =>
             {
-                Some(*count)
+                *count
             }
-            _ => None,
+            _ => return None,
+        };
+        self.spread = self.spread.wrapping_add(1);
+        Some(Placing::ByKey {
+            partitions,
+            keyless: self.spread % partitions,
+        })
+    }
+
+    /// Lets a call wait for its topic's partitions; whether they were asked for
+    /// before. The call comes back if there is no room for it.
+    fn wait(&mut self, call: Call) -> Result<bool, Call> {
+        let bytes = self.asked_bytes.saturating_add(call.bytes());
+        if self.asked_calls > 0 && (self.asked_calls >= ASKED_CALLS_MAX || bytes > ASKED_BYTES_MAX)
+        {
+            return Err(call);
         }
+        self.asked_calls += 1;
+        self.asked_bytes = bytes;
+        if let Some(Partitions::Asked(calls)) = self.topics.get_mut(&call.topic) {
+            calls.push(call);
+            return Ok(true);
+        }
+        let topic = call.topic.clone();
+        self.topics.insert(topic, Partitions::Asked(vec![call]));
+        Ok(false)
+    }
+
+    /// The calls that waited for a topic's partitions.
+    fn waited(&mut self, topic: &TopicName) -> Vec<Call> {
+        let Some(Partitions::Asked(calls)) = self.topics.remove(topic) else {
+            return Vec::new();
+        };
+        self.asked_calls -= calls.len();
+        self.asked_bytes -= calls.iter().map(Call::bytes).sum::<usize>();
+        calls
     }
 }
 
@@ -109,46 +160,36 @@ impl Driver {
             reject,
             results: Array::new(),
             left: 0,
+            failed: None,
         };
-        let call = Call {
+        self.take_up(Call {
             topic,
             records,
+            partition: options.partition,
             promised,
-        };
-        match options.partition {
-            Some(partition) => self.place(call, Placing::Fixed(partition)),
-            None => self.place_by_key(call),
+        });
+    }
+
+    fn take_up(&self, call: Call) {
+        match self.look(|state| state.produces.placing(&call)) {
+            Some(placing) => self.place(call, placing),
+            None => self.ask_partitions(call),
         }
     }
 
-    fn place_by_key(&self, call: Call) {
-        if let Some(partitions) = self.look(|state| state.produces.partitions(&call.topic)) {
-            let keyless = self.look(|state| {
-                state.produces.spread = state.produces.spread.wrapping_add(1);
-                state.produces.spread % partitions
-            });
-            return self.place(
-                call,
-                Placing::ByKey {
-                    partitions,
-                    keyless,
-                },
-            );
-        }
-        let topic = call.topic.clone();
-        let asked = self.look(|state| match state.produces.topics.get_mut(&topic) {
-            Some(Partitions::Asked(calls)) => {
-                calls.push(call);
-                true
+    /// The call waits until it is known how many partitions its topic has.
+    fn ask_partitions(&self, waiting: Call) {
+        let topic = waiting.topic.clone();
+        let asked = match self.look(|state| state.produces.wait(waiting)) {
+            Ok(asked) => asked,
+            Err(refused) => {
+                let error = too_many();
+                return call(
+                    &refused.promised.reject,
+                    &error::produce_into_js(&error, false),
+                );
             }
-            _ => {
-                state
-                    .produces
-                    .topics
-                    .insert(topic.clone(), Partitions::Asked(vec![call]));
-                false
-            }
-        });
+        };
         if !asked {
             let request = Request::DescribeTopic {
                 topic: topic.clone(),
@@ -169,68 +210,71 @@ impl Driver {
             count,
             since: now(),
         };
-        let before = self.look(|state| state.produces.topics.insert(topic.clone(), known));
-        if let Some(Partitions::Asked(calls)) = before {
-            calls.into_iter().for_each(|call| self.place_by_key(call));
-        }
+        let calls = self.look(|state| {
+            let calls = state.produces.waited(topic);
+            state.produces.topics.insert(topic.clone(), known);
+            calls
+        });
+        calls.into_iter().for_each(|call| self.take_up(call));
     }
 
     fn give_up(&self, topic: &TopicName, error: &JsValue) {
-        if let Some(Partitions::Asked(calls)) =
-            self.look(|state| state.produces.topics.remove(topic))
-        {
-            calls
-                .into_iter()
-                .for_each(|waiting| call(&waiting.promised.reject, error));
-        }
+        let calls = self.look(|state| state.produces.waited(topic));
+        calls
+            .into_iter()
+            .for_each(|waiting| call(&waiting.promised.reject, error));
     }
 
     fn place(&self, waiting: Call, placing: Placing) {
         let Call {
             topic,
             records,
-            mut promised,
+            promised,
+            ..
         } = waiting;
         let batches = match batches(&records, placing) {
             Ok(batches) if !batches.is_empty() => batches,
             Ok(_) => return call(&promised.resolve, &promised.results),
             Err(error) => return call(&promised.reject, &error::invalid(&error.to_string())),
         };
-        promised.left = batches.len();
         let promised = Rc::new(RefCell::new(promised));
-        let refused = self.with(|state| {
-            batches.into_iter().find_map(|(partition, batch)| {
-                state.push(&topic, partition, batch, &promised).err()
-            })
-        });
+        let refused = self.with(|state| state.push(&topic, batches, &promised).err());
         if let Some(error) = refused {
             let reject = promised.borrow().reject.clone();
-            call(&reject, &error::into_js(&error));
+            call(&reject, &error::produce_into_js(&error, false));
         }
     }
 
     /// A batch is in the log.
     pub(crate) fn produced(&self, id: ProduceId, produced: &Produced) {
-        let Some(promised) = self.look(|state| state.produces.waiting.remove(&id)) else {
-            return;
-        };
-        let done = promised.borrow_mut().add(produced);
-        if done {
-            let (resolve, results) = (
-                promised.borrow().resolve.clone(),
-                promised.borrow().results.clone(),
-            );
-            call(&resolve, &results);
-        }
+        self.settle(id, |promised| promised.add(produced));
     }
 
     /// A batch was given up.
     pub(crate) fn produce_failed(&self, id: ProduceId, error: &WireError, maybe_appended: bool) {
+        self.settle(id, |promised| promised.fail(error, maybe_appended));
+    }
+
+    /// Notes what became of a batch; the last of a call decides its promise.
+    fn settle(&self, id: ProduceId, note: impl FnOnce(&mut Promised)) {
         let Some(promised) = self.look(|state| state.produces.waiting.remove(&id)) else {
             return;
         };
-        let reject = promised.borrow().reject.clone();
-        call(&reject, &error::produce_into_js(error, maybe_appended));
+        let mut promised = promised.borrow_mut();
+        note(&mut promised);
+        promised.left -= 1;
+        if promised.left > 0 {
+            return;
+        }
+        match &promised.failed {
+            Some((error, maybe_appended)) => {
+                // Those that are in the log would be there twice after a retry.
+                let maybe_appended = *maybe_appended || promised.results.length() > 0;
+                let error = error::produce_into_js(error, maybe_appended);
+                call(&promised.reject, &error);
+            }
+            None => call(&promised.resolve, &promised.results),
+        }
     }
 
     /// Rejects everything that waits. (Those that ask for a topic's partitions
@@ -239,36 +283,55 @@ impl Driver {
         let produces = self.look(|state| std::mem::take(&mut state.produces));
         for promised in produces.waiting.into_values() {
             let reject = promised.borrow().reject.clone();
-            call(&reject, &error::closed());
+            call(&reject, &error::produce_closed());
         }
     }
 }
 
 impl State {
+    /// All batches of a call, or none.
     fn push(
         &mut self,
         topic: &TopicName,
-        partition: u32,
-        batch: Batch,
+        batches: Vec<(u32, Batch)>,
         promised: &Rc<RefCell<Promised>>,
     ) -> Result<(), WireError> {
         let session = &mut self.session;
+        if !session.has_room(batches.iter().map(|(_, batch)| batch.len())) {
+            if session.pending() == (0, 0) {
+                return Err(ErrorCode::InvalidArgument
+                    .because("these are more records than a client holds at a time"));
+            }
+            return Err(too_many());
+        }
         let producer = *self
             .produces
             .producer
             .get_or_insert_with(|| session.open_producer(None));
-        let id = session
-            .produce(producer, topic, partition, batch)
-            .map_err(refused)?;
-        self.produces.waiting.insert(id, Rc::clone(promised));
+        for (partition, batch) in batches {
+            let id = session
+                .produce(producer, topic, partition, batch)
+                .map_err(refused)?;
+            promised.borrow_mut().left += 1;
+            self.produces.waiting.insert(id, Rc::clone(promised));
+        }
         Ok(())
     }
+
+    /// The producer is of no more use: the next records need a new one.
+    pub(crate) fn forget_producer(&mut self, producer: ProducerHandle) {
+        self.produces.producer.take_if(|ours| *ours == producer);
+        self.session.close_producer(producer);
+    }
+}
+
+fn too_many() -> WireError {
+    ErrorCode::TooMany.because("too many records of this client wait for the broker already")
 }
 
 fn refused(refused: ProduceRefused) -> WireError {
     match refused {
-        ProduceRefused::Full(_) => ErrorCode::TooMany
-            .because("too many records of this client wait for the broker already"),
+        ProduceRefused::Full(_) => too_many(),
         ProduceRefused::ProducerFailed(error) => error,
     }
 }
@@ -316,8 +379,8 @@ fn batches(records: &[Record], placing: Placing) -> Result<Vec<(u32, Batch)>, Ba
 }
 
 impl Promised {
-    /// Notes where one batch went; whether it was the last.
-    fn add(&mut self, produced: &Produced) -> bool {
+    /// Notes where one batch went.
+    fn add(&mut self, produced: &Produced) {
         self.results.push(&object(&[
             ("partition", produced.partition.into()),
             (
@@ -329,8 +392,12 @@ impl Promised {
             ("count", produced.count.into()),
             ("duplicate", produced.duplicate.into()),
         ]));
-        self.left = self.left.saturating_sub(1);
-        self.left == 0
+    }
+
+    /// Notes that one batch was given up.
+    fn fail(&mut self, error: &WireError, maybe_appended: bool) {
+        let (_, maybe) = self.failed.get_or_insert_with(|| (error.clone(), false));
+        *maybe |= maybe_appended;
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use eddy_protocol::WireError;
 use eddy_protocol::frame::Position;
 use eddy_protocol::session::{Delivery, Event, SubscriptionId};
+use eddy_protocol::{ErrorCode, WireError};
 use js_sys::{Array, Function};
 use wasm_bindgen::prelude::*;
 
@@ -148,6 +148,10 @@ impl Driver {
                     ],
                 );
             }
+            Event::SubscribeDelayed {
+                subscription,
+                error,
+            } => self.delayed(subscription, &error),
             Event::Ended {
                 subscription,
                 error,
@@ -178,11 +182,24 @@ impl Driver {
             Ok(None) => {}
             // Going on would skip records unseen.
             Err(error) => {
-                let error = eddy_protocol::ErrorCode::CorruptBatch.because(error.to_string());
+                let error = ErrorCode::CorruptBatch.because(error.to_string());
                 self.look(|state| state.session.unsubscribe(delivery.subscription));
                 self.ended(delivery.subscription, &error);
             }
         }
+    }
+
+    /// Too many are no passing matter for one that has not begun: others would
+    /// have to end first.
+    fn delayed(&self, id: SubscriptionId, error: &WireError) {
+        let begun = self
+            .listener(id)
+            .is_some_and(|listener| listener.promised.is_none());
+        if begun || error.code != ErrorCode::TooMany {
+            return self.report(id, "delayed", &[("error", error::into_js(error))]);
+        }
+        self.look(|state| state.session.unsubscribe(id));
+        self.ended(id, error);
     }
 
     fn ended(&self, id: SubscriptionId, error: &WireError) {

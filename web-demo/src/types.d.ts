@@ -7,6 +7,8 @@ export interface SubscribeOptions {
   from?: Start;
   /** Which partitions; by default all, and those that are added later. */
   partitions?: number[];
+  /** Where to go on in partitions that were read before; `from` holds for the others. */
+  resume?: Position[];
   /** Name or digest of a plugin that lets only some records through. */
   filter?: string;
   /** The filter's parameters. */
@@ -57,6 +59,8 @@ export type SubscriptionEvent =
   | { type: "subscribed"; positions: Position[] }
   /** Records from `expected` up to `next` will never come (retention, or a lost history if `next` is lower). */
   | { type: "gap"; partition: number; expected: number; next: number }
+  /** The broker does not take it up now; it will be asked again. */
+  | { type: "delayed"; error: EddyError }
   /** The filter left out everything up to `next`. */
   | { type: "progress"; partition: number; next: number }
   /** Nothing more comes: of one partition, or of all if none is named. */
@@ -75,7 +79,7 @@ export interface EddyError extends Error {
   code: string;
   /** Whether the same call may succeed later. */
   retryable: boolean;
-  /** Of a produce: whether the records may be in the log all the same. */
+  /** Of a produce: whether records of the call may be in the log all the same. */
   maybeAppended?: boolean;
 }
 

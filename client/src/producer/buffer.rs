@@ -300,12 +300,14 @@ impl Buffer {
             if lane.open.is_empty() {
                 continue;
             }
-            let due = *lane.open_since.get_or_insert(now) + linger;
-            if due <= now {
-                // As in `seal_all`.
-                let _ = self.seal(partition);
-            } else {
-                next = Some(next.map_or(due, |next: Instant| next.min(due)));
+            match lane.open_since.get_or_insert(now).checked_add(linger) {
+                Some(due) if due > now => next = [next, Some(due)].into_iter().flatten().min(),
+                Some(_) => {
+                    // As in `seal_all`.
+                    let _ = self.seal(partition);
+                }
+                // Longer than time itself: until the batch is full, or a flush.
+                None => {}
             }
         }
         next

@@ -8,6 +8,7 @@
 
 mod buffer;
 
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -110,6 +111,26 @@ impl Shared {
     pub(crate) fn fail(&self, error: &ClientError) {
         self.buffer().fail(error);
         self.settled.notify_waiters();
+    }
+}
+
+/// The task's end of a producer. When it goes, for whatever reason, the
+/// producer fails, so that nobody waits for what will never come.
+#[derive(Debug)]
+pub(crate) struct Served(pub(crate) Arc<Shared>);
+
+impl Deref for Served {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // The first reason stands, if there was one.
+        self.0.fail(&ClientError::Closed);
     }
 }
 
@@ -267,4 +288,20 @@ fn now_ms() -> i64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Served, Shared};
+    use crate::{ClientError, ProducerConfig};
+
+    #[test]
+    fn a_producer_that_the_task_lets_go_has_failed() {
+        let topic = "t".parse().expect("a name");
+        let shared = Arc::new(Shared::new(topic, 1, 1000, ProducerConfig::default()));
+        drop(Served(Arc::clone(&shared)));
+        assert_eq!(shared.buffer().failure(), Some(&ClientError::Closed));
+    }
 }

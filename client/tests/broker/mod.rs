@@ -2,10 +2,10 @@
 //! binary form, sequences checked as the real one does. It can be told to drop
 //! every connection, before or after it has done what was asked.
 
-#![expect(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,6 +46,14 @@ pub(crate) struct Broker {
     pub(crate) drop_every: AtomicUsize,
     produces: AtomicUsize,
     pub(crate) disk_full: AtomicBool,
+    /// What these requests are refused with, if they are.
+    pub(crate) refuse_hello: Mutex<Option<ErrorCode>>,
+    pub(crate) refuse_open: Mutex<Option<ErrorCode>>,
+    pub(crate) refuse_subscribe: Mutex<Option<ErrorCode>>,
+    /// The connection is dropped as soon as a subscription stands.
+    pub(crate) drop_subscribed: AtomicBool,
+    /// Handshakes are answered with this HTTP status; 0: they succeed.
+    pub(crate) handshake_status: AtomicU16,
     pub(crate) delivered_bytes: AtomicUsize,
     kick: watch::Sender<u64>,
     pub(crate) connections: AtomicUsize,
@@ -73,6 +81,11 @@ impl Broker {
             drop_every: AtomicUsize::new(0),
             produces: AtomicUsize::new(0),
             disk_full: AtomicBool::new(false),
+            refuse_hello: Mutex::default(),
+            refuse_open: Mutex::default(),
+            refuse_subscribe: Mutex::default(),
+            drop_subscribed: AtomicBool::new(false),
+            handshake_status: AtomicU16::new(0),
             delivered_bytes: AtomicUsize::new(0),
             kick: watch::channel(0).0,
             connections: AtomicUsize::new(0),
@@ -129,7 +142,8 @@ impl Broker {
             return;
         }
         let mut kick = self.kick.subscribe();
-        let Ok(socket) = tokio_tungstenite::accept_hdr_async(stream, accept).await else {
+        let status = self.handshake_status.load(Ordering::SeqCst);
+        let Ok(socket) = tokio_tungstenite::accept_hdr_async(stream, accept(status)).await else {
             return;
         };
         tokio::select! {
@@ -155,6 +169,7 @@ impl Broker {
             let frame =
                 codec::decode_client(&message, Form::Binary, 0).expect("the client sends frames");
             let produce = matches!(frame.request, Request::Produce(_));
+            let subscribe = matches!(frame.request, Request::Subscribe(_));
             let result = self.answer(frame.request, &mut cursors);
             if produce && self.drops_now() {
                 return;
@@ -169,7 +184,9 @@ impl Broker {
                     error,
                 },
             };
-            if !send(&mut socket, &answer).await {
+            if !send(&mut socket, &answer).await
+                || (subscribe && self.drop_subscribed.load(Ordering::SeqCst))
+            {
                 return;
             }
         }
@@ -183,6 +200,15 @@ impl Broker {
     }
 
     fn answer(&self, request: Request, cursors: &mut Vec<Position>) -> Result<Answer, WireError> {
+        let refusal = match &request {
+            Request::Hello(_) => *self.refuse_hello.lock().expect("whole"),
+            Request::OpenProducer(_) => *self.refuse_open.lock().expect("whole"),
+            Request::Subscribe(_) => *self.refuse_subscribe.lock().expect("whole"),
+            _ => None,
+        };
+        if let Some(code) = refusal {
+            return Err(code.because("as it was told"));
+        }
         match request {
             Request::Hello(_) => Ok(Answer::Welcome(welcome())),
             Request::Ping {} => Ok(Answer::Pong {}),
@@ -290,14 +316,15 @@ impl Broker {
         cursors: &mut [Position],
     ) -> bool {
         loop {
-            let Some((at, batch)) = self.next_batch(cursors) else {
+            let Some((at, before, batch)) = self.next_batch(cursors) else {
                 return true;
             };
             let next = batch.end_offset();
             self.delivered_bytes
                 .fetch_add(batch.len(), Ordering::SeqCst);
             let partition = cursors[at].partition;
-            let batches = Batches::from(batch);
+            // Frames are shared: they may begin before a reader's cursor.
+            let batches: Batches = before.into_iter().chain([batch]).collect();
             let deliver = Deliver {
                 stream: 7,
                 partition,
@@ -312,24 +339,35 @@ impl Broker {
         }
     }
 
-    fn next_batch(&self, cursors: &[Position]) -> Option<(usize, Batch)> {
+    /// The next batch, the one before it, and for which cursor.
+    fn next_batch(&self, cursors: &[Position]) -> Option<(usize, Option<Batch>, Batch)> {
         let partitions = self.partitions.lock().expect("whole");
         cursors.iter().enumerate().find_map(|(at, cursor)| {
-            let mut batches = partitions[cursor.partition as usize].batches.iter();
-            batches
-                .find(|batch| batch.end_offset() > cursor.offset)
-                .map(|batch| (at, batch.clone()))
+            let batches = &partitions[cursor.partition as usize].batches;
+            let next = batches
+                .iter()
+                .position(|batch| batch.end_offset() > cursor.offset)?;
+            let before = next.checked_sub(1).map(|before| batches[before].clone());
+            Some((at, before, batches[next].clone()))
         })
     }
 }
 
+/// Answers a handshake with this status, or takes it where that is 0.
 #[expect(clippy::result_large_err, reason = "the library's own type")]
-fn accept(request: &Upgrade, mut response: Response) -> Result<Response, ErrorResponse> {
-    let name = "sec-websocket-protocol";
-    response
-        .headers_mut()
-        .insert(name, request.headers()[name].clone());
-    Ok(response)
+fn accept(status: u16) -> impl FnOnce(&Upgrade, Response) -> Result<Response, ErrorResponse> {
+    move |request, mut response| {
+        if status != 0 {
+            let mut refusal = ErrorResponse::new(None);
+            *refusal.status_mut() = status.try_into().expect("a status");
+            return Err(refusal);
+        }
+        let name = "sec-websocket-protocol";
+        response
+            .headers_mut()
+            .insert(name, request.headers()[name].clone());
+        Ok(response)
+    }
 }
 
 fn welcome() -> Welcome {

@@ -69,7 +69,7 @@ impl ColumnBuf {
         self.offsets.is_empty()
     }
 
-    /// What the columns take, uncompressed; at most what a batch of them takes.
+    /// What the columns take, uncompressed; the body of a batch takes no more.
     pub fn bytes(&self) -> usize {
         let per_record = size_of::<u64>() + size_of::<i64>() + 2 * size_of::<u32>();
         let blobs = [&self.keys, &self.values, &self.headers]

@@ -12,7 +12,7 @@ pub enum Compression {
     None,
     /// An LZ4 block (no frame, no size in front).
     Lz4,
-    /// One Zstandard frame without dictionary.
+    /// One Zstandard frame without dictionary, with a window of 8 MiB at most.
     Zstd,
 }
 
@@ -46,14 +46,14 @@ impl Compression {
 
     /// The `raw_length` bytes that `body` stands for.
     pub(super) fn expand(self, body: &[u8], raw_length: u32) -> Result<Vec<u8>, BatchError> {
-        let expanded = match self {
-            Compression::None => body.to_vec(),
-            Compression::Lz4 => {
-                expand_lz4(body, raw_length as usize).ok_or(BatchError::Expansion(raw_length))?
-            }
-            Compression::Zstd => zstd_frame::expand(body, raw_length as usize)
-                .ok_or(BatchError::Expansion(raw_length))?,
-        };
+        let expanded =
+            match self {
+                Compression::None => body.to_vec(),
+                Compression::Lz4 => expand_lz4(body, raw_length as usize)
+                    .ok_or(BatchError::Expansion(raw_length))?,
+                Compression::Zstd => expand_zstd(body, raw_length as usize)
+                    .ok_or(BatchError::Expansion(raw_length))?,
+            };
         if expanded.len() != raw_length as usize {
             return Err(BatchError::Expansion(raw_length));
         }
@@ -81,22 +81,49 @@ fn expand_lz4(body: &[u8], raw_length: usize) -> Option<Vec<u8>> {
 /// Four bytes of Zstandard (a block of one repeated byte) become 128 KiB at most.
 const ZSTD_RATIO_MAX: usize = 32 * 1024;
 
+/// What every reader has to keep at hand, by RFC 8878; no level up to 19 wants more.
+const ZSTD_WINDOW_MAX: u64 = 8 << 20;
+
+fn expand_zstd(body: &[u8], raw_length: usize) -> Option<Vec<u8>> {
+    let justified = body.len().saturating_mul(ZSTD_RATIO_MAX);
+    if raw_length > justified || zstd_window(body)? > ZSTD_WINDOW_MAX {
+        return None;
+    }
+    zstd_frame::expand(body, raw_length)
+}
+
+/// The window that a frame's header asks for (RFC 8878, 3.1.1.1); 0 where it is
+/// the content itself.
+fn zstd_window(body: &[u8]) -> Option<u64> {
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    let (descriptor, window) = (body.get(4)?, body.get(5)?);
+    if descriptor & SINGLE_SEGMENT != 0 {
+        return Some(0);
+    }
+    let base = 1 << (10 + (window >> 3));
+    Some(base + base / 8 * u64::from(window & 7))
+}
+
 #[cfg(not(target_arch = "wasm32"))]
 mod zstd_frame {
     //! The reference library. Its contexts are large, so each thread keeps its own.
 
     use std::cell::RefCell;
 
-    use zstd::bulk::{Compressor, Decompressor};
-    use zstd::zstd_safe;
+    use zstd::bulk::Compressor;
+    use zstd::zstd_safe::{self, DCtx, zstd_sys::ZSTD_ErrorCode};
 
     /// The library's own choice between speed and size.
     const LEVEL: i32 = 3;
 
     thread_local! {
         static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::new(LEVEL).ok());
-        static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = RefCell::new(Decompressor::new().ok());
+        static DECOMPRESSOR: RefCell<Option<DCtx<'static>>> = RefCell::new(DCtx::try_create());
     }
+
+    /// As the library's functions return it: negated.
+    const BUFFER_TOO_SMALL: usize =
+        (ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize).wrapping_neg();
 
     pub(super) fn compress(raw: &[u8]) -> Option<Vec<u8>> {
         COMPRESSOR.with_borrow_mut(|compressor| compressor.as_mut()?.compress(raw).ok())
@@ -106,9 +133,6 @@ mod zstd_frame {
     /// larger one only once the smaller was really filled: a wrong `raw_length`
     /// allocates nothing that did not come out.
     pub(super) fn expand(body: &[u8], raw_length: usize) -> Option<Vec<u8>> {
-        if raw_length > body.len().saturating_mul(super::ZSTD_RATIO_MAX) {
-            return None;
-        }
         if zstd_safe::find_frame_compressed_size(body).ok()? != body.len() {
             return None;
         }
@@ -121,18 +145,15 @@ mod zstd_frame {
         loop {
             let mut out = Vec::with_capacity(capacity);
             let done = DECOMPRESSOR.with_borrow_mut(|decompressor| {
-                decompressor
-                    .as_mut()?
-                    .decompress_to_buffer(body, &mut out)
-                    .ok()
+                Some(decompressor.as_mut()?.decompress(&mut out, body))
             });
-            if done.is_some() {
-                return Some(out);
+            match done? {
+                Ok(_) => return Some(out),
+                Err(BUFFER_TOO_SMALL) if capacity < raw_length => {
+                    capacity = raw_length.min(capacity.saturating_mul(8));
+                }
+                Err(_) => return None,
             }
-            if capacity == raw_length {
-                return None;
-            }
-            capacity = raw_length.min(capacity.saturating_mul(8));
         }
     }
 }
@@ -151,17 +172,51 @@ mod zstd_frame {
     }
 
     pub(super) fn expand(body: &[u8], raw_length: usize) -> Option<Vec<u8>> {
-        let ceiling = body.len().saturating_mul(super::ZSTD_RATIO_MAX);
-        if raw_length > ceiling {
-            return None;
-        }
         let mut rest = body;
         let mut out = Vec::new();
-        let decoder = StreamingDecoder::new_with_max_window_size(&mut rest, ceiling as u64).ok()?;
+        // Where the window is the content, it is no larger than what was announced.
+        let window_max = super::ZSTD_WINDOW_MAX.max(raw_length as u64);
+        let decoder = StreamingDecoder::new_with_max_window_size(&mut rest, window_max).ok()?;
         decoder
             .take(raw_length as u64 + 1)
             .read_to_end(&mut out)
             .ok()?;
         (rest.is_empty()).then_some(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A frame from a stream of unknown length, as other clients may send it.
+    fn streamed(raw: &[u8], window_log: u32) -> Vec<u8> {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(window_log).unwrap();
+        encoder.write_all(raw).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_window_of_eight_mebibytes_is_read_and_no_larger_one() {
+        let raw: Vec<u8> = (0..200_000u32)
+            .flat_map(|n| (n / 7).to_le_bytes())
+            .collect();
+        for (window_log, read) in [(10, true), (21, true), (23, true), (24, false)] {
+            let body = streamed(&raw, window_log);
+            assert_eq!(zstd_window(&body), Some(1 << window_log));
+            let expanded = Compression::Zstd.expand(&body, raw.len() as u32);
+            assert_eq!(
+                expanded.is_ok_and(|found| found == raw),
+                read,
+                "{window_log}"
+            );
+        }
+        assert_eq!(
+            zstd_window(&Compression::Zstd.compress(&[7; 1000]).unwrap()),
+            Some(0)
+        );
     }
 }

@@ -11,20 +11,22 @@
 //! Bytes that are UTF-8 are a string, others `{"base64": …}`; null is null.
 //! On the way in everything but `value` may be left out, and a key, a value or
 //! a header's value may also be a number, a boolean, an array or an object: its
-//! compact JSON text is what is stored.
+//! own text is what is stored, without the white space between its parts.
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use super::{
     BatchError, Batches, ColumnBuf, Compression, OffsetMode, ProducerStamp, RecordRef, Records,
     Rows,
 };
+use crate::flat::{Fields, once};
 
 /// Stands for a timestamp that a JSON record left out, until the receiver fills
 /// in its own time; not a time that a record can have in JSON.
@@ -76,7 +78,8 @@ impl JsonRecord {
     }
 }
 
-/// Headers as JSON gives them: `[["name", value], …]` or `{"name": value, …}`.
+/// Headers as JSON gives them: `[["name", value], …]` or `{"name": value, …}`;
+/// null is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JsonHeaders(pub Vec<(String, JsonBytes)>);
 
@@ -88,6 +91,10 @@ impl<'de> Deserialize<'de> for JsonHeaders {
 
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("headers: an array of pairs, or an object")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<JsonHeaders, E> {
+                Ok(JsonHeaders::default())
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<JsonHeaders, A::Error> {
@@ -122,170 +129,83 @@ impl Serialize for JsonBytes {
 }
 
 impl<'de> Deserialize<'de> for JsonBytes {
+    /// Only from JSON text itself: what was read into values before has lost
+    /// how its numbers were written.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Whole)
+        let text: Box<str> = Box::<RawValue>::deserialize(deserializer)?.into();
+        stored(text).map(JsonBytes).map_err(de::Error::custom)
     }
 }
 
-/// The outermost JSON value: a string stands for its own bytes, and an object
-/// with nothing but `base64` for those it encodes.
-struct Whole;
-
-impl<'de> Visitor<'de> for Whole {
-    type Value = JsonBytes;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("a string, {\"base64\": …}, or other JSON to be kept as text")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<JsonBytes, E> {
-        Ok(JsonBytes(text.as_bytes().to_vec()))
-    }
-
-    fn visit_string<E: de::Error>(self, text: String) -> Result<JsonBytes, E> {
-        Ok(JsonBytes(text.into_bytes()))
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<JsonBytes, E> {
-        text(|out| Compact(out).visit_bool(value))
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<JsonBytes, E> {
-        text(|out| Compact(out).visit_u64(value))
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<JsonBytes, E> {
-        text(|out| Compact(out).visit_i64(value))
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<JsonBytes, E> {
-        text(|out| Compact(out).visit_f64(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<JsonBytes, A::Error> {
-        text(|out| Compact(out).visit_seq(seq))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonBytes, A::Error> {
-        let mut out = vec![b'{'];
-        let mut only_base64 = None;
-        let mut entries = 0;
-        while let Some(name) = map.next_key::<String>()? {
-            entries += 1;
-            let begin = write_name(&name, entries, &mut out);
-            map.next_value_seed(Compact(&mut out))?;
-            only_base64 = (entries == 1 && name == "base64").then_some(begin);
-        }
-        out.push(b'}');
-        let Some(begin) = only_base64 else {
-            return Ok(JsonBytes(out));
-        };
-        let encoded: String = serde_json::from_slice(&out[begin..out.len() - 1])
-            .map_err(|_| de::Error::custom("`base64` is not a string"))?;
-        let bytes = BASE64
-            .decode(encoded)
-            .map_err(|_| de::Error::custom("`base64` is not base64"))?;
-        Ok(JsonBytes(bytes))
-    }
-}
-
-fn text<E>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<JsonBytes, E> {
-    let mut out = Vec::new();
-    write(&mut out)?;
-    Ok(JsonBytes(out))
-}
-
-/// Writes `,"name":` and says where the value will begin.
-fn write_name(name: &str, entry: usize, out: &mut Vec<u8>) -> usize {
-    if entry > 1 {
-        out.push(b',');
-    }
-    write_scalar(name, out);
-    out.push(b':');
-    out.len()
-}
-
-fn write_scalar<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
-    serde_json::to_writer(out, value).expect("a number or a string can be written to memory");
-}
-
-/// Writes whatever it is shown as compact JSON: names in their order, nothing
-/// lost but white space.
-struct Compact<'a>(&'a mut Vec<u8>);
-
-impl<'de> DeserializeSeed<'de> for Compact<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Compact<'_> {
-    type Value = ();
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("JSON")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
-        self.0.extend_from_slice(b"null");
-        Ok(())
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
-        write_scalar(&value, self.0);
-        Ok(())
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
-        write_scalar(&value, self.0);
-        Ok(())
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
-        write_scalar(&value, self.0);
-        Ok(())
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
-        write_scalar(&value, self.0);
-        Ok(())
-    }
-
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<(), E> {
-        write_scalar(value, self.0);
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        self.0.push(b'[');
-        let begin = self.0.len();
-        loop {
-            let comma = self.0.len();
-            if comma > begin {
-                self.0.push(b',');
-            }
-            if seq.next_element_seed(Compact(self.0))?.is_none() {
-                self.0.truncate(comma);
-                break;
+/// The bytes that a JSON value stands for: a string for its own, an object with
+/// nothing but `base64` for those it encodes, any other for its text.
+fn stored(text: Box<str>) -> Result<Vec<u8>, &'static str> {
+    match text.as_bytes().first() {
+        Some(b'"') => unquoted(text),
+        Some(b'n') => Err("null stands for no bytes"),
+        Some(b'{') => {
+            let text = compact(text);
+            match only_base64(&text)? {
+                Some(bytes) => Ok(bytes),
+                None => Ok(text),
             }
         }
-        self.0.push(b']');
-        Ok(())
+        _ => Ok(compact(text)),
     }
+}
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        self.0.push(b'{');
-        let mut entries = 0;
-        while let Some(name) = map.next_key::<String>()? {
-            entries += 1;
-            write_name(&name, entries, self.0);
-            map.next_value_seed(Compact(self.0))?;
-        }
-        self.0.push(b'}');
-        Ok(())
+fn unquoted(text: Box<str>) -> Result<Vec<u8>, &'static str> {
+    if text.contains('\\') {
+        let string: String =
+            serde_json::from_str(&text).map_err(|_| "an escape in a string is not Unicode")?;
+        return Ok(string.into_bytes());
     }
+    let mut bytes = text.into_string().into_bytes();
+    bytes.pop();
+    bytes.remove(0);
+    Ok(bytes)
+}
+
+/// JSON text without the white space that stands outside of its strings.
+fn compact(text: Box<str>) -> Vec<u8> {
+    let mut bytes = text.into_string().into_bytes();
+    let (mut quoted, mut escaped) = (false, false);
+    bytes.retain(|byte| {
+        if quoted {
+            quoted = *byte != b'"' || escaped;
+            escaped = *byte == b'\\' && !escaped;
+            return true;
+        }
+        quoted = *byte == b'"';
+        !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+    });
+    bytes
+}
+
+/// What an object encodes, in compact text, if `base64` is its only field.
+fn only_base64(object: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
+    let Some((name, rest)) = split_first::<String>(&object[1..]) else {
+        return Ok(None);
+    };
+    if name != "base64" {
+        return Ok(None);
+    }
+    let Some((value, b"}")) = split_first::<&RawValue>(&rest[1..]) else {
+        return Ok(None);
+    };
+    let encoded: String =
+        serde_json::from_str(value.get()).map_err(|_| "`base64` is not a string")?;
+    let bytes = BASE64
+        .decode(encoded)
+        .map_err(|_| "`base64` is not base64")?;
+    Ok(Some(bytes))
+}
+
+/// The JSON value that text begins with, and what follows it.
+fn split_first<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<(T, &'a [u8])> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<T>();
+    let first = values.next()?.ok()?;
+    Some((first, &text[values.byte_offset()..]))
 }
 
 /// Bytes as JSON shows them.
@@ -331,76 +251,81 @@ struct JsonStamp {
     sequence: u32,
 }
 
-/// The fields that [`Batches`] are in JSON.
-#[derive(Deserialize)]
-struct JsonBatches {
-    #[serde(default)]
-    producer: Option<JsonStamp>,
-    #[serde(default)]
-    base_offset: Option<u64>,
-    #[serde(default)]
-    end_offset: Option<u64>,
-    records: Vec<JsonRecord>,
+/// The fields that [`Batches`] are in JSON, among others.
+#[derive(Default)]
+pub(crate) struct JsonBatches {
+    producer: Option<Option<JsonStamp>>,
+    base_offset: Option<Option<u64>>,
+    end_offset: Option<Option<u64>>,
+    records: Option<Vec<JsonRecord>>,
+}
+
+impl<'de> Fields<'de> for JsonBatches {
+    fn take<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        match name {
+            "producer" => once(&mut self.producer, "producer", map)?,
+            "base_offset" => once(&mut self.base_offset, "base_offset", map)?,
+            "end_offset" => once(&mut self.end_offset, "end_offset", map)?,
+            "records" => once(&mut self.records, "records", map)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
 }
 
 impl JsonBatches {
-    fn into_batches(self) -> Result<Batches, BatchError> {
-        if self.records.is_empty() {
-            return Ok(Batches::default());
-        }
-        let mut columns = ColumnBuf::with_capacity(self.records.len(), 0);
-        let mut next = self.base_offset.or(self.records[0].offset).unwrap_or(0);
-        let base = next;
-        for record in &self.records {
-            let offset = record.offset.unwrap_or(next);
-            record.push_to(
-                &mut columns,
-                offset,
-                record.timestamp.unwrap_or(TIMESTAMP_MISSING),
-            )?;
-            next = offset.checked_add(1).ok_or(BatchError::Invalid(
-                "its offsets pass the end of their range",
-            ))?;
-        }
-        let span = self
-            .end_offset
-            .unwrap_or(next)
-            .checked_sub(base)
-            .and_then(|span| u32::try_from(span).ok());
-        let span = span.ok_or(BatchError::Invalid(
-            "its offsets do not lie within its span",
-        ))?;
-        let producer = self.producer.map(
-            |JsonStamp {
-                 id,
-                 epoch,
-                 sequence,
-             }| ProducerStamp {
-                id,
-                epoch,
-                sequence,
-            },
-        );
-        if producer.is_some_and(|producer| producer.id == 0) {
-            return Err(BatchError::Invalid("a producer's id is never 0"));
-        }
-        columns
-            .encode(
-                Rows::All,
-                OffsetMode::Sparse { base, span },
-                Compression::None,
-                producer,
-            )
-            .map(Batches::from)
+    /// The batches, once all fields are there.
+    pub(crate) fn finish<E: de::Error>(self) -> Result<Batches, E> {
+        let records = self.records.ok_or_else(|| E::missing_field("records"))?;
+        into_batches(
+            &records,
+            self.producer.flatten(),
+            self.base_offset.flatten(),
+            self.end_offset.flatten(),
+        )
+        .map_err(E::custom)
     }
 }
 
-impl<'de> Deserialize<'de> for Batches {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        JsonBatches::deserialize(deserializer)?
-            .into_batches()
-            .map_err(de::Error::custom)
+fn into_batches(
+    records: &[JsonRecord],
+    stamp: Option<JsonStamp>,
+    base_offset: Option<u64>,
+    end_offset: Option<u64>,
+) -> Result<Batches, BatchError> {
+    let Some(first) = records.first() else {
+        return Ok(Batches::default());
+    };
+    let mut columns = ColumnBuf::with_capacity(records.len(), 0);
+    let base = base_offset.or(first.offset).unwrap_or(0);
+    let mut next = base;
+    for record in records {
+        let offset = record.offset.unwrap_or(next);
+        let timestamp = record.timestamp.unwrap_or(TIMESTAMP_MISSING);
+        record.push_to(&mut columns, offset, timestamp)?;
+        next = offset.checked_add(1).ok_or(BatchError::Invalid(
+            "its offsets pass the end of their range",
+        ))?;
     }
+    let span = end_offset
+        .unwrap_or(next)
+        .checked_sub(base)
+        .and_then(|span| u32::try_from(span).ok());
+    let span = span.ok_or(BatchError::Invalid(
+        "its offsets do not lie within its span",
+    ))?;
+    let producer = stamp.map(|stamp| ProducerStamp {
+        id: stamp.id,
+        epoch: stamp.epoch,
+        sequence: stamp.sequence,
+    });
+    if producer.is_some_and(|producer| producer.id == 0) {
+        return Err(BatchError::Invalid("a producer's id is never 0"));
+    }
+    let offsets = OffsetMode::Sparse { base, span };
+    columns
+        .encode(Rows::All, offsets, Compression::None, producer)
+        .map(Batches::from)
 }
 
 impl Batches {

@@ -137,13 +137,17 @@ impl Batch {
 
     /// The same records by another producer, or by none; the checksum is made anew.
     pub fn with_producer(mut self, producer: Option<ProducerStamp>) -> Batch {
+        self.set_producer(producer);
+        self
+    }
+
+    /// As [`with_producer`](Self::with_producer), in place where nobody else
+    /// shares the bytes.
+    pub(crate) fn set_producer(&mut self, producer: Option<ProducerStamp>) {
         self.header.producer = producer;
-        let mut bytes = unique(self.bytes);
+        let mut bytes = unique(std::mem::take(&mut self.bytes));
         self.header.seal(&mut bytes);
-        Batch {
-            header: self.header,
-            bytes: bytes.freeze(),
-        }
+        self.bytes = bytes.freeze();
     }
 
     /// What the header says.

@@ -63,9 +63,15 @@ impl Walk<'_> {
         Ok(range)
     }
 
+    /// `width` bytes for each record.
+    fn each(&mut self, width: usize) -> Result<Range<usize>, BatchError> {
+        // `usize` may have no more bits than the count.
+        self.take(self.count.saturating_mul(width))
+    }
+
     fn column(&mut self, has_nulls: bool) -> Result<Place, BatchError> {
         let nulls = self.take(if has_nulls { self.count.div_ceil(8) } else { 0 })?;
-        let ends = self.take(self.count * 4)?;
+        let ends = self.each(4)?;
         let last = self.body[ends.clone()]
             .last_chunk::<4>()
             .map_or(0, |end| u32::from_le_bytes(*end));
@@ -86,8 +92,8 @@ impl Layout {
             TimestampWidth::Full => 8,
         };
         let layout = Layout {
-            timestamps: walk.take(count * width)?,
-            offsets: walk.take(if flags.sparse { count * 4 } else { 0 })?,
+            timestamps: walk.each(width)?,
+            offsets: walk.each(if flags.sparse { 4 } else { 0 })?,
             keys: if flags.keys {
                 walk.column(flags.key_nulls)?
             } else {

@@ -12,7 +12,7 @@ use crate::frame::{ClientFrame, ServerFrame};
 
 /// In memory an element of a frame's list takes at most so many times the bytes
 /// that it takes in a message.
-const GROWTH_MAX: usize = 64;
+const GROWTH_MAX: usize = 32;
 
 /// The place of [`ServerFrame::Deliver`] among the variants.
 const DELIVER: u32 = 2;
@@ -53,9 +53,10 @@ pub(super) fn decode_server(message: &[u8]) -> Result<ServerFrame, FrameError> {
 fn decode<T: Decode<()>>(message: &[u8]) -> Result<T, DecodeError> {
     const STEP_1: usize = 4 << 10;
     const STEP_2: usize = 64 << 10;
-    const STEP_3: usize = 1 << 20;
-    const STEP_4: usize = 16 << 20;
-    const STEP_5: usize = 256 << 20;
+    const STEP_3: usize = 512 << 10;
+    const STEP_4: usize = 4 << 20;
+    const STEP_5: usize = 32 << 20;
+    const STEP_6: usize = 256 << 20;
     let needed = message.len().saturating_mul(GROWTH_MAX);
     if needed <= STEP_1 {
         decode_whole(message, standard().with_limit::<STEP_1>())
@@ -65,8 +66,10 @@ fn decode<T: Decode<()>>(message: &[u8]) -> Result<T, DecodeError> {
         decode_whole(message, standard().with_limit::<STEP_3>())
     } else if needed <= STEP_4 {
         decode_whole(message, standard().with_limit::<STEP_4>())
-    } else {
+    } else if needed <= STEP_5 {
         decode_whole(message, standard().with_limit::<STEP_5>())
+    } else {
+        decode_whole(message, standard().with_limit::<STEP_6>())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::ser::Serialize;
 
 use super::{EncodeError, FrameError};
@@ -22,7 +22,7 @@ pub(super) fn decode_server(message: &[u8]) -> Result<ServerFrame, FrameError> {
     decode(message).map_err(|message| FrameError::new(None, message))
 }
 
-fn decode<T: DeserializeOwned>(message: &[u8]) -> Result<T, String> {
+fn decode<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(message).map_err(|error| error.to_string())
 }
 

@@ -43,7 +43,8 @@ pub enum Event {
         /// How long the session waits.
         retry_in: Option<Duration>,
     },
-    /// The broker refused the connection or is about to close it.
+    /// The broker refused the connection or is about to close it. If it refused
+    /// `hello` with an error that no retry mends, the session closes itself.
     Refused(WireError),
     /// The broker says that it is about to close the connection.
     Closing {
@@ -69,6 +70,14 @@ pub enum Event {
         producer: ProducerHandle,
         /// Its identity from now on.
         identity: Producer,
+    },
+    /// A producer will be asked for again later; for those who want to show why
+    /// its batches are not sent.
+    ProducerDelayed {
+        /// Which.
+        producer: ProducerHandle,
+        /// What the broker said.
+        error: WireError,
     },
     /// A producer is of no more use; its batches are reported one by one.
     ProducerFailed {
@@ -108,6 +117,14 @@ pub enum Event {
         subscription: SubscriptionId,
         /// Its next offsets.
         positions: Vec<Position>,
+    },
+    /// The broker does not take up a subscription now; it will be asked again
+    /// later. Whoever does not want to wait unsubscribes.
+    SubscribeDelayed {
+        /// Which.
+        subscription: SubscriptionId,
+        /// What the broker said.
+        error: WireError,
     },
     /// Records of a subscription.
     Delivered(Delivery),

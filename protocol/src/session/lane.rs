@@ -12,7 +12,8 @@
 //! - A batch that is refused for good leaves a hole. If no copy of it or of
 //!   those behind it can still be under way on a lost connection, they are
 //!   numbered anew from the hole on. Otherwise they wait (behind the `barrier`)
-//!   for a new identity of the producer, under which old copies mean nothing.
+//!   for a new identity of the producer. Under a name, that shuts old copies
+//!   out; without one, a copy of a batch that was given up may still come.
 //! - A batch that may be in the log is given up, not repeated under a new
 //!   number, unless a batch before it is known never to get there: because the
 //!   broker refuses it whenever it sees it, or lost what came before it.
@@ -139,7 +140,7 @@ impl Lane {
                 epoch: identity.epoch,
                 sequence,
             };
-            pending.batch = pending.batch.clone().with_producer(Some(stamp));
+            pending.batch.set_producer(Some(stamp));
             pending.sequence = Some(sequence);
             self.next_sequence = sequence.wrapping_add(pending.batch.count());
         }
@@ -316,10 +317,13 @@ impl Lane {
         }
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Duration) {
-        if matches!(self.state, State::Waiting { until } if until <= now) {
+    /// Whether the wait is over.
+    pub(super) fn handle_timeout(&mut self, now: Duration) -> bool {
+        let over = matches!(self.state, State::Waiting { until } if until <= now);
+        if over {
             self.state = State::Open;
         }
+        over
     }
 }
 
@@ -432,17 +436,16 @@ fn is_about_identity(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::UnknownProducer | ErrorCode::FencedProducer)
 }
 
-/// Whether every copy of the batch will be refused, also one that is still
-/// under way. A topic, on the other hand, may come to be before that one arrives.
+/// Whether every copy of the batch is refused, also one that came before or is
+/// still under way. A topic, on the other hand, may come to be before that one
+/// arrives, and a limit may have been another.
 fn is_refused_always(code: ErrorCode) -> bool {
     matches!(
         code,
         ErrorCode::MalformedFrame
-            | ErrorCode::FrameTooLarge
             | ErrorCode::InvalidArgument
             | ErrorCode::InvalidName
             | ErrorCode::CorruptBatch
-            | ErrorCode::BatchTooLarge
     )
 }
 
@@ -454,6 +457,8 @@ fn may_have_appended(code: ErrorCode) -> bool {
             | ErrorCode::StorageFailed
             | ErrorCode::Internal
             | ErrorCode::ShuttingDown
+            // Of a newer broker; nobody here knows.
+            | ErrorCode::Unknown(_)
     )
 }
 

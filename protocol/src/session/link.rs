@@ -20,6 +20,8 @@ enum State {
         welcome: Welcome,
         heard_at: Duration,
         ping_at: Duration,
+        /// When it was first asked since then whether it is there.
+        asked_at: Option<Duration>,
     },
     /// The driver is asked to drop the connection.
     Closing,
@@ -43,6 +45,8 @@ pub(super) struct Link {
     closed: bool,
     backoff: Backoff,
     attempts: u32,
+    /// When the newest connection was welcomed.
+    greeted_at: Option<Duration>,
 }
 
 impl Link {
@@ -57,12 +61,13 @@ impl Link {
             closed: false,
             backoff,
             attempts: 0,
+            greeted_at: None,
         }
     }
 
-    /// How long to wait before something is tried for the `attempts`-th time again.
-    pub(super) fn backoff(&mut self, attempts: u32) -> Duration {
-        self.backoff.wait(attempts)
+    /// When to try something for the `attempts`-th time again.
+    pub(super) fn retry_at(&mut self, now: Duration, attempts: u32) -> Duration {
+        now.saturating_add(self.backoff.wait(attempts))
     }
 
     pub(super) fn is_greeting(&self) -> bool {
@@ -81,7 +86,7 @@ impl Link {
         if !self.closed {
             self.state = State::Greeting {
                 hello_sent: false,
-                deadline: now + config.hello_timeout,
+                deadline: now.saturating_add(config.hello_timeout),
             };
         }
     }
@@ -96,18 +101,28 @@ impl Link {
 
     pub(super) fn welcomed(&mut self, welcome: Welcome, now: Duration, config: &Config) {
         let ping_at = now + ping_interval(&welcome, config);
+        self.greeted_at = Some(now);
         self.state = State::Ready {
             welcome,
             heard_at: now,
             ping_at,
+            asked_at: None,
         };
-        self.attempts = 0;
     }
 
     pub(super) fn heard(&mut self, now: Duration) {
-        if let State::Ready { heard_at, .. } = &mut self.state {
+        if let State::Ready {
+            heard_at, asked_at, ..
+        } = &mut self.state
+        {
             *heard_at = now;
+            *asked_at = None;
         }
+    }
+
+    /// The connection has brought something on: it is no failed attempt.
+    pub(super) fn progressed(&mut self) {
+        self.attempts = 0;
     }
 
     /// Whether there is a connection to drop; it is being dropped from now on.
@@ -133,35 +148,71 @@ impl Link {
             self.state = State::Closed;
             return None;
         }
+        // Not at the greeting: a connection that is always lost soon after it
+        // would be opened again and again without a pause.
+        if self
+            .greeted_at
+            .take()
+            .is_some_and(|at| now.saturating_sub(at) >= self.backoff.max)
+        {
+            self.attempts = 0;
+        }
         let wait = self.backoff.wait(self.attempts);
         self.attempts = self.attempts.saturating_add(1);
-        self.state = State::Waiting { until: now + wait };
+        let until = now.saturating_add(wait);
+        self.state = State::Waiting { until };
         Some(wait)
     }
 
     pub(super) fn timeout(&self, config: &Config) -> Option<Duration> {
         match &self.state {
             State::Greeting { deadline, .. } => Some(*deadline),
-            State::Ready {
-                heard_at, ping_at, ..
-            } => Some((*ping_at).min(*heard_at + config.silence_max)),
+            State::Ready { ping_at, .. } => Some(match self.silent_until(config) {
+                Some(until) => until.min(*ping_at),
+                None => *ping_at,
+            }),
             State::Waiting { until } => Some(*until),
             State::Connecting | State::Closing | State::Closed => None,
         }
     }
 
+    /// When the broker is given up, if it says nothing before. Only after it
+    /// was asked, and had the time to answer: this side may have been late
+    /// itself, with the answers unread.
+    fn silent_until(&self, config: &Config) -> Option<Duration> {
+        let State::Ready {
+            welcome,
+            heard_at,
+            asked_at: Some(asked_at),
+            ..
+        } = &self.state
+        else {
+            return None;
+        };
+        let answer_max = config
+            .silence_max
+            .saturating_sub(ping_interval(welcome, config));
+        let heard_until = heard_at.saturating_add(config.silence_max);
+        Some(heard_until.max(asked_at.saturating_add(answer_max)))
+    }
+
     pub(super) fn due(&mut self, now: Duration, config: &Config) -> Option<Due> {
+        let silent_until = self.silent_until(config);
         match &mut self.state {
             State::Greeting { deadline, .. } if *deadline <= now => {
                 Some(Due::Close("the broker did not answer `hello` in time"))
             }
-            State::Ready { heard_at, .. } if *heard_at + config.silence_max <= now => {
+            State::Ready { .. } if silent_until.is_some_and(|until| until <= now) => {
                 Some(Due::Close("nothing was heard of the broker for too long"))
             }
             State::Ready {
-                ping_at, welcome, ..
+                ping_at,
+                welcome,
+                asked_at,
+                ..
             } if *ping_at <= now => {
                 *ping_at = now + ping_interval(welcome, config);
+                asked_at.get_or_insert(now);
                 Some(Due::Ping)
             }
             State::Waiting { until } if *until <= now => {
@@ -191,7 +242,9 @@ struct Backoff {
 impl Backoff {
     fn wait(&mut self, attempts: u32) -> Duration {
         let full = self.min.saturating_mul(1 << attempts.min(20)).min(self.max);
-        full.mul_f64(0.5 + 0.5 * self.random())
+        let wait = full.as_secs_f64() * (0.5 + 0.5 * self.random());
+        // Only the longest of all durations is too long.
+        Duration::try_from_secs_f64(wait).unwrap_or(full)
     }
 
     /// From 0 to 1, by SplitMix64 (Steele, Lea, Flood 2014).

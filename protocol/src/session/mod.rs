@@ -65,15 +65,17 @@ pub struct Config {
     /// How often to ask whether the broker is there; more often if its own
     /// patience is short.
     pub keep_alive: Duration,
-    /// A connection on which nothing was heard for so long is dropped.
+    /// A connection on which nothing was heard for so long is dropped, if the
+    /// broker was asked meanwhile.
     pub silence_max: Duration,
     /// The first wait before connecting or sending again.
     pub backoff_min: Duration,
-    /// The longest.
+    /// The longest. A connection that lived so long begins with the first again.
     pub backoff_max: Duration,
     /// Chance in those waits; different for every client.
     pub seed: u64,
-    /// How many batches for one partition may be without an answer.
+    /// How many batches for one partition may be without an answer. Of more
+    /// than 8, a repeat may be answered without its offset.
     pub in_flight_max: usize,
     /// How many batches the session takes before it is full.
     pub pending_batches_max: usize,
@@ -92,7 +94,7 @@ impl Default for Config {
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             seed: 0,
-            in_flight_max: 16,
+            in_flight_max: 8,
             pending_batches_max: 1024,
             pending_bytes_max: 32 << 20,
         }
@@ -191,18 +193,22 @@ impl Session {
         partition: u32,
         batch: Batch,
     ) -> Result<ProduceId, ProduceRefused> {
-        if !self.has_room(batch.len()) {
+        if !self.has_room([batch.len()]) {
             return Err(ProduceRefused::Full(batch));
         }
         self.producers.push(producer, topic, partition, batch)
     }
 
-    /// Whether a batch of so many bytes would be taken now. One alone always is.
-    pub fn has_room(&self, bytes: usize) -> bool {
-        let (batches, pending_bytes) = self.producers.pending();
-        batches == 0
-            || (batches < self.config.pending_batches_max
-                && pending_bytes.saturating_add(bytes) <= self.config.pending_bytes_max)
+    /// Whether batches of so many bytes would all be taken now. One alone always is.
+    pub fn has_room(&self, sizes: impl IntoIterator<Item = usize>) -> bool {
+        let (mut batches, mut bytes) = self.producers.pending();
+        sizes.into_iter().all(|size| {
+            bytes = bytes.saturating_add(size);
+            batches += 1;
+            batches == 1
+                || (batches <= self.config.pending_batches_max
+                    && bytes <= self.config.pending_bytes_max)
+        })
     }
 
     /// How many batches, and how many bytes of them, are not finished.
@@ -236,8 +242,11 @@ impl Session {
         self.requests.disconnected(&mut self.events);
         self.subscriptions.disconnected();
         let link = &mut self.link;
-        self.producers
-            .disconnected(|attempts| now + link.backoff(attempts), &mut self.events);
+        self.producers.disconnected(
+            now,
+            |attempts| link.retry_at(now, attempts),
+            &mut self.events,
+        );
         self.events.push_back(Event::Disconnected { retry_in });
     }
 
@@ -401,7 +410,12 @@ impl Session {
                 self.events.push_back(Event::Refused(error));
                 Ok(())
             }
-            ServerFrame::Deliver(deliver) => self.subscriptions.deliver(&deliver, &mut self.events),
+            ServerFrame::Deliver(deliver) => {
+                if self.subscriptions.deliver(&deliver, &mut self.events)? {
+                    self.link.progressed();
+                }
+                Ok(())
+            }
             ServerFrame::Progress(progress) => {
                 self.subscriptions.progress(progress, &mut self.events)
             }
@@ -413,7 +427,7 @@ impl Session {
                 let link = &mut self.link;
                 self.subscriptions.ended(
                     ended,
-                    |attempts| now + link.backoff(attempts),
+                    |attempts| link.retry_at(now, attempts),
                     &mut self.events,
                 );
                 Ok(())
@@ -429,6 +443,7 @@ impl Session {
         let link = &mut self.link;
         match (waiting, answer) {
             (Waiting::Hello, Answer::Welcome(welcome)) => {
+                self.producers.welcomed(&welcome);
                 link.welcomed(welcome.clone(), now, &self.config);
                 self.events.push_back(Event::Connected(welcome));
             }
@@ -437,14 +452,15 @@ impl Session {
                 self.requests.answered(id, Ok(answer), &mut self.events);
             }
             (Waiting::OpenProducer(handle), Answer::Producer(identity)) => {
-                let retry_at = |attempts| now + link.backoff(attempts);
+                let retry_at = |attempts| link.retry_at(now, attempts);
                 self.producers
                     .opened(handle, identity, retry_at, &mut self.events);
             }
             (Waiting::Produce(lane, id), Answer::Produced(produced)) => {
-                let retry_at = |attempts| now + link.backoff(attempts);
+                link.progressed();
+                let retry_at = |attempts| link.retry_at(now, attempts);
                 self.producers
-                    .produced(lane, id, Ok(produced), retry_at, &mut self.events);
+                    .produced(lane, id, Ok(produced), now, retry_at, &mut self.events);
             }
             (Waiting::Subscribe(id), Answer::Subscribed(subscribed)) => {
                 return self
@@ -464,6 +480,9 @@ impl Session {
         let link = &mut self.link;
         match waiting {
             Waiting::Hello => {
+                if !error.code.retryable() {
+                    self.link.close();
+                }
                 self.events.push_back(Event::Refused(error));
                 self.drop_connection("the broker refused `hello`");
             }
@@ -473,17 +492,17 @@ impl Session {
                 .requests
                 .answered(id, Err(error.into()), &mut self.events),
             Waiting::OpenProducer(handle) => {
-                let retry_at = |attempts| now + link.backoff(attempts);
+                let retry_at = |attempts| link.retry_at(now, attempts);
                 self.producers
                     .open_refused(handle, &error, retry_at, &mut self.events);
             }
             Waiting::Produce(lane, id) => {
-                let retry_at = |attempts| now + link.backoff(attempts);
+                let retry_at = |attempts| link.retry_at(now, attempts);
                 self.producers
-                    .produced(lane, id, Err(error), retry_at, &mut self.events);
+                    .produced(lane, id, Err(error), now, retry_at, &mut self.events);
             }
             Waiting::Subscribe(id) => {
-                let retry_at = |attempts| now + link.backoff(attempts);
+                let retry_at = |attempts| link.retry_at(now, attempts);
                 self.subscriptions
                     .refused(id, error, retry_at, &mut self.events);
             }
@@ -497,6 +516,7 @@ fn is_about(event: &Event, id: SubscriptionId) -> bool {
         | Event::Gap { subscription, .. }
         | Event::Progress { subscription, .. }
         | Event::PartitionEnded { subscription, .. }
+        | Event::SubscribeDelayed { subscription, .. }
         | Event::Ended { subscription, .. } => *subscription == id,
         Event::Delivered(delivery) => delivery.subscription == id,
         _ => false,

@@ -63,9 +63,19 @@ struct Producing {
     lanes: Vec<Lane>,
     places: BTreeMap<TopicName, BTreeMap<u32, usize>>,
     attempts: u32,
-    /// Requests for an identity whose answers were lost. Under a name each of
-    /// them may yet raise the epoch and shut this producer itself out.
-    lost_opens: u32,
+    /// Requests for the name's identity whose answers were lost. Each of them
+    /// may raise the epoch and shut this producer itself out.
+    lost_opens: VecDeque<LostOpen>,
+}
+
+/// See [`Producing::lost_opens`].
+#[derive(Debug)]
+struct LostOpen {
+    /// Until then the broker may go on reading the connection that it was sent on.
+    read_until: Duration,
+    /// A later batch than this was sent after that time: if it is taken, the
+    /// request has shut nobody out and never will.
+    decided_after: Option<ProduceId>,
 }
 
 impl Producing {
@@ -88,6 +98,17 @@ impl Producing {
             .or_default()
             .insert(partition, place);
         place
+    }
+
+    /// A batch was taken under the present epoch.
+    fn taken(&mut self, batch: ProduceId, newest: ProduceId, now: Duration) {
+        self.lost_opens
+            .retain(|lost| lost.decided_after.is_none_or(|after| batch <= after));
+        for lost in &mut self.lost_opens {
+            if lost.read_until <= now {
+                lost.decided_after.get_or_insert(newest);
+            }
+        }
     }
 
     fn change_identity(&mut self) {
@@ -126,6 +147,8 @@ pub(super) struct Producers {
     ready: Turns,
     last_producer: u64,
     last_batch: u64,
+    /// How long the broker goes on with a connection of which it hears nothing.
+    idle_timeout: Duration,
     pending_batches: usize,
     pending_bytes: usize,
 }
@@ -141,10 +164,15 @@ impl Producers {
             lanes: Vec::new(),
             places: BTreeMap::new(),
             attempts: 0,
-            lost_opens: 0,
+            lost_opens: VecDeque::new(),
         };
         self.all.insert(handle, producing);
         handle
+    }
+
+    /// What the broker says of itself on a new connection.
+    pub(super) fn welcomed(&mut self, welcome: &Welcome) {
+        self.idle_timeout = Duration::from_millis(welcome.idle_timeout_ms);
     }
 
     pub(super) fn pending(&self) -> (usize, usize) {
@@ -241,6 +269,10 @@ impl Producers {
             producing.identity = Identity::Waiting {
                 until: retry_at(producing.attempts),
             };
+            events.push_back(Event::ProducerDelayed {
+                producer: handle,
+                error: error.clone(),
+            });
         } else {
             self.fail(handle, error, events);
         }
@@ -291,6 +323,7 @@ impl Producers {
         id: LaneId,
         batch: ProduceId,
         result: Result<Produced, WireError>,
+        now: Duration,
         retry_at: impl FnMut(u32) -> Duration,
         events: &mut VecDeque<Event>,
     ) {
@@ -308,14 +341,14 @@ impl Producers {
                     pending_bytes: &mut self.pending_bytes,
                 };
                 lane.produced(batch, produced, &mut freed);
+                producing.taken(batch, ProduceId(self.last_batch), now);
             }
             Err(error) if error.code == ErrorCode::FencedProducer && !producing.changing => {
                 lane.refused(batch, error.clone());
-                let Some(left) = producing.lost_opens.checked_sub(1) else {
+                if producing.lost_opens.pop_front().is_none() {
                     self.fail(id.producer, &error, events);
                     return;
-                };
-                producing.lost_opens = left;
+                }
                 // At once: the other lanes will hear the same.
                 producing.change_identity();
             }
@@ -354,6 +387,9 @@ impl Producers {
         let Some(producing) = self.all.get_mut(&handle) else {
             return;
         };
+        if matches!(producing.identity, Identity::Failed(_)) {
+            return;
+        }
         producing.identity = Identity::Failed(error.clone());
         events.push_back(Event::ProducerFailed {
             producer: handle,
@@ -373,6 +409,7 @@ impl Producers {
     /// Everything without an answer is to be sent again.
     pub(super) fn disconnected(
         &mut self,
+        now: Duration,
         mut retry_at: impl FnMut(u32) -> Duration,
         events: &mut VecDeque<Event>,
     ) {
@@ -383,7 +420,12 @@ impl Producers {
             };
             if matches!(producing.identity, Identity::Asked) {
                 producing.identity = Identity::Wanted;
-                producing.lost_opens += u32::from(producing.name.is_some());
+                if producing.name.is_some() {
+                    producing.lost_opens.push_back(LostOpen {
+                        read_until: now.saturating_add(self.idle_timeout),
+                        decided_after: None,
+                    });
+                }
             }
             producing.lanes.iter_mut().for_each(Lane::disconnected);
             for lane in 0..producing.lanes.len() {
@@ -410,19 +452,18 @@ impl Producers {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Duration) {
-        let handles: Vec<ProducerHandle> = self.all.keys().copied().collect();
-        for handle in handles {
-            let Some(producing) = self.all.get_mut(&handle) else {
-                continue;
-            };
+        for (producer, producing) in &mut self.all {
             if matches!(producing.identity, Identity::Waiting { until } if until <= now) {
                 producing.identity = Identity::Wanted;
             }
-            producing
-                .lanes
-                .iter_mut()
-                .for_each(|lane| lane.handle_timeout(now));
-            self.wake(handle);
+            for (place, lane) in producing.lanes.iter_mut().enumerate() {
+                if lane.handle_timeout(now) {
+                    self.ready.add(LaneId {
+                        producer: *producer,
+                        lane: place,
+                    });
+                }
+            }
         }
     }
 

@@ -41,7 +41,9 @@ impl Requests {
 
     /// Forgets a request; its answer, if it comes, is not reported.
     pub(super) fn cancel(&mut self, id: RequestId) {
-        self.open.remove(&id);
+        if let Some(Open::Queued(_)) = self.open.remove(&id) {
+            self.queue.retain(|queued| *queued != id);
+        }
     }
 
     pub(super) fn next(&mut self) -> Option<(RequestId, Request)> {

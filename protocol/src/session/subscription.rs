@@ -226,6 +226,10 @@ impl Subscriptions {
             subscription.state = State::Waiting {
                 until: retry_at(subscription.attempts),
             };
+            events.push_back(Event::SubscribeDelayed {
+                subscription: id,
+                error,
+            });
             return;
         }
         if !subscription.dropped {
@@ -237,17 +241,18 @@ impl Subscriptions {
         self.all.remove(&id);
     }
 
+    /// Whether the delivery brought anything new.
     pub(super) fn deliver(
         &mut self,
         frame: &Deliver,
         events: &mut VecDeque<Event>,
-    ) -> Result<(), Violation> {
+    ) -> Result<bool, Violation> {
         let Some((id, subscription)) = self.stream(frame.stream) else {
-            return Ok(());
+            return Ok(false);
         };
         let mut cursor = expected(subscription, frame.partition, frame.epoch)?;
         if frame.next <= cursor.offset {
-            return Ok(());
+            return Ok(false);
         }
         let mut batches = Vec::new();
         let mut end = None;
@@ -281,7 +286,7 @@ impl Subscriptions {
             next,
             batches,
         }));
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn gap(&mut self, frame: Gap, events: &mut VecDeque<Event>) {

@@ -171,7 +171,7 @@ fn decoding_frames_allocates_no_more_than_they_justify() {
             let held = held.max(most_held(|| {
                 let _ = decode_server(data, form);
             }));
-            let justified = 8 * 1024 + 1024 * data.len();
+            let justified = 8 * 1024 + 512 * data.len();
             assert!(
                 held <= justified,
                 "{} bytes made {form:?} hold {held}",
@@ -201,6 +201,21 @@ fn a_hostile_length_allocates_next_to_nothing() {
                 assert!(decode_server(&message, Form::Binary).is_err());
             });
             assert!(held < 8 * 1024, "{message:02x?} held {held}");
+        }
+    }
+}
+
+/// A string that claims to be as long as the codec's limits let it, in messages
+/// of all sizes.
+#[test]
+fn a_false_length_in_a_long_message_allocates_no_more_than_it_justifies() {
+    for size in [100, 2000, 17_000, 131_073, 262_145, 1 << 20] {
+        for claimed in (10..30).map(|bits| (1u32 << bits) - 1) {
+            let mut message = vec![1, 0, 0xfc];
+            message.extend_from_slice(&claimed.to_le_bytes());
+            message.resize(size, b'a');
+            let held = most_held(|| drop(decode_client(&message, Form::Binary, 0)));
+            assert!(held <= 8 * 1024 + 512 * size, "{size} bytes held {held}");
         }
     }
 }
@@ -244,6 +259,32 @@ fn a_false_raw_length_is_refused_cheaply() {
         });
         assert!(held <= justified, "{compression:?} held {held}");
     }
+}
+
+/// A compressed body that is broken is given up with the first try, however
+/// much it claims.
+#[test]
+fn a_corrupt_body_is_refused_cheaply() {
+    let mut builder = BatchBuilder::new();
+    for row in 0..60 {
+        builder
+            .push(row, None, Some(&vec![0; 1 << 20]), &[])
+            .expect("it fits");
+    }
+    let batch = builder
+        .finish(Compression::Zstd, None)
+        .expect("it has records");
+    let mut bytes = batch.bytes().to_vec();
+    // Behind the frame's header: the first block's type becomes the reserved one.
+    for byte in &mut bytes[HEADER_BYTES + 6..HEADER_BYTES + 16] {
+        *byte = 0xff;
+    }
+    let length = bytes.len();
+    let held = most_held(|| {
+        let batch = Batch::parse_trusted(bytes.into()).expect("the header is well-formed");
+        assert!(batch.records().is_err());
+    });
+    assert!(held <= 32 * length, "{length} bytes held {held}");
 }
 
 /// Real expansion far beyond the first try still works: 60 MiB of one byte.

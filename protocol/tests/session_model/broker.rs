@@ -3,6 +3,7 @@
 //! reading what a lost connection had sent, and refuses what it is told to.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use eddy_protocol::batch::{
@@ -56,7 +57,7 @@ pub(crate) struct Partition {
 pub(crate) struct Connection {
     pub(crate) inbox: VecDeque<Bytes>,
     pub(crate) outbox: VecDeque<Bytes>,
-    pub(crate) alive: bool,
+    pub(crate) lost_at: Option<Duration>,
     greeted: bool,
     streams: BTreeMap<u64, Stream>,
 }
@@ -101,7 +102,6 @@ impl Broker {
 
     pub(crate) fn connect(&mut self) {
         self.connections.push(Connection {
-            alive: true,
             ..Connection::default()
         });
     }
@@ -109,7 +109,20 @@ impl Broker {
     pub(crate) fn live(&mut self) -> Option<&mut Connection> {
         self.connections
             .last_mut()
-            .filter(|connection| connection.alive)
+            .filter(|connection| connection.lost_at.is_none())
+    }
+
+    /// Reads no more of the connections that it has heard nothing of for too long.
+    pub(crate) fn close_idle(&mut self, now: Duration) {
+        let idle_timeout = Duration::from_millis(welcome().idle_timeout_ms);
+        for connection in &mut self.connections {
+            if connection
+                .lost_at
+                .is_some_and(|at| now >= at + idle_timeout)
+            {
+                connection.inbox.clear();
+            }
+        }
     }
 
     /// Reads one frame of a connection, be it lost or not.
@@ -153,7 +166,7 @@ impl Broker {
     fn send(&mut self, at: usize, frame: &ServerFrame) {
         let message = encode_server(frame, self.form).expect("the model's batches are whole");
         let connection = &mut self.connections[at];
-        if connection.alive {
+        if connection.lost_at.is_none() {
             connection.outbox.push_back(message);
         }
     }
@@ -305,7 +318,7 @@ impl Broker {
         let Some(connection) = self
             .connections
             .get(at)
-            .filter(|connection| connection.alive)
+            .filter(|connection| connection.lost_at.is_none())
         else {
             return;
         };

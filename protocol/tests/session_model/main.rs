@@ -151,7 +151,7 @@ impl World {
         let Some(connection) = self.broker.live() else {
             return;
         };
-        connection.alive = false;
+        connection.lost_at = Some(self.now);
         connection.outbox.clear();
         if !keeps_reading {
             connection.inbox.clear();
@@ -162,6 +162,7 @@ impl World {
     fn pass_time(&mut self) {
         if let Some(until) = self.session.poll_timeout() {
             self.now = self.now.max(until);
+            self.broker.close_idle(self.now);
             self.session.handle_timeout(self.now);
         }
     }

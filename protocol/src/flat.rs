@@ -1,0 +1,163 @@
+//! Fields of several types in one JSON object, read as they come.
+//!
+//! serde's own `flatten` first reads the whole object into values, in which a
+//! number's text is lost ([`JsonBytes`](crate::batch::json::JsonBytes) keeps
+//! it), and copies every record once more. It still writes them.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess,
+    Visitor,
+};
+use serde::forward_to_deserialize_any;
+
+/// Some fields of an object.
+pub(crate) trait Fields<'de>: Default {
+    /// Reads the value of the field `name` from `map`, if it is one of these.
+    fn take<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error>;
+}
+
+/// Reads a field's value, which may come only once.
+pub(crate) fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    place: &mut Option<T>,
+    name: &'static str,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    if place.is_some() {
+        return Err(A::Error::duplicate_field(name));
+    }
+    *place = Some(map.next_value()?);
+    Ok(())
+}
+
+/// An object that is `T` with the fields `F` beside its own. An enum stands in
+/// it as the first field that is named after one of its variants.
+pub(crate) fn beside<'de, T, F, D>(deserializer: D) -> Result<(T, F), D::Error>
+where
+    T: Deserialize<'de>,
+    F: Fields<'de>,
+    D: Deserializer<'de>,
+{
+    struct Object<T, F>(PhantomData<(T, F)>);
+
+    impl<'de, T: Deserialize<'de>, F: Fields<'de>> Visitor<'de> for Object<T, F> {
+        type Value = (T, F);
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(T, F), A::Error> {
+            let mut sieve = Sieve {
+                map,
+                fields: F::default(),
+                variants: None,
+            };
+            let rest = T::deserialize(&mut sieve)?;
+            // An enum has left what stands behind it.
+            sieve.variants = None;
+            while sieve.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            Ok((rest, sieve.fields))
+        }
+    }
+
+    deserializer.deserialize_map(Object(PhantomData))
+}
+
+/// Lets through what is not among `fields`, and among `variants` if they are given.
+struct Sieve<A, F> {
+    map: A,
+    fields: F,
+    variants: Option<&'static [&'static str]>,
+}
+
+impl<'de, A: MapAccess<'de>, F: Fields<'de>> MapAccess<'de> for Sieve<A, F> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
+        while let Some(name) = self.map.next_key::<String>()? {
+            if self.fields.take(&name, &mut self.map)? {
+                continue;
+            }
+            if self
+                .variants
+                .is_some_and(|variants| !variants.contains(&name.as_str()))
+            {
+                self.map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            return seed.deserialize(name.into_deserializer()).map(Some);
+        }
+        match self.variants {
+            Some(variants) => Err(A::Error::custom(format_args!(
+                "none of its fields is one of `{}`",
+                variants.join("`, `")
+            ))),
+            None => Ok(None),
+        }
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.map.next_value_seed(seed)
+    }
+}
+
+impl<'de, A: MapAccess<'de>, F: Fields<'de>> Deserializer<'de> for &mut Sieve<A, F> {
+    type Error = A::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, A::Error> {
+        visitor.visit_map(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        self.variants = Some(variants);
+        visitor.visit_enum(MapAccessDeserializer::new(self))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+/// The `id` of a request and of its answer.
+#[derive(Default)]
+pub(crate) struct Id(Option<u32>);
+
+impl<'de> Fields<'de> for Id {
+    fn take<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        if name != "id" {
+            return Ok(false);
+        }
+        once(&mut self.0, "id", map)?;
+        Ok(true)
+    }
+}
+
+/// An `id`, and what stands beside it.
+pub(crate) fn with_id<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<(u32, T), D::Error> {
+    let (rest, Id(id)) = beside(deserializer)?;
+    Ok((id.ok_or_else(|| D::Error::missing_field("id"))?, rest))
+}
+
+/// A value whose default may also be written as null.
+pub(crate) fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Deserialize<'de> + Default,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
