@@ -87,6 +87,10 @@ impl Broker {
 
     /// One batch of these values for partition 0.
     async fn append(&self, topic: &str, values: &[&str]) -> Produced {
+        self.append_to(topic, 0, values).await
+    }
+
+    async fn append_to(&self, topic: &str, partition: u32, values: &[&str]) -> Produced {
         let mut batch = BatchBuilder::default();
         for value in values {
             batch
@@ -96,7 +100,7 @@ impl Broker {
         let batch = batch.finish(Compression::None, None).expect("a batch");
         let pending = self.produce(Produce {
             topic: name(topic),
-            partition: Some(0),
+            partition: Some(partition),
             batch: batch.into(),
         });
         within("producing", pending.expect("accepted").answer())
