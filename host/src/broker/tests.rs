@@ -1,6 +1,7 @@
 //! The broker over a disk in memory, without a front.
 
 mod admission;
+mod fetch;
 mod group;
 mod place;
 mod streams;
