@@ -58,7 +58,6 @@ impl Broker {
             settings,
         };
         self.change_catalog(change).await?;
-        self.tell_grown(topic.id());
         self.describe_topic(&request.topic)
     }
 

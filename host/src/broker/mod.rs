@@ -25,10 +25,11 @@ use crate::plugin::{Digest, Engine, Plugin};
 use crate::store::{Health, Store};
 
 pub use deployment::Config as DeploymentConfig;
+pub use fetch::fetch_bytes;
 pub use frame::Frame;
 pub use plugin::StoredCode;
 pub use produce::{PendingCommit, PendingProduce, PlacedRecord};
-pub use stream::{Cursor, Follower, Load, Loaded, Next, Stream};
+pub use stream::{Cursor, FollowGuard, Follower, Load, Loaded, Next, Stream};
 
 use deployment::Deployments;
 use stream::Streams;
@@ -99,6 +100,8 @@ impl Broker {
             engine,
             clock,
         });
+        let topics = broker.store.topics_changed();
+        tokio::spawn(stream::tend(Arc::downgrade(&broker), topics));
         broker.resume_deployments().await?;
         Ok(broker)
     }
