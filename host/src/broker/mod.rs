@@ -73,6 +73,8 @@ pub struct Broker {
     clock: Arc<dyn Clock>,
     streams: Streams,
     deployments: Deployments,
+    /// Held while topics are created, altered or deleted: each change rests on the ones before.
+    catalog: tokio::sync::Mutex<()>,
     /// What was compiled since the start.
     compiled: DashMap<Digest, Plugin>,
     /// Where the next records without a key go.
@@ -92,6 +94,7 @@ impl Broker {
         let broker = Arc::new(Broker {
             streams: Streams::new(engine.clone(), config.frame_bytes_target),
             deployments: Deployments::default(),
+            catalog: tokio::sync::Mutex::default(),
             compiled: DashMap::new(),
             spread: AtomicU64::new(fastrand::u64(..)),
             incarnation: fastrand::u64(1..1 << 53),

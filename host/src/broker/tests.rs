@@ -1,6 +1,7 @@
 //! The broker over a disk in memory, without a front.
 
 mod admission;
+mod catalog;
 mod fetch;
 mod group;
 mod place;
@@ -75,7 +76,7 @@ fn name(name: &str) -> TopicName {
 }
 
 impl Broker {
-    async fn with_topic(&self, topic: &str, partitions: u32, settings: TopicSettings) {
+    async fn with_topic(self: &Arc<Self>, topic: &str, partitions: u32, settings: TopicSettings) {
         let request = CreateTopic {
             topic: name(topic),
             partitions,
