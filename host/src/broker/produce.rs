@@ -7,11 +7,16 @@ use std::future::Future;
 use eddy_protocol::batch::{self, Batches, ColumnBuf, OffsetMode, Rows};
 use eddy_protocol::frame::{self, OpenProducer, Produce, Produced, Producer};
 use eddy_protocol::{Batch, BatchError, Compression, ErrorCode, WireError, partitioner};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 
 use super::{Broker, refusal};
 use crate::store::{Append, Commit, Ticket, Topic};
 pub use placement::PlacedRecord;
 use placement::Placement;
+
+/// Batches that expand to more than this are not checked at the expense of other connections.
+const INLINE_BYTES_MAX: usize = 1 << 20;
 
 /// A producer's name has at most this many bytes.
 const PRODUCER_NAME_BYTES_MAX: usize = 255;
@@ -94,11 +99,14 @@ impl Broker {
     /// Appends one batch. The order of calls is the order in the log.
     pub fn produce(&self, request: Produce) -> Result<PendingProduce, WireError> {
         let topic = self.topic(&request.topic)?;
-        let batch = self.checked(request.batch)?;
-        let (appends, first) = match request.partition {
-            Some(number) => (vec![append(&topic, number, batch)?], 0),
-            None => self.place(&topic, batch)?,
-        };
+        let bytes = expanded_len(&request.batch)?;
+        let (appends, first) = without_delay_for_others(bytes, || {
+            let batch = self.checked(request.batch)?;
+            match request.partition {
+                Some(number) => Ok((vec![append(&topic, number, batch)?], 0)),
+                None => self.place(&topic, batch),
+            }
+        })?;
         let commit = self.submit(Commit {
             appends,
             ..Commit::default()
@@ -108,19 +116,15 @@ impl Broker {
 
     /// Appends batches and moves a group's cursors, all or nothing.
     pub fn commit(&self, request: frame::Commit) -> Result<PendingCommit, WireError> {
-        let mut commit = Commit::default();
-        self.check_total(&request.appends)?;
-        for produce in request.appends {
-            let topic = self.topic(&produce.topic)?;
-            let number = produce.partition.ok_or_else(|| {
-                ErrorCode::InvalidArgument.because(format!(
-                    "each batch of a commit must name its partition; one for topic `{}` does not",
-                    produce.topic
-                ))
-            })?;
-            let batch = self.checked(produce.batch)?;
-            commit.appends.push(append(&topic, number, batch)?);
-        }
+        let bytes = self.check_total(&request.appends)?;
+        let mut commit = without_delay_for_others(bytes, || {
+            let appends = request.appends.into_iter();
+            let appends = appends.map(|produce| self.named(produce));
+            Ok::<_, WireError>(Commit {
+                appends: appends.collect::<Result<_, _>>()?,
+                ..Commit::default()
+            })
+        })?;
         match (&request.group, request.cursors.as_slice()) {
             (None, []) => {}
             (None, _) => {
@@ -131,6 +135,18 @@ impl Broker {
             (Some(group), cursors) => commit.changes = self.move_cursors(group, cursors)?,
         }
         self.submit(commit)
+    }
+
+    /// The append of a batch that must name its partition.
+    fn named(&self, produce: Produce) -> Result<Append, WireError> {
+        let topic = self.topic(&produce.topic)?;
+        let number = produce.partition.ok_or_else(|| {
+            ErrorCode::InvalidArgument.because(format!(
+                "each batch of a commit must name its partition; one for topic `{}` does not",
+                produce.topic
+            ))
+        })?;
+        append(&topic, number, self.checked(produce.batch)?)
     }
 
     /// Appends records that the broker places, all or nothing.
@@ -198,19 +214,20 @@ impl Broker {
         Ok(batch)
     }
 
-    /// Refuses batches that are too many for one commit, before any is expanded.
-    fn check_total(&self, appends: &[Produce]) -> Result<(), WireError> {
+    /// What the batches of a commit expand to; refused where that is too much
+    /// for one, before any is expanded.
+    fn check_total(&self, appends: &[Produce]) -> Result<usize, WireError> {
         let limit = self.store.commit_bytes_max();
         let mut total = 0;
         for produce in appends {
-            total += expanded_len(&produce.batch)? as u64;
-            if total > limit {
+            total += expanded_len(&produce.batch)?;
+            if total as u64 > limit {
                 return Err(ErrorCode::BatchTooLarge.because(format!(
                     "the commit has {total} bytes (expanded) or more, the limit is {limit} (`store.commit_bytes_max`)"
                 )));
             }
         }
-        Ok(())
+        Ok(total)
     }
 
     /// The records of a batch by partition, and which append begins with the first of them.
@@ -266,6 +283,18 @@ fn append(topic: &Topic, partition: u32, batch: Batch) -> Result<Append, WireErr
         partition,
         batch,
     })
+}
+
+/// Works on `bytes` bytes here, because the order of appends is the order of
+/// calls; where that takes long, another thread serves the sockets meanwhile.
+fn without_delay_for_others<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes <= INLINE_BYTES_MAX {
+        return work();
+    }
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
+    }
 }
 
 /// What a batch takes once its records are read, as its header says.
