@@ -41,7 +41,8 @@ impl Chunk {
 
     /// What is left of the offsets from `start` to `next`.
     pub(super) fn covering(start: u64, next: u64, batches: Vec<Batch>, charge: Charge) -> Chunk {
-        charge.add(FIXED_BYTES + batches.iter().map(Batch::len).sum::<usize>());
+        // As expanded: a small batch from disk keeps the memory alive that was read with it.
+        charge.add(FIXED_BYTES + batches.iter().map(expanded_len).sum::<usize>());
         Chunk {
             start,
             next,
