@@ -1,8 +1,9 @@
 //! One connection: a loop over what can happen to it.
 //!
 //! The peer's slowness stops only its own cursors: while more than
-//! `write_bytes_target` waits for its socket, none of them is polled. While too
-//! much is unanswered, nothing more is read, which is back-pressure over TCP.
+//! `write_bytes_target` waits for its socket, none of them is polled. Then, and
+//! while too much is unanswered, nothing more is read, which is back-pressure
+//! over TCP.
 
 use std::future::{Future, poll_fn};
 use std::ops::ControlFlow;
