@@ -90,7 +90,7 @@ codes! {
     AlreadySubscribed = 12, "already_subscribed", 409, false;
     /// A limit on subscriptions, connections or the like was reached.
     TooMany = 13, "too_many", 429, true;
-    /// The offset is beyond the partition's end, or (in a fetch) before its start.
+    /// The offset is beyond the partition's end, or retention has removed it.
     OffsetOutOfRange = 14, "offset_out_of_range", 416, false;
     /// A newer epoch of this producer is at work.
     FencedProducer = 15, "fenced_producer", 409, false;
@@ -134,6 +134,8 @@ codes! {
     TopicInUse = 34, "topic_in_use", 409, false;
     /// A defect of the broker.
     Internal = 35, "internal", 500, false;
+    /// The disk did not give what is stored; another try may succeed.
+    ReadFailed = 36, "read_failed", 503, true;
 }
 
 impl ErrorCode {

@@ -59,6 +59,14 @@ fn fetch(name: &str, partition: u32, from: Start) -> Request {
     })
 }
 
+fn spaces(form: Form, length: usize) -> Message {
+    let bytes = vec![b' '; length];
+    match form {
+        Form::Binary => Message::binary(bytes),
+        Form::Json => Message::text(String::from_utf8(bytes).expect("spaces are text")),
+    }
+}
+
 #[tokio::test]
 async fn a_frame_that_is_too_large_ends_the_connection_with_the_limit() {
     let broker = Broker::start_with(&[
@@ -68,19 +76,21 @@ async fn a_frame_that_is_too_large_ends_the_connection_with_the_limit() {
         "broker.batch_bytes_max=32KiB",
     ]);
     for form in FORMS {
-        let mut wire = Wire::greeted(broker.address(), form).await;
-        let bytes = vec![b' '; (64 << 10) + 1];
-        let message = match form {
-            Form::Binary => Message::binary(bytes),
-            Form::Json => Message::text(String::from_utf8(bytes).expect("spaces are text")),
-        };
-        wire.send(message).await;
+        // The error must reach also a peer that is still sending.
+        for length in [(64 << 10) + 1, 1 << 20] {
+            let mut wire = Wire::greeted(broker.address(), form).await;
+            wire.send(spaces(form, length)).await;
+            let error = wire.last_error().await;
+            assert_error(
+                &error,
+                ErrorCode::FrameTooLarge,
+                &[&length.to_string(), "65536", "ws.frame_bytes_max"],
+            );
+        }
+        let mut wire = Wire::silent(broker.address(), form).await;
+        wire.send(spaces(form, 32 << 10)).await;
         let error = wire.last_error().await;
-        assert_error(
-            &error,
-            ErrorCode::FrameTooLarge,
-            &["65537", "65536", "ws.frame_bytes_max"],
-        );
+        assert_error(&error, ErrorCode::FrameTooLarge, &["hello", "8192"]);
     }
 }
 

@@ -44,6 +44,32 @@ async fn an_idle_peer_is_told_and_closed_and_one_that_answers_pings_stays() {
     living.abort();
 }
 
+#[test]
+fn a_peer_to_which_the_broker_does_not_listen_for_now_is_not_idle() {
+    let broker = Broker::start_with(&[
+        "--set",
+        "ws.idle_timeout=1s",
+        "--set",
+        "ws.hello_timeout=1s",
+        "--set",
+        "ws.requests_in_flight_max=1",
+    ]);
+    broker.eddy(&["topic", "create", "t"]).ok();
+    let mut peer = raw_websocket(broker.address());
+    let fetch = r#"{"id":2,"fetch":{"topic":"t","from":"latest","bytes_max":9,"partition":0,"wait_ms":3000}}"#;
+    for text in [r#"{"id":1,"hello":{}}"#, fetch] {
+        peer.write_all(&masked_text(text)).expect("it is written");
+    }
+    // It answers no ping, and the broker reads nothing while so much is unanswered.
+    let mut heard = String::new();
+    while !heard.contains(r#"{"answer":{"id":2,"fetched":"#) {
+        let mut bytes = [0; 1024];
+        let read = peer.read(&mut bytes).expect("the fetch is answered");
+        assert!(read > 0, "the broker closed the connection: {heard}");
+        heard.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
+}
+
 /// A socket after the handshake, on which nothing answers by itself.
 fn raw_websocket(address: SocketAddr) -> TcpStream {
     let mut stream = raw(address);
@@ -67,6 +93,57 @@ fn raw_websocket(address: SocketAddr) -> TcpStream {
         String::from_utf8_lossy(&answer)
     );
     stream
+}
+
+#[test]
+fn a_peer_that_asks_and_does_not_read_costs_the_broker_no_memory() {
+    const REQUESTS: usize = 1_500;
+    let mut broker = Broker::start();
+    // An answer of tens of kilobytes to a request of a few bytes.
+    broker.eddy(&["topic", "create", "t", "-p", "500"]).ok();
+    let before = memory_peak(&mut broker);
+    let mut greedy = raw_websocket(broker.address());
+    greedy
+        .write_all(&masked_text(r#"{"id":1,"hello":{}}"#))
+        .expect("it is written");
+    let requests = masked_text(r#"{"id":2,"list_topics":{}}"#).repeat(REQUESTS);
+    greedy.write_all(&requests).expect("it is written");
+    greedy
+        .write_all(&masked_text(r#"{"id":3,"ping":{}}"#))
+        .expect("it is written");
+    // As long as the broker may need for all of it, if it were to do that.
+    for _ in 0..100 {
+        broker.get("/v1/topics").ok();
+    }
+    let mut answers = 0;
+    let mut last = Vec::new();
+    while !last.ends_with(br#"{"answer":{"id":3,"pong":{}}}"#) {
+        let mut bytes = vec![0; 64 << 10];
+        let read = greedy.read(&mut bytes).expect("all is answered");
+        assert!(read > 0, "the broker closed the connection");
+        answers += read;
+        last.extend_from_slice(&bytes[..read]);
+        last.drain(..last.len().saturating_sub(100));
+    }
+    assert!(answers > REQUESTS * 10_000, "{answers} bytes were answered");
+    let grown = memory_peak(&mut broker) - before;
+    assert!(
+        grown < answers / 3,
+        "{grown} of {answers} bytes were queued"
+    );
+}
+
+/// The most memory that the broker has held, in bytes.
+fn memory_peak(broker: &mut Broker) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.process().id()));
+    let status = status.expect("Linux says");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+    kilobytes
+        .expect("a number")
+        .parse::<usize>()
+        .expect("a number")
+        << 10
 }
 
 fn raw(address: SocketAddr) -> TcpStream {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use eddy_client::{Client, Event, NewRecord, ProducerConfig, SubscribeOptions};
-use eddy_protocol::frame::{Answer, Produce, Request, Start, Subscribe};
+use eddy_protocol::frame::{Answer, Fetch, Produce, Request, Start, Subscribe};
 use eddy_protocol::{BatchBuilder, Compression, ErrorCode, Form, ServerFrame};
 use eddy_tests::log::{read_partition, topic};
 use eddy_tests::wait::LIMIT;
@@ -187,7 +187,20 @@ async fn whoever_waits_for_a_record_does_not_hold_up_the_stop() {
         (broker.metric("eddy_connections") >= 2.0).then_some(())
     });
     let silent = std::net::TcpStream::connect(address).expect("it listens");
+    let mut wire = Wire::greeted(address, Form::Binary).await;
+    let fetch = Request::Fetch(Fetch {
+        topic: topic("t"),
+        partition: 0,
+        from: Start::Latest,
+        bytes_max: 1 << 20,
+        wait_ms: 60_000,
+    });
+    let asked = wire.request(fetch).await;
+    // Requests are taken up in order: once this is answered, the fetch waits.
+    wire.ask(Request::Ping {}).await.expect("it is served");
     broker.terminate();
+    let refused = wire.answer(asked).await.expect_err("nothing came");
+    assert_eq!(refused.code, ErrorCode::ShuttingDown, "{refused}");
     let answer = polling.join().expect("it is answered");
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert_eq!(answer.json()["error"]["code"], "shutting_down");

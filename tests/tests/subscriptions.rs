@@ -459,6 +459,37 @@ async fn a_filter_is_evaluated_once_for_all_who_ask_for_the_same() {
     );
 }
 
+#[tokio::test]
+async fn a_filter_that_keeps_nothing_lets_its_reader_know_how_far_it_is() {
+    let broker = Broker::start();
+    let plugin = artefact::plugin("byte-filter");
+    broker
+        .eddy(&["plugin", "push", &plugin.to_string_lossy()])
+        .ok();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    let client = broker.client().await;
+    let options = SubscribeOptions {
+        filter: Some(contains("nothing")),
+        ..options(Start::Earliest)
+    };
+    let mut reader = subscribe(&client, "t", options).await;
+    let producer = producer(&client, "t").await;
+    for round in 1..=2 {
+        push(&producer, 0, 0..5).await;
+        loop {
+            match event(&mut reader).await {
+                Event::Advanced(position) if position.offset == round * 5 => break,
+                Event::Advanced(position) => assert!(position.offset < round * 5, "{position:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let arguments = ["sub", "t", "--from", "earliest", "--until-end"];
+    let filter = ["--filter", "byte-filter", "--param", "contains=nothing"];
+    let nothing = broker.eddy(&[&arguments[..], &filter[..]].concat()).ok();
+    assert_eq!(nothing, "");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_filtered_subscription_goes_on_after_a_kill_without_gap_or_repeat() {
     const ROUNDS: u64 = 4;

@@ -15,7 +15,10 @@ const PARTITIONS_MAX: u32 = 1024;
 
 impl Broker {
     /// Makes a topic.
-    pub async fn create_topic(&self, request: CreateTopic) -> Result<TopicInfo, WireError> {
+    pub async fn create_topic(
+        self: &Arc<Self>,
+        request: CreateTopic,
+    ) -> Result<TopicInfo, WireError> {
         let CreateTopic {
             topic: name,
             partitions,
@@ -23,18 +26,37 @@ impl Broker {
         } = request;
         check_partitions(&name, partitions)?;
         check_settings(&name, &settings)?;
-        self.check_room(&name, partitions as usize, 1)?;
-        self.change_catalog(CatalogChange::Create {
-            name: name.clone(),
-            partitions,
-            settings,
+        let broker = self.clone();
+        in_turn(async move {
+            let _turn = broker.catalog.lock().await;
+            broker.check_room(&name, partitions as usize, 1)?;
+            let change = CatalogChange::Create {
+                name: name.clone(),
+                partitions,
+                settings,
+            };
+            broker.change_catalog(change).await?;
+            broker.describe_topic(&name)
         })
-        .await?;
-        self.describe_topic(&name)
+        .await
     }
 
     /// Changes a topic's settings; what is absent stays.
-    pub async fn alter_topic(&self, request: AlterTopic) -> Result<TopicInfo, WireError> {
+    pub async fn alter_topic(
+        self: &Arc<Self>,
+        request: AlterTopic,
+    ) -> Result<TopicInfo, WireError> {
+        let broker = self.clone();
+        in_turn(async move {
+            let _turn = broker.catalog.lock().await;
+            let change = broker.alteration(&request)?;
+            broker.change_catalog(change).await?;
+            broker.describe_topic(&request.topic)
+        })
+        .await
+    }
+
+    fn alteration(&self, request: &AlterTopic) -> Result<CatalogChange, WireError> {
         let topic = self.topic(&request.topic)?;
         let now = topic.partitions().len();
         if let Some(partitions) = request.partitions {
@@ -52,26 +74,31 @@ impl Broker {
         apply_limit(&mut settings.retention_ms, request.retention_ms);
         apply_limit(&mut settings.retention_bytes, request.retention_bytes);
         check_settings(&request.topic, &settings)?;
-        let change = CatalogChange::Alter {
+        Ok(CatalogChange::Alter {
             topic: topic.id(),
             partitions: request.partitions,
             settings,
-        };
-        self.change_catalog(change).await?;
-        self.tell_grown(topic.id());
-        self.describe_topic(&request.topic)
+        })
     }
 
     /// Ends a topic and frees its files. Refused while a deployment uses it.
-    pub async fn delete_topic(&self, name: &TopicName) -> Result<(), WireError> {
-        let topic = self.topic(name)?;
-        if let Some(deployment) = self.deployments.using(name) {
-            return Err(ErrorCode::TopicInUse.because(format!(
-                "topic `{name}` is used by deployment `{deployment}`; delete that first"
-            )));
-        }
-        self.change_catalog(CatalogChange::Delete { topic: topic.id() })
-            .await
+    pub async fn delete_topic(self: &Arc<Self>, name: &TopicName) -> Result<(), WireError> {
+        let (broker, name) = (self.clone(), name.clone());
+        in_turn(async move {
+            // No deployment may come between.
+            let _admission = broker.deployments.admission.lock().await;
+            let _turn = broker.catalog.lock().await;
+            let topic = broker.topic(&name)?;
+            if let Some(deployment) = broker.deployments.using(&name) {
+                return Err(ErrorCode::TopicInUse.because(format!(
+                    "topic `{name}` is used by deployment `{deployment}`; delete that first"
+                )));
+            }
+            broker
+                .change_catalog(CatalogChange::Delete { topic: topic.id() })
+                .await
+        })
+        .await
     }
 
     /// One topic as it is.
@@ -145,6 +172,18 @@ impl Broker {
             )));
         }
         Ok(())
+    }
+}
+
+/// Does the work to its end, whatever becomes of who asked for it: a turn that
+/// was cut short would let the next one begin before its change is in effect.
+async fn in_turn<T: Send + 'static>(
+    work: impl Future<Output = Result<T, WireError>> + Send + 'static,
+) -> Result<T, WireError> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(ErrorCode::ShuttingDown.because("the broker is stopping")),
     }
 }
 

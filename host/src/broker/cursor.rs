@@ -1,5 +1,6 @@
 //! Groups' cursors: where a named reader goes on.
 
+use bytes::Bytes;
 use eddy_protocol::frame::{Cursor, Cursors};
 use eddy_protocol::{ErrorCode, TopicName, WireError};
 
@@ -11,13 +12,10 @@ const GROUP_BYTES_MAX: usize = 255;
 
 impl Broker {
     /// Where a group's cursors are, in the order of topic and partition.
-    pub fn cursors(&self, request: &Cursors) -> Result<Vec<Cursor>, WireError> {
+    pub async fn cursors(&self, request: &Cursors) -> Result<Vec<Cursor>, WireError> {
         check_group(&request.group)?;
         let prefix = group_prefix(&request.group);
-        let rows = self
-            .store
-            .scan(Table::Cursors, &prefix)
-            .map_err(|error| refusal::of_table(&error))?;
+        let rows = self.rows(prefix.clone()).await?;
         let cursors = rows
             .iter()
             .filter_map(|(key, value)| parse(key.get(prefix.len()..)?, value));
@@ -34,6 +32,15 @@ impl Broker {
             .filter(|(topic, cursor)| is_wanted(cursor) && is_of(*topic, cursor))
             .map(|(_, cursor)| cursor)
             .collect())
+    }
+
+    async fn rows(&self, prefix: Vec<u8>) -> Result<Vec<(Bytes, Bytes)>, WireError> {
+        let store = self.store.clone();
+        let scanned = tokio::task::spawn_blocking(move || store.scan(Table::Cursors, &prefix));
+        match scanned.await {
+            Ok(rows) => rows.map_err(|error| refusal::of_table(&error)),
+            Err(_) => Err(ErrorCode::ShuttingDown.because("the broker is stopping")),
+        }
     }
 
     /// The changes that move a group's cursors.

@@ -8,6 +8,7 @@ use eddy_protocol::batch::Batches;
 use eddy_protocol::frame::{Fetch, Fetched, Start};
 use eddy_protocol::{Batch, ErrorCode, WireError};
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::stream::count;
 use super::{Broker, refusal};
@@ -21,13 +22,13 @@ impl Broker {
     pub async fn fetch(&self, request: Fetch) -> Result<Fetched, WireError> {
         let (_, partition) = self.partition(&request.topic, request.partition)?;
         let offset = self.resolve(&partition, request.from).await?;
-        let bytes_max = request.bytes_max.clamp(1, FETCH_BYTES_MAX) as usize;
+        let bytes_max = fetch_bytes(&request);
+        let mut batches = read(&partition, offset, bytes_max).await?;
         let wait = Duration::from_millis(request.wait_ms.into()).min(self.config.fetch_wait_max);
-        let batches =
-            match tokio::time::timeout(wait, wait_and_read(&partition, offset, bytes_max)).await {
-                Ok(batches) => batches?,
-                Err(_) => read(&partition, offset, bytes_max).await?,
-            };
+        if batches.is_empty() && !wait.is_zero() {
+            let until = Instant::now() + wait;
+            batches = wait_and_read(&partition, offset, bytes_max, until).await?;
+        }
         let bytes = batches.iter().map(|batch| batch.len() as u64).sum();
         partition.meters().delivered(count(&batches), bytes);
         Ok(Fetched {
@@ -48,34 +49,39 @@ impl Broker {
         match from {
             Start::Earliest => Ok(partition.start()),
             Start::Latest => Ok(partition.end()),
-            Start::Offset(offset) if offset > partition.end() => Err(ErrorCode::OffsetOutOfRange
-                .because(format!(
-                    "partition {} ends at offset {}, {offset} was asked for",
-                    partition.number(),
-                    partition.end()
-                ))),
+            Start::Offset(offset) if offset > partition.end() => {
+                let end = partition.end();
+                let error = ReadError::BeyondEnd { end };
+                Err(refusal::of_read(partition, offset, &error))
+            }
             Start::Offset(offset) => Ok(offset),
             Start::Time(time_ms) => {
-                let partition = partition.clone();
-                blocking(move || partition.offset_at_time(time_ms)).await
+                let find = move |partition: &Partition| partition.offset_at_time(time_ms);
+                blocking(partition, partition.start(), find).await
             }
         }
     }
 }
 
+/// How many bytes of records a fetch returns at the most, unless a single batch is larger.
+pub fn fetch_bytes(request: &Fetch) -> usize {
+    request.bytes_max.clamp(1, FETCH_BYTES_MAX) as usize
+}
+
+/// The first records that come, or nothing once it is too late.
 async fn wait_and_read(
     partition: &Arc<Partition>,
     offset: u64,
     bytes_max: usize,
+    until: Instant,
 ) -> Result<Vec<Batch>, WireError> {
     let news = Arc::new(News::default());
     let _guard = news.watch(partition);
     loop {
         let batches = read(partition, offset, bytes_max).await?;
-        if !batches.is_empty() {
+        if !batches.is_empty() || timeout_at(until, news.came()).await.is_err() {
             return Ok(batches);
         }
-        news.came().await;
     }
 }
 
@@ -89,8 +95,8 @@ pub(super) async fn read(
         TailRead::Batches(batches) => Ok(batches),
         TailRead::AtEnd => Ok(Vec::new()),
         _ => {
-            let partition = partition.clone();
-            blocking(move || partition.read(offset, bytes_max as u64))
+            let read = move |partition: &Partition| partition.read(offset, bytes_max as u64);
+            blocking(partition, offset, read)
                 .await
                 .map(|read| read.batches)
         }
@@ -98,10 +104,13 @@ pub(super) async fn read(
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    partition: &Arc<Partition>,
+    asked: u64,
+    work: impl FnOnce(&Partition) -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, WireError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| refusal::of_read(&error)),
+    let reading = partition.clone();
+    match tokio::task::spawn_blocking(move || work(&reading)).await {
+        Ok(result) => result.map_err(|error| refusal::of_read(partition, asked, &error)),
         Err(_) => Err(ErrorCode::ShuttingDown.because("the broker is stopping")),
     }
 }

@@ -46,15 +46,14 @@ impl Seat {
 }
 
 impl Broker {
-    /// The filter that a subscription asks for; refused here if its plugin
-    /// refuses the parameters.
-    pub(super) async fn open_filter(
+    /// The filter that a subscription asks for.
+    pub(super) async fn filter(
         &self,
         topic: &Arc<Topic>,
         asked: &frame::Filter,
     ) -> Result<Filter, WireError> {
         let (info, plugin) = self.compiled(&asked.plugin).await?;
-        let filter = Filter {
+        Ok(Filter {
             key: FilterKey {
                 digest: plugin.digest(),
                 params: asked.params.clone(),
@@ -66,12 +65,7 @@ impl Broker {
             limits: self.engine.config().limits(),
             failure: OnceLock::new(),
             evaluations: counter!(names::FILTER_EVALUATIONS, "topic" => topic.name().to_string()),
-        };
-        filter
-            .instantiate(0)
-            .await
-            .map_err(|error| filter.refuse(&error))?;
-        Ok(filter)
+        })
     }
 }
 
@@ -80,13 +74,20 @@ impl Filter {
         &self.key
     }
 
+    /// Refuses where the plugin refuses the parameters.
+    pub(super) async fn try_out(&self) -> Result<(), WireError> {
+        let trial = self.instantiate(0).await;
+        trial.map(drop).map_err(|error| self.refuse(&error))
+    }
+
     /// Why the filter no longer works.
     pub(super) fn failure(&self) -> Option<&WireError> {
         self.failure.get()
     }
 
     /// The kept records of `batches`, which follow one another, as at most one
-    /// batch with sparse offsets. A failure is for good: the stream ends with it.
+    /// batch with sparse offsets. What the plugin is to blame for is for good:
+    /// the stream ends with it.
     pub(super) async fn evaluate(
         &self,
         seat: &mut Option<Instance>,
@@ -95,7 +96,10 @@ impl Filter {
     ) -> Result<Vec<Batch>, WireError> {
         self.evaluations.increment(1);
         let kept = self.keep(seat, partition, batches).await;
-        kept.map_err(|error| self.failure.get_or_init(|| self.refuse(&error)).clone())
+        kept.map_err(|error| match error {
+            PluginError::NoCapacity { .. } | PluginError::Internal(_) => self.refuse(&error),
+            _ => self.failure.get_or_init(|| self.refuse(&error)).clone(),
+        })
     }
 
     async fn keep(

@@ -18,6 +18,7 @@ pub struct Frame {
     envelope: OnceLock<Bytes>,
     pieces: Vec<Bytes>,
     len: usize,
+    own_bytes: usize,
 }
 
 impl Frame {
@@ -26,6 +27,7 @@ impl Frame {
         Frame {
             envelope: OnceLock::new(),
             len: bytes.len(),
+            own_bytes: bytes.len(),
             pieces: vec![bytes],
         }
     }
@@ -59,17 +61,17 @@ impl Frame {
                 let body_len: usize = batches.iter().map(|batch| batch.bytes().len()).sum();
                 let head = codec::deliver_head(stream, partition, epoch, next, body_len);
                 let len = head.len() + body_len;
-                let pieces = if body_len < PIECE_BYTES_MIN * batches.len() {
-                    vec![in_one_piece(&head, batches, len)]
-                } else {
-                    std::iter::once(head.into())
-                        .chain(batches.iter().map(|batch| batch.bytes().clone()))
-                        .collect()
-                };
+                if body_len < PIECE_BYTES_MIN * batches.len() {
+                    return Ok(Frame::whole(in_one_piece(&head, batches, len)));
+                }
+                let own_bytes = head.len();
+                let pieces = std::iter::once(head.into())
+                    .chain(batches.iter().map(|batch| batch.bytes().clone()));
                 Ok(Frame {
                     envelope: OnceLock::new(),
-                    pieces,
+                    pieces: pieces.collect(),
                     len,
+                    own_bytes,
                 })
             }
         }
@@ -84,6 +86,11 @@ impl Frame {
     /// The message, in order.
     pub fn pieces(&self) -> &[Bytes] {
         &self.pieces
+    }
+
+    /// How much memory it takes besides what it shares with its batches.
+    pub(super) fn own_bytes(&self) -> usize {
+        self.own_bytes
     }
 
     /// The message's length in bytes.

@@ -25,10 +25,11 @@ use crate::plugin::{Digest, Engine, Plugin};
 use crate::store::{Health, Store};
 
 pub use deployment::Config as DeploymentConfig;
+pub use fetch::fetch_bytes;
 pub use frame::Frame;
 pub use plugin::StoredCode;
 pub use produce::{PendingCommit, PendingProduce, Placed, PlacedRecord, Placement};
-pub use stream::{Cursor, Follower, Load, Loaded, Next, Stream};
+pub use stream::{Cursor, FollowGuard, Follower, Load, Loaded, Next, Stream};
 
 use deployment::Deployments;
 use stream::Streams;
@@ -72,6 +73,8 @@ pub struct Broker {
     clock: Arc<dyn Clock>,
     streams: Streams,
     deployments: Deployments,
+    /// Held while topics are created, altered or deleted: each change rests on the ones before.
+    catalog: tokio::sync::Mutex<()>,
     /// What was compiled since the start.
     compiled: DashMap<Digest, Plugin>,
     /// Where the next records without a key go.
@@ -91,6 +94,7 @@ impl Broker {
         let broker = Arc::new(Broker {
             streams: Streams::new(engine.clone(), config.frame_bytes_target),
             deployments: Deployments::default(),
+            catalog: tokio::sync::Mutex::default(),
             compiled: DashMap::new(),
             spread: AtomicU64::new(fastrand::u64(..)),
             incarnation: fastrand::u64(1..1 << 53),
@@ -99,6 +103,8 @@ impl Broker {
             engine,
             clock,
         });
+        let topics = broker.store.topics_changed();
+        tokio::spawn(stream::tend(Arc::downgrade(&broker), topics));
         broker.resume_deployments().await?;
         Ok(broker)
     }

@@ -4,13 +4,18 @@ mod placement;
 
 use std::future::Future;
 
-use eddy_protocol::batch::{ColumnBuf, OffsetMode, Rows};
+use eddy_protocol::batch::{self, Batches, ColumnBuf, OffsetMode, Rows};
 use eddy_protocol::frame::{self, OpenProducer, Produce, Produced, Producer};
 use eddy_protocol::{Batch, BatchError, Compression, ErrorCode, WireError, partitioner};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 
 use super::{Broker, refusal};
 use crate::store::{Append, Commit, Ticket, Topic};
 pub use placement::{Placed, PlacedRecord, Placement};
+
+/// Batches that expand to more than this are not checked at the expense of other connections.
+const INLINE_BYTES_MAX: usize = 1 << 20;
 
 /// A producer's name has at most this many bytes.
 const PRODUCER_NAME_BYTES_MAX: usize = 255;
@@ -22,16 +27,21 @@ pub struct PendingCommit {
     placed: Vec<(u32, u32)>,
 }
 
-/// A [`PendingCommit`] of one batch.
-pub struct PendingProduce(PendingCommit);
+/// A [`PendingCommit`] of one batch, which may have been placed on several partitions.
+pub struct PendingProduce {
+    commit: PendingCommit,
+    /// Which of its appends begins with the first record.
+    first: usize,
+}
 
 impl PendingProduce {
-    /// Where the batch went, once that is durable.
+    /// Where the first record went and how many there were, once all are durable.
     pub async fn answer(self) -> Result<Produced, WireError> {
-        let produced = self.0.answer().await?;
-        produced
-            .first()
-            .copied()
+        let produced = self.commit.answer().await?;
+        let count = produced.iter().map(|batch| batch.count).sum();
+        let first = produced.get(self.first);
+        first
+            .map(|first| Produced { count, ..*first })
             .ok_or_else(|| ErrorCode::Internal.because("a commit of nothing was produced"))
     }
 }
@@ -87,19 +97,33 @@ impl Broker {
 
     /// Appends one batch. The order of calls is the order in the log.
     pub fn produce(&self, request: Produce) -> Result<PendingProduce, WireError> {
-        self.submit(Commit {
-            appends: self.placed(request)?,
+        let topic = self.topic(&request.topic)?;
+        let bytes = expanded_len(&request.batch)?;
+        let (appends, first) = without_delay_for_others(bytes, || {
+            let batch = self.checked(request.batch)?;
+            match request.partition {
+                Some(number) => Ok((vec![append(&topic, number, batch)?], 0)),
+                None => self.place(&topic, batch),
+            }
+        })?;
+        let commit = self.submit(Commit {
+            appends,
             ..Commit::default()
-        })
-        .map(PendingProduce)
+        })?;
+        Ok(PendingProduce { commit, first })
     }
 
     /// Appends batches and moves a group's cursors, all or nothing.
     pub fn commit(&self, request: frame::Commit) -> Result<PendingCommit, WireError> {
-        let mut commit = Commit::default();
-        for produce in request.appends {
-            commit.appends.extend(self.placed(produce)?);
-        }
+        let bytes = self.check_total(&request.appends)?;
+        let mut commit = without_delay_for_others(bytes, || {
+            let appends = request.appends.into_iter();
+            let appends = appends.map(|produce| self.named(produce));
+            Ok::<_, WireError>(Commit {
+                appends: appends.collect::<Result<_, _>>()?,
+                ..Commit::default()
+            })
+        })?;
         match (&request.group, request.cursors.as_slice()) {
             (None, []) => {}
             (None, _) => {
@@ -110,6 +134,18 @@ impl Broker {
             (Some(group), cursors) => commit.changes = self.move_cursors(group, cursors)?,
         }
         self.submit(commit)
+    }
+
+    /// The append of a batch that must name its partition.
+    fn named(&self, produce: Produce) -> Result<Append, WireError> {
+        let topic = self.topic(&produce.topic)?;
+        let number = produce.partition.ok_or_else(|| {
+            ErrorCode::InvalidArgument.because(format!(
+                "each batch of a commit must name its partition; one for topic `{}` does not",
+                produce.topic
+            ))
+        })?;
+        append(&topic, number, self.checked(produce.batch)?)
     }
 
     /// Appends records that the broker places, all or nothing.
@@ -142,48 +178,56 @@ impl Broker {
         })
     }
 
-    /// The appends of one request: its batch as it is, or its records placed.
-    fn placed(&self, request: Produce) -> Result<Vec<Append>, WireError> {
-        let topic = self.topic(&request.topic)?;
-        let batch = Batch::parse(request.batch.0).map_err(corrupt)?;
-        self.check_size(&batch)?;
+    /// The one batch of a request, everything about it checked: first what its
+    /// header promises, so that nothing is expanded that is too large.
+    fn checked(&self, batch: Batches) -> Result<Batch, WireError> {
+        let limit = self.config.batch_bytes_max;
+        let bytes = expanded_len(&batch)?;
+        if bytes > limit {
+            return Err(ErrorCode::BatchTooLarge.because(format!(
+                "the batch has {bytes} bytes (expanded), the limit is {limit} (`broker.batch_bytes_max`)"
+            )));
+        }
+        let batch = batch.single().map_err(corrupt)?;
         if batch.is_sparse() {
             return Err(ErrorCode::CorruptBatch
                 .because("the batch has a column of offsets; those are the broker's to give"));
         }
-        let partitions = topic.partitions().len();
-        match request.partition {
-            Some(number) if (number as usize) < partitions => Ok(vec![Append {
-                topic: topic.id(),
-                partition: number,
-                batch,
-            }]),
-            Some(number) => Err(refusal::unknown_partition(
-                &request.topic,
-                number,
-                partitions,
-            )),
-            None if batch.producer().is_some() => Err(ErrorCode::InvalidArgument.because(format!(
-                "a batch with a producer's stamp must name its partition of topic `{}`",
-                request.topic
-            ))),
-            None => self.place(&topic, batch),
-        }
+        Ok(batch)
     }
 
-    fn place(&self, topic: &Topic, batch: Batch) -> Result<Vec<Append>, WireError> {
+    /// What the batches of a commit expand to; refused where that is too much
+    /// for one, before any is expanded.
+    fn check_total(&self, appends: &[Produce]) -> Result<usize, WireError> {
+        let limit = self.store.commit_bytes_max();
+        let mut total = 0;
+        for produce in appends {
+            total += expanded_len(&produce.batch)?;
+            if total as u64 > limit {
+                return Err(ErrorCode::BatchTooLarge.because(format!(
+                    "the commit has {total} bytes (expanded) or more, the limit is {limit} (`store.commit_bytes_max`)"
+                )));
+            }
+        }
+        Ok(total)
+    }
+
+    /// The records of a batch by partition, and which append begins with the first of them.
+    fn place(&self, topic: &Topic, batch: Batch) -> Result<(Vec<Append>, usize), WireError> {
+        if batch.producer().is_some() {
+            return Err(ErrorCode::InvalidArgument.because(format!(
+                "a batch with a producer's stamp must name its partition of topic `{}`",
+                topic.name()
+            )));
+        }
         let partitions = topic.partitions().len() as u32;
         if partitions == 1 {
-            return Ok(vec![Append {
-                topic: topic.id(),
-                partition: 0,
-                batch,
-            }]);
+            return Ok((vec![append(topic, 0, batch)?], 0));
         }
         let mut columns = ColumnBuf::default();
         columns.extend_from(&batch).map_err(corrupt)?;
         let keyless = self.next_spread(partitions);
-        split(&columns, Rows::All, partitions, keyless)
+        let appends = split(&columns, Rows::All, partitions, keyless)
             .map(|placed| {
                 placed.map(|(partition, batch)| Append {
                     topic: topic.id(),
@@ -191,8 +235,12 @@ impl Broker {
                     batch,
                 })
             })
-            .collect::<Result<_, _>>()
-            .map_err(corrupt)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(corrupt)?;
+        let first = partition_of(&columns, 0, partitions, keyless);
+        let is_first = |append: &Append| append.partition == first;
+        let first = appends.iter().position(is_first).unwrap_or_default();
+        Ok((appends, first))
     }
 
     fn next_spread(&self, partitions: u32) -> u32 {
@@ -201,17 +249,40 @@ impl Broker {
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         (turn % u64::from(partitions)) as u32
     }
+}
 
-    fn check_size(&self, batch: &Batch) -> Result<(), WireError> {
-        let limit = self.config.batch_bytes_max;
-        let bytes = batch.bytes().len().max(batch.raw_len());
-        if bytes <= limit {
-            return Ok(());
-        }
-        Err(ErrorCode::BatchTooLarge.because(format!(
-            "the batch has {bytes} bytes (expanded), the limit is {limit} (`broker.batch_bytes_max`)"
-        )))
+fn append(topic: &Topic, partition: u32, batch: Batch) -> Result<Append, WireError> {
+    let partitions = topic.partitions().len();
+    if partition as usize >= partitions {
+        return Err(refusal::unknown_partition(
+            topic.name(),
+            partition,
+            partitions,
+        ));
     }
+    Ok(Append {
+        topic: topic.id(),
+        partition,
+        batch,
+    })
+}
+
+/// Works on `bytes` bytes here, because the order of appends is the order of
+/// calls; where that takes long, another thread serves the sockets meanwhile.
+fn without_delay_for_others<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes <= INLINE_BYTES_MAX {
+        return work();
+    }
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// What a batch takes once its records are read, as its header says.
+fn expanded_len(batch: &Batches) -> Result<usize, WireError> {
+    let header = batch::peek(&batch.0).map_err(corrupt)?;
+    Ok(batch.0.len().max(header.raw_len()))
 }
 
 /// Rows of `columns`, by key as Kafka's default partitioner places them and to
@@ -224,10 +295,7 @@ pub(super) fn split<'a>(
 ) -> impl Iterator<Item = Result<(u32, Batch), BatchError>> + 'a {
     let mut by_partition: Vec<Vec<u32>> = vec![Vec::new(); partitions as usize];
     let mut place = |row: u32| {
-        let key = columns.record(row as usize).and_then(|record| record.key);
-        let number = key.map_or(keyless, |key| {
-            partitioner::partition_for_key(key, partitions)
-        });
+        let number = partition_of(columns, row, partitions, keyless);
         by_partition[number as usize].push(row);
     };
     match rows {
@@ -243,6 +311,13 @@ pub(super) fn split<'a>(
         .filter(|(rows, _)| !rows.is_empty());
     let parts = filled.map(move |(rows, number)| Ok((number, encode(columns, Rows::Keep(&rows))?)));
     whole.into_iter().chain(parts)
+}
+
+fn partition_of(columns: &ColumnBuf, row: u32, partitions: u32, keyless: u32) -> u32 {
+    let key = columns.record(row as usize).and_then(|record| record.key);
+    key.map_or(keyless, |key| {
+        partitioner::partition_for_key(key, partitions)
+    })
 }
 
 fn encode(columns: &ColumnBuf, rows: Rows<'_>) -> Result<Batch, BatchError> {

@@ -5,7 +5,7 @@ use eddy_protocol::{ErrorCode, TopicName, WireError};
 
 use crate::metrics as names;
 use crate::plugin::PluginError;
-use crate::store::{CommitError, ReadError, TableError};
+use crate::store::{CommitError, Partition, ReadError, TableError};
 
 /// The answer for a name that no topic has.
 pub(super) fn unknown_topic(topic: &TopicName) -> WireError {
@@ -42,19 +42,36 @@ pub(super) fn of_commit(error: &CommitError) -> WireError {
     code.because(error.to_string())
 }
 
-/// The answer to a read that the store refused.
-pub(super) fn of_read(error: &ReadError) -> WireError {
-    let code = match error {
-        ReadError::BelowStart { .. } | ReadError::BeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
-        ReadError::Stopped { .. } => ErrorCode::PartitionStopped,
-        ReadError::Io { .. } => ErrorCode::StorageFailed,
-    };
-    code.because(error.to_string())
+/// The answer to a read at `asked` that the store refused.
+pub(super) fn of_read(partition: &Partition, asked: u64, error: &ReadError) -> WireError {
+    let (number, topic) = (partition.number(), partition.topic_name());
+    match error {
+        ReadError::BelowStart { start } => ErrorCode::OffsetOutOfRange.because(format!(
+            "partition {number} of topic `{topic}` begins at offset {start}, {asked} was asked for"
+        )),
+        ReadError::BeyondEnd { end } => ErrorCode::OffsetOutOfRange.because(format!(
+            "partition {number} of topic `{topic}` ends at offset {end}, {asked} was asked for"
+        )),
+        ReadError::Stopped(reason) => stopped(partition, reason),
+        ReadError::Io { .. } => ErrorCode::ReadFailed.because(error.to_string()),
+    }
+}
+
+/// The answer where a partition serves nothing: it is stopped, or gone with its topic.
+pub(super) fn stopped(partition: &Partition, reason: &str) -> WireError {
+    if partition.is_deleted() {
+        return unknown_topic(partition.topic_name());
+    }
+    ErrorCode::PartitionStopped.because(reason)
 }
 
 /// The answer where a table could not be read.
 pub(super) fn of_table(error: &TableError) -> WireError {
-    ErrorCode::StorageFailed.because(error.to_string())
+    let code = match error {
+        TableError::Io(_) => ErrorCode::ReadFailed,
+        TableError::Damaged(_) => ErrorCode::StorageFailed,
+    };
+    code.because(error.to_string())
 }
 
 /// The answer to a plugin's failure; `what` names the plugin's place.
@@ -64,6 +81,7 @@ pub(super) fn of_plugin(what: &str, error: &PluginError) -> WireError {
         PluginError::TooLarge { .. } => ErrorCode::PluginTooLarge,
         PluginError::Refused(_) => ErrorCode::PluginRefused,
         PluginError::NoCapacity { .. } => ErrorCode::TooMany,
+        PluginError::Internal(_) => ErrorCode::Internal,
         _ => ErrorCode::PluginFailed,
     };
     code.because(format!("{what}: {error}"))

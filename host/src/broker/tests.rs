@@ -1,6 +1,8 @@
 //! The broker over a disk in memory, without a front.
 
 mod admission;
+mod catalog;
+mod fetch;
 mod group;
 mod place;
 mod streams;
@@ -74,7 +76,7 @@ fn name(name: &str) -> TopicName {
 }
 
 impl Broker {
-    async fn with_topic(&self, topic: &str, partitions: u32, settings: TopicSettings) {
+    async fn with_topic(self: &Arc<Self>, topic: &str, partitions: u32, settings: TopicSettings) {
         let request = CreateTopic {
             topic: name(topic),
             partitions,
@@ -87,6 +89,10 @@ impl Broker {
 
     /// One batch of these values for partition 0.
     async fn append(&self, topic: &str, values: &[&str]) -> Produced {
+        self.append_to(topic, 0, values).await
+    }
+
+    async fn append_to(&self, topic: &str, partition: u32, values: &[&str]) -> Produced {
         let mut batch = BatchBuilder::default();
         for value in values {
             batch
@@ -96,7 +102,7 @@ impl Broker {
         let batch = batch.finish(Compression::None, None).expect("a batch");
         let pending = self.produce(Produce {
             topic: name(topic),
-            partition: Some(0),
+            partition: Some(partition),
             batch: batch.into(),
         });
         within("producing", pending.expect("accepted").answer())

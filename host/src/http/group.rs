@@ -36,6 +36,6 @@ async fn cursors(
 ) -> Result<Json<Found>, Failure> {
     let topic = which.topic.as_deref().map(topic_name).transpose()?;
     Ok(Json(Found {
-        cursors: context.broker.cursors(&Cursors { group, topic })?,
+        cursors: context.broker.cursors(&Cursors { group, topic }).await?,
     }))
 }

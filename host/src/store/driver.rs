@@ -218,6 +218,11 @@ impl Store {
         ticket
     }
 
+    /// A larger commit is refused.
+    pub fn commit_bytes_max(&self) -> u64 {
+        self.engine().config.commit_bytes_max
+    }
+
     /// Waits until the writer's queue is below its limit.
     pub async fn room(&self) {
         self.handle.shared.queue.wait_for_room().await;

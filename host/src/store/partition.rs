@@ -227,7 +227,7 @@ impl Partition {
     pub fn watch(self: &Arc<Self>, watcher: &Arc<dyn Watcher>) -> WatchGuard {
         WatchGuard {
             partition: self.clone(),
-            id: self.watchers.add(watcher),
+            place: self.watchers.add(watcher),
         }
     }
 

@@ -1,8 +1,9 @@
 //! One connection: a loop over what can happen to it.
 //!
 //! The peer's slowness stops only its own cursors: while more than
-//! `write_bytes_target` waits for its socket, none of them is polled. While too
-//! much is unanswered, nothing more is read, which is back-pressure over TCP.
+//! `write_bytes_target` waits for its socket, none of them is polled. Then, and
+//! while too much is unanswered, nothing more is read, which is back-pressure
+//! over TCP.
 
 use std::future::{Future, poll_fn};
 use std::ops::ControlFlow;
@@ -33,6 +34,8 @@ use crate::metrics::{self as names, Present};
 
 /// What an idle peer's reader keeps.
 const READ_BUFFER_BYTES: usize = 1 << 10;
+/// What a peer may send before it is greeted.
+const HELLO_BYTES_MAX: usize = 8 << 10;
 /// How many reads from disk a connection has under way at most.
 const LOADS_MAX: usize = 4;
 /// How soon a filtered subscriber learns that its cursor has moved.
@@ -48,19 +51,31 @@ pub(super) struct Connection {
     pub(super) config: Arc<Config>,
     pub(super) subscriptions: Subscriptions,
     pub(super) requests: FuturesUnordered<Boxed<Answered>>,
-    pub(super) greeted: bool,
+    /// Turns true when the broker stops.
+    pub(super) stopping: watch::Receiver<bool>,
     ws: WebSocketStream<Socket>,
     form: Form,
     loads: FuturesUnordered<Boxed<Arrived>>,
     request_bytes: usize,
-    room: Option<Boxed<()>>,
+    /// A message that came while the store had as much to do as it takes on.
+    room: Option<(Boxed<()>, Message)>,
+    phase: Phase,
     heard: Instant,
     pinged: bool,
     progress_due: Option<Instant>,
+    /// Wakes the connection no later than at its [deadline](Connection::deadline).
     timer: Pin<Box<Sleep>>,
     shutdown: Boxed<()>,
     reads_first: bool,
-    ending: Option<CloseCode>,
+}
+
+/// How far a connection has come.
+enum Phase {
+    /// Until then the peer must have said hello.
+    New(Instant),
+    Greeted,
+    /// What was asked is answered until then, and the connection closed.
+    Ending(CloseCode, Instant),
 }
 
 /// A request's outcome, and how many bytes it held in flight.
@@ -95,38 +110,40 @@ impl Connection {
         form: Form,
         broker: Arc<Broker>,
         config: Arc<Config>,
-        mut shutdown: watch::Receiver<bool>,
+        stopping: watch::Receiver<bool>,
     ) -> Connection {
         let limits = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
             .max_message_size(Some(config.frame_bytes_max))
             .max_frame_size(Some(config.frame_bytes_max));
-        let socket = Socket::new(stream, read_ahead, form);
+        let socket = Socket::new(stream, read_ahead, form, HELLO_BYTES_MAX);
         let ws = WebSocketStream::from_raw_socket(socket, Role::Server, Some(limits));
         let ws = ws
             .now_or_never()
             .expect("making a stream of a socket does no I/O");
         let now = Instant::now();
+        let hello_due = now + config.hello_timeout;
+        let mut shutdown = stopping.clone();
         Connection {
             subscriptions: Subscriptions::new(),
             requests: FuturesUnordered::new(),
-            greeted: false,
+            stopping,
             ws,
             form,
             loads: FuturesUnordered::new(),
             request_bytes: 0,
             room: None,
+            phase: Phase::New(hello_due),
             heard: now,
             pinged: false,
             progress_due: None,
-            timer: Box::pin(tokio::time::sleep(config.hello_timeout)),
+            timer: Box::pin(tokio::time::sleep_until(hello_due)),
             shutdown: Box::pin(async move {
                 // A sender that is gone means the same.
                 shutdown.wait_for(|stop| *stop).await.ok();
             }),
             reads_first: false,
-            ending: None,
             broker,
             config,
         }
@@ -141,16 +158,25 @@ impl Connection {
             }
         }
         let farewell = async {
-            match self.ending {
-                Some(code) => self.say_goodbye(code).await,
-                // The answer to the peer's own close may wait still.
-                None => self.hang_up().await,
+            if let Phase::Ending(code, _) = self.phase {
+                self.say_goodbye(code).await;
             }
+            // The answer to the peer's own close may wait still.
+            self.hang_up().await;
         };
         tokio::time::timeout(FAREWELL, farewell).await.ok();
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let event = self.poll_next(cx);
+        if self.ws.get_mut().take_alive() {
+            self.heard = Instant::now();
+            self.pinged = false;
+        }
+        event
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let drained = match self.ws.get_mut().poll_drain(cx) {
             Poll::Ready(Err(_)) => return Poll::Ready(Event::Gone),
             Poll::Ready(Ok(())) => true,
@@ -159,7 +185,7 @@ impl Connection {
         if let Poll::Ready(Some(answered)) = self.requests.poll_next_unpin(cx) {
             return Poll::Ready(Event::Answered(answered));
         }
-        if self.ending.is_some() {
+        if self.is_ending() {
             let quiet = self.requests.is_empty() && drained;
             return if quiet {
                 Poll::Ready(Event::Drained)
@@ -202,18 +228,24 @@ impl Connection {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if let Some(room) = &mut self.room {
+        if let Some((room, _)) = &mut self.room {
             return room.as_mut().poll(cx).map(|()| Event::Room);
         }
-        let full = self.requests.len() >= self.config.requests_in_flight_max
-            || self.request_bytes >= self.config.request_bytes_in_flight_max;
-        if full {
+        if self.owes_much() || self.is_backed_up() {
             return Poll::Pending;
         }
         let message = std::task::ready!(self.ws.poll_next_unpin(cx));
         Poll::Ready(match message {
             Some(Ok(message)) => Event::Message(message),
-            Some(Err(WsError::Capacity(error))) => Event::TooLarge(error.to_string()),
+            Some(Err(WsError::Capacity(error))) => {
+                let limit = self.config.frame_bytes_max;
+                Event::TooLarge(format!(
+                    "{error}; the limit is {limit} bytes (`ws.frame_bytes_max`)"
+                ))
+            }
+            Some(Err(_)) if self.ws.get_ref().is_exhausted() => Event::TooLarge(format!(
+                "`hello` must come within the first {HELLO_BYTES_MAX} bytes"
+            )),
             Some(Err(WsError::Protocol(error))) => Event::Broken(error.to_string()),
             Some(Err(error @ WsError::Utf8(_))) => Event::Broken(error.to_string()),
             Some(Err(_)) | None => Event::Gone,
@@ -225,12 +257,59 @@ impl Connection {
         if let Poll::Ready(Err(_)) = self.ws.get_mut().poll_drain(cx) {
             return Poll::Ready(Event::Gone);
         }
-        self.timer.as_mut().poll(cx).map(|()| Event::Timer)
+        let due = self.deadline();
+        if due < self.timer.deadline() {
+            self.timer.as_mut().reset(due);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            // What it was set for may have moved meanwhile.
+            let due = self.deadline();
+            if due <= Instant::now() {
+                return Poll::Ready(Event::Timer);
+            }
+            self.timer.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+
+    /// When something must be done although nothing happens.
+    fn deadline(&self) -> Instant {
+        match self.phase {
+            Phase::New(due) | Phase::Ending(_, due) => due,
+            Phase::Greeted => {
+                let idle_timeout = self.config.idle_timeout;
+                let silence_max = if self.pinged {
+                    idle_timeout
+                } else {
+                    idle_timeout / 2
+                };
+                let silent = self.heard + silence_max;
+                self.progress_due.map_or(silent, |due| due.min(silent))
+            }
+        }
+    }
+
+    pub(super) fn is_greeted(&self) -> bool {
+        matches!(self.phase, Phase::Greeted)
+    }
+
+    fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending(..))
+    }
+
+    /// Whether as much is unanswered as may be.
+    fn owes_much(&self) -> bool {
+        self.requests.len() >= self.config.requests_in_flight_max
+            || self.request_bytes >= self.config.request_bytes_in_flight_max
+    }
+
+    /// Whether as much waits for the peer's socket as may.
+    fn is_backed_up(&self) -> bool {
+        self.ws.get_ref().queued_bytes() >= self.config.write_bytes_target
     }
 
     fn wants_deliveries(&self) -> bool {
-        self.ws.get_ref().queued_bytes() < self.config.write_bytes_target
-            && self.loads.len() < LOADS_MAX
+        !self.is_backed_up() && self.loads.len() < LOADS_MAX
     }
 
     fn handle(&mut self, event: Event) -> ControlFlow<()> {
@@ -238,10 +317,7 @@ impl Connection {
             Event::Gone | Event::Drained => return ControlFlow::Break(()),
             Event::Message(message) => self.message(message),
             Event::TooLarge(sentence) => {
-                let limit = self.config.frame_bytes_max;
-                let message =
-                    format!("{sentence}; the limit is {limit} bytes (`ws.frame_bytes_max`)");
-                self.end(ErrorCode::FrameTooLarge.because(message), CloseCode::Size);
+                self.end(ErrorCode::FrameTooLarge.because(sentence), CloseCode::Size);
             }
             Event::Broken(sentence) => {
                 self.end(
@@ -251,8 +327,7 @@ impl Connection {
             }
             Event::Answered(Answered { outcome, bytes }) => {
                 self.request_bytes -= bytes;
-                let frame = self.conclude(outcome);
-                self.send(&frame);
+                self.conclude(outcome);
             }
             Event::Arrived(Arrived(key, loaded)) => {
                 let turn = self.subscriptions.arrived(key, loaded, self.form);
@@ -265,9 +340,13 @@ impl Connection {
                     self.subscriptions.grow();
                 }
             }
-            Event::Room => self.room = None,
+            Event::Room => {
+                if let Some((_, message)) = self.room.take() {
+                    self.message(message);
+                }
+            }
             // The peer has had its time to read the last answers.
-            Event::Timer if self.ending.is_some() => return ControlFlow::Break(()),
+            Event::Timer if self.is_ending() => return ControlFlow::Break(()),
             Event::Timer => self.tick(),
             Event::Shutdown => {
                 self.send(&ServerFrame::Closing {
@@ -285,13 +364,12 @@ impl Connection {
             let turn = self.subscriptions.turn(self.form);
             self.act(turn);
         }
-        if self.progress_due.is_none() {
-            self.progress_due = Some(Instant::now() + PROGRESS_INTERVAL);
-            self.set_timer(self.next_deadline());
-        }
     }
 
     fn act(&mut self, turn: Option<Turn>) {
+        if self.progress_due.is_none() && self.subscriptions.is_untold() {
+            self.progress_due = Some(Instant::now() + PROGRESS_INTERVAL);
+        }
         match turn {
             None => {}
             Some(Turn::Send(frame)) => self.ws.get_mut().push_frame(&frame),
@@ -303,8 +381,10 @@ impl Connection {
     }
 
     fn message(&mut self, message: Message) {
-        self.heard = Instant::now();
-        self.pinged = false;
+        if !self.broker.has_room() {
+            self.room = Some((Box::pin(self.broker.room()), message));
+            return;
+        }
         let payload = match (message, self.form) {
             (Message::Binary(payload), Form::Binary) => payload,
             (Message::Text(text), Form::Json) => text.into(),
@@ -327,8 +407,7 @@ impl Connection {
         match codec::decode_client(&payload, self.form, self.broker.now_ms()) {
             Ok(frame) => {
                 if let Some(outcome) = self.request(frame, bytes) {
-                    let frame = self.conclude(outcome);
-                    self.send(&frame);
+                    self.conclude(outcome);
                 }
             }
             Err(error) => match error.id {
@@ -339,9 +418,6 @@ impl Connection {
                 // Nobody would know which of the requests is the one that gets no answer.
                 None => self.end(error.into(), CloseCode::Invalid),
             },
-        }
-        if !self.broker.has_room() {
-            self.room = Some(Box::pin(self.broker.room()));
         }
     }
 
@@ -360,12 +436,16 @@ impl Connection {
         }));
     }
 
-    fn send(&mut self, frame: &ServerFrame) {
-        match codec::encode_server(frame, self.form) {
-            Ok(message) => self.ws.get_mut().push_message(message),
-            // Only records that can't be read can't be written; an error always can.
-            Err(error) => self.send(&failed(frame, &error)),
-        }
+    pub(super) fn send(&mut self, frame: &ServerFrame) {
+        self.send_message(encode(frame, self.form));
+    }
+
+    pub(super) fn send_message(&mut self, message: Bytes) {
+        self.ws.get_mut().push_message(message);
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.form
     }
 
     /// Says why, and closes once everything asked before is answered.
@@ -377,13 +457,12 @@ impl Connection {
 
     /// Closes once everything asked before is answered.
     pub(super) fn end_quietly(&mut self, code: CloseCode) {
-        self.ending = Some(code);
-        self.set_timer(Instant::now() + self.config.idle_timeout);
+        self.phase = Phase::Ending(code, Instant::now() + self.config.idle_timeout);
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
-        if !self.greeted {
+        if !self.is_greeted() {
             let sentence = format!(
                 "no hello came within {:?} (`ws.hello_timeout`)",
                 self.config.hello_timeout
@@ -395,6 +474,10 @@ impl Connection {
             for progress in self.subscriptions.untold() {
                 self.send(&ServerFrame::Progress(progress));
             }
+        }
+        if self.room.is_some() || self.owes_much() {
+            // It may have said something that was not read yet.
+            self.heard = now;
         }
         let silence = now - self.heard;
         if silence >= self.config.idle_timeout {
@@ -408,7 +491,6 @@ impl Connection {
             self.pinged = true;
             self.ws.start_send_unpin(Message::Ping(Bytes::new())).ok();
         }
-        self.set_timer(self.next_deadline());
     }
 
     /// Closes as RFC 6455 has it: our close, the peer's, the end of the stream.
@@ -420,36 +502,27 @@ impl Connection {
         self.ws.start_send_unpin(Message::Close(Some(frame))).ok();
         poll_fn(|cx| self.ws.get_mut().poll_drain(cx)).await.ok();
         while let Some(Ok(_)) = self.ws.next().await {}
-        self.hang_up().await;
     }
 
     async fn hang_up(&mut self) {
-        poll_fn(|cx| self.ws.get_mut().poll_drain(cx)).await.ok();
-        poll_fn(|cx| self.ws.get_mut().poll_close(cx)).await.ok();
-    }
-
-    fn next_deadline(&self) -> Instant {
-        let silence_max = if self.pinged {
-            self.config.idle_timeout
-        } else {
-            self.config.idle_timeout / 2
-        };
-        let silent = self.heard + silence_max;
-        let soonest = self.progress_due.map_or(silent, |due| due.min(silent));
-        if self.greeted {
-            soonest
-        } else {
-            self.timer.deadline()
-        }
-    }
-
-    pub(super) fn set_timer(&mut self, deadline: Instant) {
-        self.timer.as_mut().reset(deadline);
+        let socket = self.ws.get_mut();
+        poll_fn(|cx| socket.poll_drain(cx)).await.ok();
+        poll_fn(|cx| socket.poll_close(cx)).await.ok();
+        poll_fn(|cx| socket.poll_discard(cx)).await;
     }
 
     pub(super) fn greet(&mut self) {
-        self.greeted = true;
-        self.set_timer(self.next_deadline());
+        self.phase = Phase::Greeted;
+        self.ws.get_mut().lift();
+    }
+}
+
+/// A frame as a message.
+pub(super) fn encode(frame: &ServerFrame, form: Form) -> Bytes {
+    match codec::encode_server(frame, form) {
+        Ok(message) => message,
+        // Only records that can't be read can't be written; an error always can.
+        Err(error) => encode(&failed(frame, &error), form),
     }
 }
 

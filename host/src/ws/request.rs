@@ -2,21 +2,26 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use eddy_protocol::frame::{
-    Answer, ClientFrame, Request, ServerFrame, Subscribe, Subscribed, Welcome,
+    Answer, ClientFrame, Fetch, Fetched, Request, ServerFrame, Subscribe, Subscribed, Welcome,
 };
-use eddy_protocol::{ErrorCode, WireError};
+use eddy_protocol::{ErrorCode, Form, WireError};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::connection::Connection;
-use crate::broker::{Cursor, Stream};
+use super::connection::{Connection, encode};
+use crate::broker::{Cursor, Stream, fetch_bytes};
 
 /// A client's name has at most this many bytes.
 const CLIENT_NAME_BYTES_MAX: usize = 128;
+/// Records that expand to more than this are written as JSON on another thread.
+const INLINE_BYTES_MAX: usize = 64 << 10;
 
 /// What came of a request.
 pub(super) enum Outcome {
     Answer(u32, Result<Answer, WireError>),
+    /// An answer whose message took long to write.
+    Written(Bytes),
     /// A subscription that the connection has yet to take on.
     Opened {
         id: u32,
@@ -43,9 +48,12 @@ impl Connection {
             Request::ListTopics {} => Ok(Answer::Topics {
                 topics: broker.list_topics(),
             }),
-            Request::Cursors(request) => broker
-                .cursors(&request)
-                .map(|cursors| Answer::Cursors { cursors }),
+            Request::Cursors(request) => {
+                return self.later(id, bytes, async move {
+                    let cursors = broker.cursors(&request).await;
+                    cursors.map(|cursors| Answer::Cursors { cursors })
+                });
+            }
             Request::Produce(request) => match broker.produce(request) {
                 Ok(pending) => {
                     return self.later(id, bytes, async {
@@ -66,17 +74,13 @@ impl Connection {
                 }
                 Err(error) => Err(error),
             },
-            Request::Subscribe(request) => return self.subscribe(id, request),
+            Request::Subscribe(request) => return self.subscribe(id, bytes, request),
             Request::OpenProducer(request) => {
                 return self.later(id, bytes, async move {
                     broker.open_producer(request).await.map(Answer::Producer)
                 });
             }
-            Request::Fetch(request) => {
-                return self.later(id, bytes, async move {
-                    broker.fetch(request).await.map(Answer::Fetched)
-                });
-            }
+            Request::Fetch(request) => return self.fetch(id, bytes, request),
             Request::CreateTopic(request) => {
                 return self.later(id, bytes, async move {
                     broker.create_topic(request).await.map(Answer::Topic)
@@ -100,10 +104,11 @@ impl Connection {
         Some(Outcome::Answer(id, answer))
     }
 
-    /// The frame that answers, once what the answer says is true of this connection.
-    pub(super) fn conclude(&mut self, outcome: Outcome) -> ServerFrame {
+    /// Answers, once what the answer says is true of this connection.
+    pub(super) fn conclude(&mut self, outcome: Outcome) {
         let (id, answer) = match outcome {
             Outcome::Answer(id, answer) => (id, answer),
+            Outcome::Written(message) => return self.send_message(message),
             Outcome::Opened {
                 id,
                 stream,
@@ -125,24 +130,18 @@ impl Connection {
                 )
             }
         };
-        match answer {
-            Ok(answer) => ServerFrame::Answer { id, answer },
-            Err(error) => ServerFrame::Error {
-                id: Some(id),
-                error,
-            },
-        }
+        self.send(&framed(id, answer));
     }
 
     fn check_turn(&mut self, request: &Request) -> Result<(), WireError> {
         let is_hello = matches!(request, Request::Hello(_));
-        let sentence = match (self.greeted, is_hello) {
+        let sentence = match (self.is_greeted(), is_hello) {
             (false, false) => "the first request of a connection must be `hello`",
             (true, true) => "this connection has said `hello` already",
             _ => return Ok(()),
         };
         let error = ErrorCode::UnexpectedFrame.because(sentence);
-        if !self.greeted {
+        if !self.is_greeted() {
             self.end_quietly(CloseCode::Policy);
         }
         Err(error)
@@ -167,12 +166,34 @@ impl Connection {
         }))
     }
 
-    fn subscribe(&mut self, id: u32, request: Subscribe) -> Option<Outcome> {
+    fn fetch(&mut self, id: u32, bytes: usize, request: Fetch) -> Option<Outcome> {
+        let (broker, form, mut stopping) =
+            (self.broker.clone(), self.form(), self.stopping.clone());
+        // The answer is as much in flight as the request.
+        self.answer_later(bytes + fetch_bytes(&request), async move {
+            let fetched = tokio::select! {
+                fetched = broker.fetch(request) => fetched,
+                // Whoever waits for a record should not hold up the stop.
+                _ = stopping.wait_for(|stop| *stop) => {
+                    Err(ErrorCode::ShuttingDown.because("the broker is stopping"))
+                }
+            };
+            match fetched {
+                Ok(fetched) if form == Form::Json && expands(&fetched) => {
+                    write(id, fetched, form).await
+                }
+                fetched => Outcome::Answer(id, fetched.map(Answer::Fetched)),
+            }
+        });
+        None
+    }
+
+    fn subscribe(&mut self, id: u32, bytes: usize, request: Subscribe) -> Option<Outcome> {
         if let Err(error) = self.check_subscriptions() {
             return Some(Outcome::Answer(id, Err(error)));
         }
         let broker = self.broker.clone();
-        self.answer_later(0, async move {
+        self.answer_later(bytes, async move {
             match broker.subscribe(&request).await {
                 Ok((stream, cursors)) => Outcome::Opened {
                     id,
@@ -210,5 +231,38 @@ impl Connection {
     ) -> Option<Outcome> {
         self.answer_later(bytes, async move { Outcome::Answer(id, answer.await) });
         None
+    }
+}
+
+/// The frame that answers request `id`.
+fn framed(id: u32, answer: Result<Answer, WireError>) -> ServerFrame {
+    match answer {
+        Ok(answer) => ServerFrame::Answer { id, answer },
+        Err(error) => ServerFrame::Error {
+            id: Some(id),
+            error,
+        },
+    }
+}
+
+/// Whether its records take long to be written as JSON.
+fn expands(fetched: &Fetched) -> bool {
+    let batches = fetched.batches.iter_trusted().filter_map(Result::ok);
+    batches
+        .map(|batch| batch.len().max(batch.raw_len()))
+        .sum::<usize>()
+        > INLINE_BYTES_MAX
+}
+
+/// Writes an answer on a thread that may take its time.
+async fn write(id: u32, fetched: Fetched, form: Form) -> Outcome {
+    let frame = ServerFrame::Answer {
+        id,
+        answer: Answer::Fetched(fetched),
+    };
+    let written = tokio::task::spawn_blocking(move || encode(&frame, form)).await;
+    match written {
+        Ok(message) => Outcome::Written(message),
+        Err(error) => Outcome::Answer(id, Err(ErrorCode::Internal.because(error.to_string()))),
     }
 }

@@ -7,12 +7,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use eddy_protocol::Form;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::envelope;
@@ -22,6 +22,8 @@ use crate::broker::Frame;
 const BURST_BYTES: usize = 128 << 10;
 /// How many pieces one write gathers.
 const PIECES_MAX: usize = 64;
+/// What is thrown away at a time of what a peer sends to a closed connection.
+const SCRAP_BYTES: usize = 4 << 10;
 
 /// A peer's socket.
 pub(super) struct Socket {
@@ -33,10 +35,17 @@ pub(super) struct Socket {
     bursting: bool,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
+    /// What the peer has not taken yet fills the system's buffers.
+    is_blocked: bool,
+    /// The peer has sent or taken something since somebody asked.
+    is_alive: bool,
+    /// How many bytes may still be handed on; `None`: any number.
+    allowance: Option<usize>,
 }
 
 impl Socket {
-    pub(super) fn new(tcp: TcpStream, read_ahead: Bytes, form: Form) -> Socket {
+    /// Hands on no more than `allowance` bytes until it is [lifted](Socket::lift).
+    pub(super) fn new(tcp: TcpStream, read_ahead: Bytes, form: Form, allowance: usize) -> Socket {
         Socket {
             tcp,
             form,
@@ -44,7 +53,26 @@ impl Socket {
             bursting: false,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            is_blocked: false,
+            is_alive: false,
+            allowance: Some(allowance),
         }
+    }
+
+    /// The peer may send as much as it wants from now on.
+    pub(super) fn lift(&mut self) {
+        self.allowance = None;
+    }
+
+    /// Whether the peer has sent all that it may.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.allowance == Some(0)
+    }
+
+    /// Whether the peer has sent something, or taken something that it had to
+    /// be waited for, since the last call.
+    pub(super) fn take_alive(&mut self) -> bool {
+        std::mem::take(&mut self.is_alive)
     }
 
     /// Bytes that wait for the peer.
@@ -84,11 +112,14 @@ impl Socket {
                 .zip(&self.queue)
                 .map(|(slot, bytes)| *slot = IoSlice::new(bytes))
                 .count();
-            let written =
-                ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, &pieces[..count]))?;
+            let polled = Pin::new(&mut self.tcp).poll_write_vectored(cx, &pieces[..count]);
+            // Only a write that had to wait says that the peer is there.
+            let was_blocked = std::mem::replace(&mut self.is_blocked, polled.is_pending());
+            let written = ready!(polled)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.is_alive |= was_blocked;
             self.advance(written);
         }
         Poll::Ready(Ok(()))
@@ -113,24 +144,34 @@ impl Socket {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.ahead.resize(BURST_BYTES, 0);
-        let mut burst = ReadBuf::new(&mut self.ahead);
-        let polled = Pin::new(&mut self.tcp).poll_read(cx, &mut burst);
-        let filled = burst.filled().len();
-        self.bursting = matches!(&polled, Poll::Ready(Ok(()))) && filled == BURST_BYTES;
-        if filled == 0 {
-            self.ahead = BytesMut::new();
-        } else {
-            self.ahead.truncate(filled);
+    /// Takes what the peer still sends and throws it away; ready at the end of
+    /// it. Closing a socket while the peer sends would make the system throw
+    /// away what was written last.
+    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scrap = [0; SCRAP_BYTES];
+        loop {
+            let mut buf = ReadBuf::new(&mut scrap);
+            let read = ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buf));
+            if read.is_err() || buf.filled().is_empty() {
+                return Poll::Ready(());
+            }
         }
-        polled
     }
-}
 
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
+    /// Reads a burst ahead.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ahead.reserve(BURST_BYTES);
+        let polled = pin!(self.tcp.read_buf(&mut self.ahead)).poll(cx);
+        self.bursting = self.ahead.len() >= BURST_BYTES;
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+        polled.map_ok(drop)
+    }
+
+    /// Hands on what was read ahead, or what one read gives.
+    fn poll_hand_on(
+        &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
@@ -146,14 +187,29 @@ impl AsyncRead for Socket {
             }
             return Poll::Ready(Ok(()));
         }
-        if self.bursting {
-            // `poll_fill` found the end of the stream.
-            return Poll::Ready(Ok(()));
-        }
-        let wanted = buf.remaining();
         ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
-        self.bursting = buf.remaining() == 0 && wanted > 0;
+        self.bursting = buf.remaining() == 0;
         Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.is_exhausted() {
+            return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+        }
+        let len = buf.remaining().min(self.allowance.unwrap_or(usize::MAX));
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(len));
+        let polled = self.poll_hand_on(cx, &mut part);
+        let read = part.filled().len();
+        buf.advance(read);
+        self.is_alive |= read > 0;
+        self.allowance = self.allowance.map(|left| left - read);
+        polled
     }
 }
 

@@ -7,7 +7,7 @@ use eddy_protocol::frame::{Ended, Position, Progress};
 use eddy_protocol::{ErrorCode, Form, ServerFrame, WireError};
 
 use super::signal::{CursorKey, CursorSignal, Signal};
-use crate::broker::{Cursor, Follower, Frame, Load, Loaded, Next, Stream};
+use crate::broker::{Cursor, FollowGuard, Frame, Load, Loaded, Next, Stream};
 use crate::metrics::{self as names, Present};
 use crate::store::{WatchGuard, Watcher};
 
@@ -18,14 +18,18 @@ pub(super) struct Subscriptions {
     next_number: u32,
     /// Cursors that may have something to deliver.
     ready: VecDeque<CursorKey>,
+    /// A cursor may have moved without its subscriber being told.
+    is_untold: bool,
 }
 
 /// One subscription.
 pub(super) struct Subscription {
     stream: Arc<Stream>,
-    /// It named no partitions: it gets those that are added later too.
-    all_partitions: bool,
+    /// How many partitions the topic had when it was looked at last, for a
+    /// subscription that named none: it gets those that are added later too.
+    partitions: Option<u32>,
     cursors: BTreeMap<u32, Reader>,
+    _follow: FollowGuard,
     _open: Present,
 }
 
@@ -57,6 +61,7 @@ impl Subscriptions {
             by_number: BTreeMap::new(),
             next_number: 0,
             ready: VecDeque::new(),
+            is_untold: false,
         }
     }
 
@@ -70,6 +75,11 @@ impl Subscriptions {
 
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// Whether there may be something for [`untold`](Subscriptions::untold) to tell.
+    pub(super) fn is_untold(&self) -> bool {
+        self.is_untold
     }
 
     /// Begins to deliver. A connection can hold a stream once.
@@ -93,13 +103,12 @@ impl Subscriptions {
         let positions = cursors.iter().map(Cursor::position).collect();
         let number = self.next_number;
         self.next_number += 1;
-        let follower: Arc<dyn Follower> = self.signal.clone();
-        stream.follow(&follower);
         self.by_number.insert(
             number,
             Subscription {
+                _follow: stream.follow(self.signal.clone()),
                 stream,
-                all_partitions,
+                partitions: all_partitions.then_some(cursors.len() as u32),
                 cursors: BTreeMap::new(),
                 _open: Present::new(metrics::gauge!(names::SUBSCRIPTIONS)),
             },
@@ -107,6 +116,8 @@ impl Subscriptions {
         cursors
             .into_iter()
             .for_each(|cursor| self.add_cursor(number, cursor));
+        // The topic may have grown while its cursors were made.
+        self.grow();
         Ok(positions)
     }
 
@@ -151,22 +162,16 @@ impl Subscriptions {
 
     /// Adds the partitions that subscriptions to whole topics lack, from their first record on.
     pub(super) fn grow(&mut self) {
-        let whole = self
-            .by_number
-            .iter()
-            .filter(|(_, subscription)| subscription.all_partitions);
-        let added: Vec<_> = whole
-            .flat_map(|(&number, subscription)| {
-                let next = subscription
-                    .cursors
-                    .last_key_value()
-                    .map_or(0, |(last, _)| last + 1);
-                let partitions = subscription.stream.topic().partitions().len() as u32;
-                (next..partitions).filter_map(move |partition| {
-                    Some((number, subscription.stream.earliest(partition)?))
-                })
-            })
-            .collect();
+        let mut added = Vec::new();
+        for (&number, subscription) in &mut self.by_number {
+            let Some(known) = subscription.partitions else {
+                continue;
+            };
+            let partitions = subscription.stream.topic().partitions().len() as u32;
+            subscription.partitions = Some(partitions);
+            let earliest = (known..partitions).filter_map(|new| subscription.stream.earliest(new));
+            added.extend(earliest.map(|cursor| (number, cursor)));
+        }
         added
             .into_iter()
             .for_each(|(number, cursor)| self.add_cursor(number, cursor));
@@ -182,6 +187,8 @@ impl Subscriptions {
         reader.state = State::Waiting;
         reader.signal.rearm();
         let next = reader.cursor.poll(form);
+        let is_ahead = reader.cursor.is_ahead();
+        self.is_untold |= is_ahead;
         self.act(key, next)
     }
 
@@ -194,13 +201,20 @@ impl Subscriptions {
     ) -> Option<Turn> {
         let reader = self.reader(key)?;
         reader.state = State::Waiting;
-        reader.signal.rearm();
         let next = reader.cursor.arrived(loaded, form);
+        let is_ahead = reader.cursor.is_ahead();
+        self.is_untold |= is_ahead;
+        let Some(next) = next else {
+            // Behind the others: a filter that keeps nothing must not shut them out.
+            self.make_ready(key);
+            return None;
+        };
         self.act(key, next)
     }
 
     /// Cursors that have moved without their subscriber being told.
     pub(super) fn untold(&mut self) -> Vec<Progress> {
+        self.is_untold = false;
         let readers = self
             .by_number
             .values_mut()

@@ -55,7 +55,7 @@ impl Default for Config {
 pub(super) struct Deployments {
     by_name: DashMap<String, Arc<Deployment>>,
     /// Held while one is made or deleted: names and cycles are checked before.
-    admission: tokio::sync::Mutex<()>,
+    pub(super) admission: tokio::sync::Mutex<()>,
 }
 
 /// One deployment.

@@ -20,12 +20,14 @@ fn moving(group: Option<&str>, cursors: &[frame::Cursor]) -> frame::Commit {
     }
 }
 
-fn of(broker: &Broker, group: &str, topic: Option<&str>) -> Vec<frame::Cursor> {
+async fn of(broker: &Broker, group: &str, topic: Option<&str>) -> Vec<frame::Cursor> {
     let request = Cursors {
         group: group.to_owned(),
         topic: topic.map(name),
     };
-    broker.cursors(&request).expect("cursors")
+    within("reading", broker.cursors(&request))
+        .await
+        .expect("cursors")
 }
 
 async fn move_to(broker: &Broker, group: &str, cursors: &[frame::Cursor]) {
@@ -45,13 +47,13 @@ async fn a_group_sees_its_own_cursors_in_the_order_of_topic_and_partition() {
     let shuffled = [all[2].clone(), all[0].clone(), all[1].clone()];
     move_to(&broker, "g", &shuffled).await;
     move_to(&broker, "g2", &[cursor("a", 0, 1)]).await;
-    assert_eq!(of(&broker, "g", None), all);
-    assert_eq!(of(&broker, "g", Some("b")), all[1..]);
-    assert_eq!(of(&broker, "g2", None), [cursor("a", 0, 1)]);
-    assert_eq!(of(&broker, "nobody", None), []);
+    assert_eq!(of(&broker, "g", None).await, all);
+    assert_eq!(of(&broker, "g", Some("b")).await, all[1..]);
+    assert_eq!(of(&broker, "g2", None).await, [cursor("a", 0, 1)]);
+    assert_eq!(of(&broker, "nobody", None).await, []);
     // Also backwards: a group may read again.
     move_to(&broker, "g", &[cursor("a", 0, 0)]).await;
-    assert_eq!(of(&broker, "g", Some("a")), [cursor("a", 0, 0)]);
+    assert_eq!(of(&broker, "g", Some("a")).await, [cursor("a", 0, 0)]);
 }
 
 #[tokio::test]
@@ -78,7 +80,7 @@ async fn a_cursor_stays_within_what_there_is() {
     ] {
         refused(broker.commit(moving(Some("g"), &cursors)), code, words);
     }
-    assert_eq!(of(&broker, "g", None), []);
+    assert_eq!(of(&broker, "g", None).await, []);
 }
 
 #[tokio::test]
@@ -109,8 +111,8 @@ async fn cursors_of_a_deleted_topic_are_gone_with_it() {
     within("deleting", broker.delete_topic(&name("gone")))
         .await
         .expect("deleted");
-    assert_eq!(of(&broker, "g", None), [cursor("kept", 0, 0)]);
+    assert_eq!(of(&broker, "g", None).await, [cursor("kept", 0, 0)]);
     // A new topic of the name has other records: the old place says nothing of them.
     broker.with_topic("gone", 1, TopicSettings::default()).await;
-    assert_eq!(of(&broker, "g", Some("gone")), []);
+    assert_eq!(of(&broker, "g", Some("gone")).await, []);
 }

@@ -1,6 +1,8 @@
 //! Records that the broker places.
 
 use bytes::Bytes;
+use eddy_protocol::batch::Batches;
+use eddy_protocol::{frame, partitioner};
 
 use super::*;
 
@@ -99,4 +101,87 @@ async fn a_record_that_no_batch_can_hold_is_named_and_nothing_is_appended() {
     let outcome = produce(&broker, &records);
     refused(outcome, ErrorCode::BatchTooLarge, "the limit is 400");
     assert!(broker.values("t", 0).await.is_empty());
+}
+
+fn batch_of(values: &[(Option<&str>, &[u8])], compression: Compression) -> Batches {
+    let mut batch = BatchBuilder::default();
+    for (key, value) in values {
+        let key = key.map(str::as_bytes);
+        batch.push(1, key, Some(value), &[]).expect("it fits");
+    }
+    batch.finish(compression, None).expect("a batch").into()
+}
+
+fn request(partition: Option<u32>, batch: Batches) -> Produce {
+    Produce {
+        topic: name("t"),
+        partition,
+        batch,
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_the_broker_places_is_answered_with_its_first_record_and_the_count_of_all() {
+    let broker = broker().await;
+    broker.with_topic("t", 4, TopicSettings::default()).await;
+    let keys: Vec<_> = (0..20).map(|number| format!("k{number}")).collect();
+    let last = (keys.iter()).max_by_key(|key| partitioner::partition_for_key(key.as_bytes(), 4));
+    let last = last.expect("a key");
+    let partition = partitioner::partition_for_key(last.as_bytes(), 4);
+    assert!(partition > 0);
+    let already = broker.append_to("t", partition, &["a", "b", "c"]).await;
+    let mut records = vec![(Some(last.as_str()), &b"first"[..])];
+    records.extend(keys.iter().map(|key| (Some(key.as_str()), &b"later"[..])));
+    let pending = broker.produce(request(None, batch_of(&records, Compression::None)));
+    let produced = within("producing", pending.expect("accepted").answer())
+        .await
+        .expect("durable");
+    assert_eq!((produced.partition, produced.count), (partition, 21));
+    assert_eq!(produced.offset, already.offset.map(|offset| offset + 3));
+    let values = broker.values("t", partition).await;
+    assert_eq!(values[3], "first");
+}
+
+#[tokio::test]
+async fn a_batch_that_expands_to_too_much_is_refused_by_its_header_alone() {
+    let broker = narrow().await;
+    let zeros = vec![0; 1 << 20];
+    let mut bytes = batch_of(&[(None, &zeros)], Compression::Zstd).0.to_vec();
+    assert!(bytes.len() < BATCH_BYTES_MAX);
+    // Whoever looks at the body finds that it is damaged.
+    *bytes.last_mut().expect("a body") ^= 1;
+    let batch = Batches(bytes.into());
+    for partition in [Some(0), None] {
+        refused(
+            broker.produce(request(partition, batch.clone())),
+            ErrorCode::BatchTooLarge,
+            "the limit is 400",
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_commit_of_batches_that_expand_to_too_much_is_refused_before_any_is_expanded() {
+    let broker = broker().await;
+    broker.with_topic("t", 1, TopicSettings::default()).await;
+    let zeros = vec![0; 7 << 20];
+    let batch = batch_of(&[(None, &zeros)], Compression::Zstd);
+    let commit = |batches: usize, partition| frame::Commit {
+        appends: vec![request(partition, batch.clone()); batches],
+        group: None,
+        cursors: Vec::new(),
+    };
+    refused(
+        broker.commit(commit(40, Some(0))),
+        ErrorCode::BatchTooLarge,
+        "store.commit_bytes_max",
+    );
+    refused(
+        broker.commit(commit(1, None)),
+        ErrorCode::InvalidArgument,
+        "must name its partition",
+    );
+    let pending = broker.commit(commit(2, Some(0)));
+    let answer = within("committing", pending.expect("accepted").answer()).await;
+    assert_eq!(answer.expect("durable").len(), 2);
 }

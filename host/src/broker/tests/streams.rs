@@ -58,7 +58,9 @@ impl Broker {
 async fn next(cursor: &mut Cursor, form: Form) -> Next {
     let mut next = cursor.poll(form);
     while let Next::Load(load) = next {
-        next = cursor.arrived(within("a load", load).await, form);
+        let loaded = within("a load", load).await;
+        let arrived = cursor.arrived(loaded, form);
+        next = arrived.unwrap_or_else(|| cursor.poll(form));
     }
     next
 }
@@ -200,7 +202,8 @@ async fn a_reader_that_retention_overtakes_gets_a_gap_with_both_offsets() {
     assert_eq!(cursor.position().offset, gap.next);
     // A read that was under way meanwhile ends in the same notice, not in an error.
     let overtaken = ErrorCode::OffsetOutOfRange.because("the records are gone");
-    let answer = reading.arrived(Err(overtaken), Form::Binary);
+    assert!(reading.arrived(Err(overtaken), Form::Binary).is_none());
+    let answer = reading.poll(Form::Binary);
     assert!(
         matches!(&answer, Next::Gap(gap) if gap.expected == 0),
         "{}",
@@ -278,5 +281,217 @@ async fn a_deleted_topic_ends_its_readers() {
     match next(&mut cursor, Form::Binary).await {
         Next::Ended(error) => assert_eq!(error.code, ErrorCode::UnknownTopic),
         other => panic!("an end was expected: {}", describe(&other)),
+    }
+}
+
+/// Appends until the first records are nowhere but on disk.
+async fn with_old_records(broker: &Broker) {
+    let value = "x".repeat(400);
+    for _ in 0..20 {
+        broker.append("t", &[&value]).await;
+    }
+    let (_, partition) = broker.partition(&name("t"), 0).expect("it is there");
+    eventually("the first records should leave the memory", || {
+        matches!(partition.read_tail(0, 1), crate::store::TailRead::OnDisk)
+    })
+    .await;
+}
+
+fn load(next: Next) -> Load {
+    match next {
+        Next::Load(load) => load,
+        other => panic!("a load was expected: {}", describe(&other)),
+    }
+}
+
+#[tokio::test]
+async fn subscribers_that_catch_up_from_the_same_place_share_the_read_and_the_frame() {
+    let broker = with_topic().await;
+    with_old_records(&broker).await;
+    broker.with_plugin("all", Guest::default()).await;
+    for request in [subscribe(Start::Earliest), through("all")] {
+        let form = Form::Binary;
+        let mut cursors = [broker.reader(&request).await, broker.reader(&request).await];
+        let loads = cursors.each_mut().map(|cursor| load(cursor.poll(form)));
+        let mut frames = Vec::new();
+        for (cursor, load) in cursors.iter_mut().zip(loads) {
+            match cursor.arrived(within("a load", load).await, form) {
+                Some(Next::Frame(frame)) => frames.push(frame),
+                other => panic!("a frame was expected: {}", describe(&other.expect("it"))),
+            }
+        }
+        assert!(Arc::ptr_eq(&frames[0], &frames[1]));
+        // Who comes soon afterwards shares it, too.
+        let mut later = broker.reader(&request).await;
+        assert!(Arc::ptr_eq(&frames[0], &frame(&mut later, form).await));
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_that_catches_up_leaves_the_others_their_filter_and_their_chunks() {
+    let broker = with_topic().await;
+    broker.with_plugin("later", FROM_THE_SECOND_ON).await;
+    with_old_records(&broker).await;
+    let latest = Subscribe {
+        from: Start::Latest,
+        ..through("later")
+    };
+    let mut live = broker.reader(&latest).await;
+    broker.append("t", &["live"]).await;
+    // Its instance drops what it is called with first.
+    assert!(matches!(next(&mut live, Form::Binary).await, Next::Idle));
+    let mut behind = broker.reader(&through("later")).await;
+    let loaded = within("a load", load(behind.poll(Form::Binary))).await;
+    let arrived = behind.arrived(loaded, Form::Binary);
+    assert!(arrived.is_none(), "another instance drops its first, too");
+    assert!(behind.is_ahead());
+    broker.append("t", &["live"]).await;
+    let progress = next(&mut live, Form::Binary).await;
+    assert!(
+        matches!(progress, Next::Progress(_)),
+        "{}",
+        describe(&progress)
+    );
+    let delivered = deliver(&*frame(&mut live, Form::Binary).await, Form::Binary);
+    assert_eq!(offsets(&delivered), [21]);
+}
+
+#[tokio::test]
+async fn too_many_instances_end_a_subscription_for_now_and_its_stream_goes_on() {
+    const INSTANCES_MAX: u32 = 16;
+    let broker = broker().await;
+    let partitions = INSTANCES_MAX + 1;
+    broker
+        .with_topic("t", partitions, TopicSettings::default())
+        .await;
+    broker.with_plugin("all", Guest::default()).await;
+    let subscribed = broker.subscribe(&through("all")).await;
+    let (stream, mut cursors) = subscribed.expect("a stream");
+    for cursor in &mut cursors {
+        broker.append_to("t", cursor.partition(), &["a"]).await;
+        match (next(cursor, Form::Binary).await, cursor.partition()) {
+            (Next::Frame(_), number) if number < INSTANCES_MAX => {}
+            (Next::Ended(error), INSTANCES_MAX) => {
+                assert_eq!(error.code, ErrorCode::TooMany);
+                assert!(error.code.retryable());
+            }
+            (other, number) => panic!("partition {number}: {}", describe(&other)),
+        }
+    }
+    broker.append("t", &["b"]).await;
+    frame(&mut cursors[0], Form::Binary).await;
+    // Who joins a stream that runs needs no instance to try its parameters.
+    let (joined, _) = broker.subscribe(&through("all")).await.expect("it runs");
+    assert_eq!(joined.id(), stream.id());
+    let new = Subscribe {
+        filter: Some(Filter {
+            plugin: "all".to_owned(),
+            params: BTreeMap::from([("other".to_owned(), String::new())]),
+        }),
+        ..subscribe(Start::Earliest)
+    };
+    refused(
+        broker.subscribe(&new).await,
+        ErrorCode::TooMany,
+        "instances",
+    );
+}
+
+#[tokio::test]
+async fn large_records_are_written_as_json_by_a_load_and_once() {
+    let broker = with_topic().await;
+    let mut cursors = [
+        broker.reader(&subscribe(Start::Latest)).await,
+        broker.reader(&subscribe(Start::Latest)).await,
+    ];
+    let mut batch = BatchBuilder::default();
+    let zeros = vec![b'0'; 1 << 20];
+    batch.push(1, None, Some(&zeros), &[]).expect("it fits");
+    let batch = batch.finish(Compression::Zstd, None).expect("a batch");
+    let pending = broker.produce(Produce {
+        topic: name("t"),
+        partition: Some(0),
+        batch: batch.into(),
+    });
+    within("producing", pending.expect("accepted").answer())
+        .await
+        .expect("durable");
+    let loads = cursors
+        .each_mut()
+        .map(|cursor| load(cursor.poll(Form::Json)));
+    let mut frames = Vec::new();
+    for (cursor, load) in cursors.iter_mut().zip(loads) {
+        match cursor.arrived(within("a load", load).await, Form::Json) {
+            Some(Next::Frame(frame)) => frames.push(frame),
+            _ => panic!("a frame was expected"),
+        }
+    }
+    assert!(Arc::ptr_eq(&frames[0], &frames[1]));
+    assert_eq!(offsets(&deliver(&frames[0], Form::Json)), [0]);
+}
+
+#[derive(Default)]
+struct Counting(std::sync::atomic::AtomicUsize);
+
+impl Follower for Counting {
+    fn grown(&self) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn whoever_follows_a_stream_is_told_that_it_has_grown_and_no_longer_afterwards() {
+    let broker = with_topic().await;
+    let subscribed = broker.subscribe(&subscribe(Start::Latest)).await;
+    let (stream, _) = subscribed.expect("a stream");
+    let (stays, left) = (Arc::new(Counting::default()), Arc::new(Counting::default()));
+    let _guard = stream.follow(stays.clone());
+    drop(stream.follow(left.clone()));
+    let alter = AlterTopic {
+        topic: name("t"),
+        partitions: Some(2),
+        durability: None,
+        retention_ms: None,
+        retention_bytes: None,
+    };
+    // The caller goes away at once.
+    assert!(futures_util::FutureExt::now_or_never(broker.alter_topic(alter)).is_none());
+    let told = |counting: &Counting| counting.0.load(std::sync::atomic::Ordering::Relaxed);
+    eventually("the follower should be told", || told(&stays) == 1).await;
+    assert_eq!(told(&left), 0);
+    assert!(stream.earliest(1).is_some());
+}
+
+#[tokio::test]
+async fn a_subscription_names_each_partition_once() {
+    let broker = with_topic().await;
+    let position = |partition| Position {
+        partition,
+        offset: 0,
+        epoch: 1,
+    };
+    let resuming = |positions: &[u32]| Subscribe {
+        resume: positions.iter().copied().map(position).collect(),
+        ..subscribe(Start::Earliest)
+    };
+    let naming = |partitions: &[u32]| Subscribe {
+        partitions: partitions.to_vec(),
+        ..subscribe(Start::Earliest)
+    };
+    for (request, code, words) in [
+        (resuming(&[0, 0]), ErrorCode::InvalidArgument, "twice"),
+        (
+            resuming(&[1, 0]),
+            ErrorCode::UnknownPartition,
+            "1 was asked for",
+        ),
+        (naming(&[0, 0]), ErrorCode::InvalidArgument, "names 2"),
+        (
+            naming(&[0, 7]),
+            ErrorCode::UnknownPartition,
+            "7 was asked for",
+        ),
+    ] {
+        refused(broker.subscribe(&request).await, code, words);
     }
 }
