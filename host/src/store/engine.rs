@@ -150,7 +150,7 @@ impl Engine {
                 matches!(&request, Request::Commit { commit, .. } if !commit.catalog.is_empty());
             // A change of the catalog is in effect once it is written, so whatever rests on it
             // must be in another group.
-            if is_alone || draft.payload_bytes >= self.config.group_bytes {
+            if is_alone || draft.bytes() >= self.config.group_bytes {
                 self.flush(&mut writer, &mut draft);
             }
             self.draft(&mut writer, &mut draft, request);
@@ -232,7 +232,7 @@ impl Engine {
         if let Some(reason) = self.failure() {
             return Err(CommitError::StorageFailed(reason));
         }
-        let bytes = draft.payload_bytes + 2 * draft.directory.len() as u64;
+        let bytes = draft.bytes();
         if !self.has_room(bytes) {
             return Err(self.refuse_for_room(bytes));
         }
@@ -247,12 +247,7 @@ impl Engine {
             records_before: writer.records,
             changes_before: writer.changes,
             payload_bytes: draft.payload_bytes,
-            directory_bytes: u32::try_from(draft.directory.len()).map_err(|_| {
-                CommitError::TooLarge {
-                    bytes,
-                    bytes_max: u64::from(u32::MAX),
-                }
-            })?,
+            directory_bytes: directory_bytes(draft)?,
             operations: draft.operations,
         };
         let frame = group::encode(&header, &draft.directory);
@@ -383,7 +378,8 @@ impl Engine {
                 partition,
                 epoch,
             } => {
-                let log = writer.logs.get(&(topic, partition))?;
+                let log = writer.logs.get_mut(&(topic, partition))?;
+                log.last_needs = writer.sequence;
                 log.partition.repair(epoch);
                 writer
                     .touched
@@ -518,18 +514,170 @@ impl Engine {
     }
 }
 
+/// The length of a draft's directory, if a reader takes one so large.
+fn directory_bytes(draft: &Draft) -> Result<u32, CommitError> {
+    let bytes = draft.directory.len() as u64;
+    match u32::try_from(bytes) {
+        Ok(length) if length <= group::DIRECTORY_BYTES_MAX => Ok(length),
+        _ => Err(CommitError::TooLarge {
+            bytes,
+            bytes_max: u64::from(group::DIRECTORY_BYTES_MAX),
+        }),
+    }
+}
+
 impl Writer {
-    /// Knows the partitions of a topic that it did not know.
+    /// Knows the partitions of a topic that it did not know. The newest group
+    /// made or altered the topic: without it nothing that rests on it may be
+    /// visible or acknowledged, however durable the topic is.
     pub(crate) fn add_logs(&mut self, topic: &Arc<Topic>) {
+        let needs = self.sequence;
         for partition in topic.partitions().iter() {
             self.logs
                 .entry((topic.id(), partition.number()))
+                .and_modify(|log| log.last_needs = needs)
                 .or_insert_with(|| Log {
                     topic: topic.clone(),
                     partition: partition.clone(),
                     next: partition.end(),
-                    last_needs: 0,
+                    last_needs: needs,
                 });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use eddy_protocol::frame::{Durability, TopicSettings};
+    use eddy_protocol::{Batch, BatchBuilder, Compression, TopicName};
+
+    use super::*;
+    use crate::io::{FaultyDisk, ManualClock};
+    use crate::store::commit::{Append, CatalogChange, Change, Commit, Committed, Table};
+    use crate::store::recovery;
+    use crate::store::request::{Ticket, ticket};
+
+    fn engine(config: Config) -> Engine {
+        let disk = Arc::new(FaultyDisk::new(1));
+        let clock = Arc::new(ManualClock::new(0));
+        recovery::open(config, disk, clock, Box::new(|_| {})).expect("the folder is empty")
+    }
+
+    fn request(commit: Commit) -> (Request, Ticket<Committed>) {
+        let (reply, ticket) = ticket();
+        (Request::Commit { commit, reply }, ticket)
+    }
+
+    fn change(change: CatalogChange) -> Commit {
+        Commit {
+            catalog: vec![change],
+            ..Commit::default()
+        }
+    }
+
+    fn settings(durability: Durability) -> TopicSettings {
+        TopicSettings {
+            durability,
+            ..TopicSettings::default()
+        }
+    }
+
+    fn create(durability: Durability) -> Commit {
+        change(CatalogChange::Create {
+            name: TopicName::parse("t").expect("the name is plain"),
+            partitions: 1,
+            settings: settings(durability),
+        })
+    }
+
+    fn produce() -> Commit {
+        Commit {
+            appends: vec![Append {
+                topic: TopicId(1),
+                partition: 0,
+                batch: batch(),
+            }],
+            ..Commit::default()
+        }
+    }
+
+    fn batch() -> Batch {
+        let mut builder = BatchBuilder::new();
+        builder
+            .push(0, None, Some(b"value"), &[])
+            .expect("the record is small");
+        builder
+            .finish(Compression::None, None)
+            .expect("the batch is small")
+    }
+
+    /// Writes a record on top of an unsynced change of its topic.
+    fn check_that_nothing_outruns(before: Option<Commit>, unsynced: Commit) {
+        let engine = engine(Config::default());
+        if let Some(commit) = before {
+            let (request, _ticket) = request(commit);
+            engine.write(vec![request]);
+            engine.sync();
+        }
+        let (changed, mut changed_ticket) = request(unsynced);
+        let (produced, mut produced_ticket) = request(produce());
+        engine.write(vec![changed, produced]);
+        let partition = engine
+            .catalog
+            .by_id(TopicId(1))
+            .and_then(|topic| topic.partition(0))
+            .expect("it is in effect");
+        assert!(changed_ticket.try_take().is_none() && produced_ticket.try_take().is_none());
+        assert_eq!(partition.end(), 0, "nobody may see it yet");
+        engine.sync();
+        produced_ticket
+            .try_take()
+            .expect("it is synced")
+            .expect("there is room");
+        assert_eq!(partition.end(), 1);
+        let (request, mut ticket) = request(produce());
+        engine.write(vec![request]);
+        ticket
+            .try_take()
+            .expect("a memory topic waits for no sync otherwise")
+            .expect("there is room");
+    }
+
+    #[test]
+    fn no_record_outruns_the_creation_of_its_memory_topic() {
+        check_that_nothing_outruns(None, create(Durability::Memory));
+    }
+
+    #[test]
+    fn no_record_outruns_the_change_that_makes_its_topic_one_of_memory() {
+        let alter = CatalogChange::Alter {
+            topic: TopicId(1),
+            partitions: None,
+            settings: settings(Durability::Memory),
+        };
+        check_that_nothing_outruns(Some(create(Durability::Disk)), change(alter));
+    }
+
+    #[test]
+    fn a_group_ends_where_its_changes_of_tables_are_large_enough() {
+        let engine = engine(Config {
+            group_bytes: 1000,
+            ..Config::default()
+        });
+        let put = |n: u32| {
+            let change = Change::Put {
+                table: Table::Cursors,
+                key: Bytes::from(n.to_string()),
+                value: Bytes::from(vec![0; 100]),
+            };
+            let (request, _) = request(Commit {
+                changes: vec![change],
+                ..Commit::default()
+            });
+            request
+        };
+        engine.write((0..100).map(put).collect());
+        assert!(engine.writer.lock().sequence > 10);
     }
 }

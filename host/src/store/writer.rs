@@ -112,6 +112,11 @@ impl Draft {
         self.operations += 1;
     }
 
+    /// What the group takes, but for its headers and padding.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.payload_bytes + 2 * self.directory.len() as u64
+    }
+
     /// How many offsets the group gives.
     pub(crate) fn records(&self) -> u64 {
         self.spans
@@ -216,6 +221,7 @@ impl Writer {
             push.needs = needs;
             if let Some(log) = self.logs.get_mut(&push.key) {
                 log.last_needs = log.last_needs.max(needs);
+                push.needs = log.last_needs;
             }
         }
         needs.max(waits.for_earlier)
