@@ -39,7 +39,7 @@ use super::journal::operation::{decode_settings, decode_text, encode_settings, e
 use super::journal::{self};
 use super::partition::{Partition, first_epoch};
 use super::producer::{Identity, PartitionKey, Sent, Window};
-use super::segment::HEADER_BYTES;
+use super::segment::{HEADER_BYTES, SyncFault};
 use super::table::{Changes, WriteError, full_key};
 use super::writer::Writer;
 
@@ -90,7 +90,8 @@ pub(crate) enum Outcome {
     Done,
     /// There was nothing to do.
     Nothing,
-    /// There was no room; nothing is lost, another try may do.
+    /// There was no room, or a partition's records are in no segment; nothing is
+    /// lost, another try may do.
     Postponed,
     Failed,
 }
@@ -235,7 +236,8 @@ impl Engine {
             return outcome;
         }
         let entries = match self.sync_segments(frozen) {
-            Ok(entries) => entries,
+            Ok(Some(entries)) => entries,
+            Ok(None) => return Outcome::Postponed,
             Err(error) if crate::io::is_full(&error) => return Outcome::Postponed,
             Err(error) => {
                 self.fail("sync the segments", &error);
@@ -275,28 +277,38 @@ impl Engine {
     }
 
     fn apply_frozen(&self, frozen: &Frozen) -> Outcome {
-        let is_behind = || {
-            frozen.partitions.iter().any(|(_, partition, end)| {
-                !partition.is_deleted() && partition.applied_end() < *end
-            })
+        let any = |is: &dyn Fn(&Partition, u64) -> bool| {
+            let mut alive = frozen
+                .partitions
+                .iter()
+                .filter(|(_, partition, _)| !partition.is_deleted());
+            alive.any(|(_, partition, end)| is(partition, *end))
         };
-        while is_behind() {
+        let is_behind = || any(&|partition, end| partition.applied_end() < end);
+        // What such a partition has in the journal only must stay there.
+        let is_held = || any(&|partition, _| partition.is_held());
+        while is_behind() && !is_held() {
             match self.apply() {
                 Applied::Some => {}
-                Applied::Full => return Outcome::Postponed,
+                Applied::Full | Applied::Again => return Outcome::Postponed,
                 Applied::Failed => return Outcome::Failed,
                 Applied::Nothing if !is_behind() => break,
                 Applied::Nothing => return Outcome::Postponed,
             }
         }
-        Outcome::Done
+        if is_held() {
+            Outcome::Postponed
+        } else {
+            Outcome::Done
+        }
     }
 
-    /// Syncs the frozen partitions' segments and says how far they are.
+    /// Syncs the frozen partitions' segments and says how far they are; nothing
+    /// if one could not be opened. An error is one of a sync.
     fn sync_segments(
         &self,
         frozen: &Frozen,
-    ) -> std::io::Result<Vec<(Arc<Partition>, PartitionEntry)>> {
+    ) -> std::io::Result<Option<Vec<(Arc<Partition>, PartitionEntry)>>> {
         let alive = frozen
             .partitions
             .iter()
@@ -316,17 +328,25 @@ impl Engine {
             .for_each(|(_, segment)| segment.save_index(&self.files));
         if unsynced.len() > self.config.sync_files_max {
             self.files.sync_everything()?;
-            return Ok(entries);
+            return Ok(Some(entries));
         }
+        let mut is_whole = true;
         for (partition, segment) in &unsynced {
             match segment.sync(&self.files) {
+                Ok(()) => {}
                 // Its files may be gone by now.
                 Err(_) if partition.is_deleted() => {}
-                other => other?,
+                Err(SyncFault::Sync(error)) => return Err(error),
+                Err(SyncFault::Open(fault)) => {
+                    is_whole = false;
+                    if fault.is_barred() {
+                        self.hold(partition, &fault);
+                    }
+                }
             }
         }
         self.files.sync_folders()?;
-        Ok(entries)
+        Ok(is_whole.then_some(entries))
     }
 
     fn partition_entry(

@@ -32,7 +32,7 @@ use crate::io::{Clock, Disk};
 
 /// How often the keeper looks around without being asked.
 const KEEPER_PAUSE: Duration = Duration::from_millis(500);
-/// How long a thread waits before it tries again what a full disk refused.
+/// How long a thread waits before it tries again what the system refused.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
 /// How often producers that were idle for too long are looked for.
 const FORGET_INTERVAL: Duration = Duration::from_secs(600);
@@ -391,7 +391,7 @@ impl Shared {
         while !self.is_over() {
             match self.engine.apply() {
                 Applied::Some => {}
-                Applied::Full => thread::park_timeout(FULL_PAUSE),
+                Applied::Full | Applied::Again => thread::park_timeout(FULL_PAUSE),
                 Applied::Nothing | Applied::Failed => thread::park(),
             }
         }
@@ -465,7 +465,9 @@ impl Shared {
         match self.engine.close() {
             Outcome::Done | Outcome::Nothing => {}
             Outcome::Postponed => {
-                tracing::warn!("no room for the last checkpoint; the journal will be replayed");
+                tracing::warn!(
+                    "the last checkpoint could not be made; the journal will be replayed"
+                );
             }
             Outcome::Failed => {
                 tracing::error!("the last checkpoint failed; the journal will be replayed");

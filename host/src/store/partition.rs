@@ -3,8 +3,9 @@
 //! Records go through three places: *pending* (in the journal, not visible
 //! yet), the *tail* (visible, in memory, shared by all readers) and segments.
 //! What is not in a segment yet stays in the tail. Readers never wait on the
-//! writer: the lock here is held for moving pointers only, never over a read,
-//! a write or a watcher's call.
+//! writer: the locks here and in a segment are held for moving pointers only,
+//! never over a read, a write or a watcher's call. Only who is the first to
+//! need a segment's index waits for it, with the others who need it then.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -41,6 +42,9 @@ pub struct Partition {
     stopped: RwLock<Option<Arc<str>>>,
     /// Whether recovery stopped it, and [`Partition::repair`] may let it go on.
     can_repair: AtomicBool,
+    /// The journal has records of it that can come into no segment: no
+    /// checkpoint may let them go.
+    is_held: AtomicBool,
     /// Its topic was deleted: nothing may be written any more.
     is_deleted: AtomicBool,
     pub(crate) watchers: Watchers,
@@ -60,6 +64,8 @@ struct Inner {
     /// Records below this offset are in segments.
     applied: u64,
     is_queued: bool,
+    /// How many turns of the applier in a row did nothing.
+    failures: u32,
     segments: Arc<Vec<Arc<Segment>>>,
     places: [(u64, Place); PLACES],
     place_next: usize,
@@ -150,6 +156,7 @@ impl Partition {
             checkpointed: AtomicU64::new(opened.checkpointed),
             is_stopped: AtomicBool::new(opened.stopped.is_some()),
             can_repair: AtomicBool::new(opened.stopped.is_some()),
+            is_held: AtomicBool::new(false),
             is_deleted: AtomicBool::new(false),
             stopped: RwLock::new(opened.stopped),
             watchers: Watchers::default(),
@@ -163,6 +170,7 @@ impl Partition {
                 applied_batches: 0,
                 applied: opened.end,
                 is_queued: false,
+                failures: 0,
                 segments: Arc::new(opened.segments),
                 places: [(u64::MAX, Place { offset: 0, at: 0 }); PLACES],
                 place_next: 0,
@@ -232,7 +240,8 @@ impl Partition {
     }
 
     /// The batches from `offset` on that are in memory; stops after the one
-    /// that passes `bytes_max`. Never waits.
+    /// that passes `bytes_max`, which counts what the batches take expanded.
+    /// Never waits.
     pub fn read_tail(&self, offset: u64, bytes_max: u64) -> TailRead {
         if let Some(reason) = self.stop_reason() {
             return TailRead::Stopped(reason);
@@ -258,8 +267,8 @@ impl Partition {
     }
 
     /// The batches from `offset` on; stops after the one that passes
-    /// `bytes_max`, at a segment's end, or at the partition's end. May wait for
-    /// the disk.
+    /// `bytes_max` (which counts what the batches take expanded), at a segment's
+    /// end, or at the partition's end. May wait for the disk.
     pub fn read(&self, offset: u64, bytes_max: u64) -> Result<Read, ReadError> {
         loop {
             match self.read_tail(offset, bytes_max) {
@@ -296,7 +305,8 @@ impl Partition {
             (inner.segments.clone(), unapplied, inner.applied)
         };
         for segment in segments.iter() {
-            match self.time_in_segment(segment, time_ms, applied) {
+            let found = self.look(segment, || self.time_in_segment(segment, time_ms, applied));
+            match found {
                 Ok(None) => {}
                 Ok(Some(offset)) => return Ok(offset.max(self.start())),
                 Err(Fault::Missing { .. }) if segment.key.base < self.start() => {}
@@ -309,7 +319,7 @@ impl Partition {
 
     fn time_in_segment(
         &self,
-        segment: &Segment,
+        segment: &Arc<Segment>,
         time_ms: i64,
         applied: u64,
     ) -> Result<Option<u64>, Fault> {
@@ -328,6 +338,7 @@ impl Partition {
                 len: segment.len(),
             };
             let found = read::read(&self.files, segment.key, from, wanted)?;
+            self.files.watch(segment);
             if let Some(batch) = found
                 .batches
                 .iter()
@@ -356,15 +367,10 @@ impl Partition {
                 .find(|(base, place)| *base == segment.key.base && place.offset == offset);
             (segment, place.map(|(_, place)| *place))
         };
-        let found = match self.read_at(&segment, offset, bytes_max, place) {
-            // A wrong index sends readers to a wrong place; only a second look, with an index made
-            // from the segment itself, tells that from a damaged segment.
-            Err(Fault::Damaged { .. }) => {
-                segment.rebuild_index(&self.files)?;
-                self.read_at(&segment, offset, bytes_max, None)?
-            }
-            other => other?,
-        };
+        let mut place = place;
+        let found = self.look(&segment, || {
+            self.read_at(&segment, offset, bytes_max, place.take())
+        })?;
         self.files.watch(&segment);
         if found.batches.is_empty() {
             let path = self.files.disk().describe(&segment.key.path());
@@ -383,6 +389,22 @@ impl Partition {
         inner.places[slot] = (segment.key.base, found.next);
         inner.place_next = (slot + 1) % PLACES;
         Ok(found.batches)
+    }
+
+    /// A wrong index sends readers to a wrong place; only a second look, with an index made from
+    /// the segment itself, tells that from a damaged segment.
+    fn look<T>(
+        &self,
+        segment: &Segment,
+        mut look: impl FnMut() -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        match look() {
+            Err(Fault::Damaged { .. }) => {
+                segment.rebuild_index(&self.files)?;
+                look()
+            }
+            other => other,
+        }
     }
 
     fn read_at(
@@ -422,7 +444,7 @@ impl Partition {
     /// Damage stops the partition; what the system could not do may work the next time.
     fn fail(&self, fault: &Fault) -> ReadError {
         match fault {
-            Fault::Io { path, reason } => ReadError::Io {
+            Fault::Io { path, reason, .. } => ReadError::Io {
                 path: path.clone(),
                 reason: reason.clone(),
             },
@@ -480,6 +502,16 @@ impl Partition {
         self.can_repair.store(false, Ordering::Release);
         self.is_stopped.store(false, Ordering::Release);
         self.watchers.notify(self.topic, self.number);
+    }
+
+    /// Stops the partition until a restart: what of it is only in the journal stays there.
+    pub(crate) fn hold(&self, reason: Arc<str>) {
+        self.is_held.store(true, Ordering::Release);
+        self.stop(reason);
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_epoch(&self, epoch: u32) {
@@ -546,9 +578,33 @@ impl Partition {
         let bytes: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut inner = self.inner.lock();
+        inner.failures = 0;
         inner.applied = last.end_offset();
         inner.applied_batches += batches.len();
         while inner.tail_bytes > tail_bytes_max && self.drop_front(&mut inner) {}
+    }
+
+    /// Counts a turn of the applier that did nothing; returns how many there were in a row.
+    pub(crate) fn failed_again(&self) -> u32 {
+        let mut inner = self.inner.lock();
+        inner.failures += 1;
+        inner.failures
+    }
+
+    /// Frees the memory of what is in no segment; returns how much. Who stops a
+    /// partition for good has no reader for it.
+    pub(crate) fn drop_unapplied(&self) -> u64 {
+        let mut inner = self.inner.lock();
+        let applied = inner.applied_batches;
+        let bytes: u64 = inner
+            .tail
+            .drain(applied..)
+            .map(|batch| batch.len() as u64)
+            .sum();
+        inner.tail_bytes -= bytes;
+        inner.is_queued = false;
+        self.tails_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        bytes
     }
 
     /// Whether everything visible is in segments; if so, the applier must be
@@ -598,6 +654,8 @@ impl Partition {
         self.bytes.fetch_add(segment.len(), Ordering::Relaxed);
         let mut inner = self.inner.lock();
         let mut segments = Vec::clone(&inner.segments);
+        // One without a batch may be begun again where its file does not serve.
+        segments.retain(|older| older.key.base < segment.key.base);
         segments.push(segment);
         inner.segments = Arc::new(segments);
     }
@@ -645,7 +703,7 @@ impl Inner {
         let mut bytes = 0;
         let mut found = Vec::new();
         for batch in self.tail.range(from..) {
-            bytes += batch.len() as u64;
+            bytes += read::cost(batch);
             found.push(batch.clone());
             if bytes >= bytes_max {
                 break;

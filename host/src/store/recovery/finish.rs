@@ -263,8 +263,8 @@ fn build_topic(
     let mut partitions = Vec::with_capacity(topic.parts.len());
     for part in topic.parts {
         let start = match part.segments.first() {
+            _ if part.broken.is_some() => part.start,
             Some(segment) => segment.key.base,
-            None if part.broken.is_some() => part.start,
             None => part.end,
         };
         let opened = Opened {
@@ -282,10 +282,14 @@ fn build_topic(
             shared.clone(),
             opened,
         ));
-        if let Some(reason) = part.broken {
-            partition.stop(reason.into());
+        let is_held = part.broken.is_some() || part.held.is_some();
+        if let Some(reason) = part.broken.or(part.held) {
+            partition.hold(reason.into());
         }
-        if part.is_touched {
+        if let Some((_, damage)) = part.damaged {
+            partition.stop(damage.to_string().into());
+        }
+        if part.is_touched || is_held {
             writer.touched.insert(part.key, partition.clone());
         }
         partitions.push(partition);

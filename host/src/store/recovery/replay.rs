@@ -20,7 +20,7 @@ use crate::store::partition::first_epoch;
 use crate::store::producer::{PartitionKey, Producers};
 use crate::store::segment::append::Run;
 use crate::store::segment::files::Files;
-use crate::store::segment::{self, AppendFault, Key, Segment};
+use crate::store::segment::{self, AppendFault, Fault, Key, Segment};
 use crate::store::table::{Changes, entry};
 
 /// What is written to a segment at once.
@@ -40,8 +40,12 @@ pub(crate) struct Part {
     pub(crate) found: BTreeMap<u64, u64>,
     /// Why it is stopped until it is repaired.
     pub(crate) stopped: Option<String>,
-    /// Why it is stopped until its files are brought back.
+    /// Why it is stopped until its files are brought back; the journal stays until then.
     pub(crate) broken: Option<String>,
+    /// As `broken`, where even what is in the journal can come into no segment: it ends at `end`.
+    pub(crate) held: Option<String>,
+    /// Damage that was met in a segment, by its base.
+    pub(crate) damaged: Option<(u64, Fault)>,
     pub(crate) is_touched: bool,
     /// Segments that begin below this are wholly synced.
     pub(crate) checkpointed: u64,
@@ -91,6 +95,8 @@ impl Part {
             found,
             stopped: None,
             broken: None,
+            held: None,
+            damaged: None,
             is_touched: false,
             checkpointed: 0,
             proven: damages,
@@ -116,14 +122,20 @@ impl Part {
         let (topic, partition) = key;
         for (base, bytes) in part.found.range(entry.start..=entry.segment) {
             let is_newest = *base == entry.segment;
-            let length = if is_newest { entry.length } else { *bytes };
+            let length = if is_newest {
+                entry.length.min(*bytes)
+            } else {
+                *bytes
+            };
             let key = Key {
                 topic,
                 partition,
                 base: *base,
             };
+            // What comes behind one that was cut short goes to another one.
+            let is_closed = length < entry.length || !is_newest;
             part.segments
-                .push(Arc::new(Segment::existing(key, length, !is_newest)));
+                .push(Arc::new(Segment::existing(key, length, is_closed)));
         }
         let newest = Key {
             topic,
@@ -150,7 +162,7 @@ impl Part {
     }
 
     pub(crate) fn serves(&self) -> bool {
-        self.stopped.is_none() && self.broken.is_none()
+        self.stopped.is_none() && self.broken.is_none() && self.held.is_none()
     }
 
     pub(crate) fn stop(&mut self, reason: String) {
@@ -355,7 +367,7 @@ impl<'a> Replay<'a> {
         let Some(part) = self.part(key) else {
             return Ok(());
         };
-        if !part.serves() {
+        if part.stopped.is_some() || part.held.is_some() {
             return Ok(());
         }
         if placed.base > part.end {
@@ -447,16 +459,19 @@ impl<'a> Replay<'a> {
         };
         let segments = &mut part.segments;
         let written = run.append(&batches, |segment| segments.push(segment));
-        match written {
-            Ok(()) => {}
-            Err((_, AppendFault::Index(fault))) => part.broken = Some(fault.to_string()),
-            Err((_, AppendFault::Io(source))) => {
-                let path = files.disk().describe(&segment::folder(key.0, key.1));
+        part.damaged = part.damaged.take().or(written.left);
+        match written.fault {
+            None => {}
+            Some(AppendFault::Full(source)) => {
                 return Err(OpenError::Io {
                     action: "write segments of",
-                    path,
+                    path: files.disk().describe(&segment::folder(key.0, key.1)),
                     source,
                 });
+            }
+            Some(fault) => {
+                part.end = batches[written.batches].base_offset();
+                part.held = Some(fault.to_string());
             }
         }
         self.buffered = self.buffered.saturating_sub(bytes);
@@ -472,7 +487,7 @@ impl<'a> Replay<'a> {
             .values_mut()
             .flat_map(|topic| topic.parts.iter_mut())
         {
-            if part.broken.is_some() {
+            if part.held.is_some() {
                 // Whoever brings its files back should find everything else untouched.
                 continue;
             }
@@ -501,9 +516,13 @@ fn trim(files: &Files, part: &Part) -> std::io::Result<()> {
             partition,
             base: *base,
         };
+        if part.broken.is_some() && *base <= part.checkpointed {
+            // As above: only what the journal brings back may be written over.
+            continue;
+        }
         match used.get(base) {
             None => files.remove(key)?,
-            Some(len) if len < bytes => files.open(key)?.truncate(*len)?,
+            Some(len) if len < bytes => files.open_unchecked(key)?.truncate(*len)?,
             Some(_) => {}
         }
     }

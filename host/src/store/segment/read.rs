@@ -34,10 +34,16 @@ pub(crate) struct Found {
 pub(crate) struct Wanted {
     /// Batches that end at or before this offset are left out.
     pub(crate) offset: u64,
-    /// Stop after the batch that passes this many bytes.
+    /// Stop after the batch with which their [`cost`] passes this many bytes.
     pub(crate) bytes_max: u64,
     /// How much of the file is in use.
     pub(crate) len: u64,
+}
+
+/// What a batch takes of a reader's limit: who reads the records of a compressed
+/// one holds what it becomes expanded.
+pub(crate) fn cost(batch: &Batch) -> u64 {
+    batch.len().max(batch.raw_len()) as u64
 }
 
 /// Reads from `from` on. Every batch that is returned was checked: its
@@ -45,31 +51,10 @@ pub(crate) struct Wanted {
 pub(crate) fn read(files: &Files, key: Key, from: Place, wanted: Wanted) -> Result<Found, Fault> {
     let mut reader = Reader::open(files, key, from, wanted.len)?;
     let mut batches = Vec::new();
-    let mut bytes = 0;
-    let mut chunk_bytes = wanted.bytes_max.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
-    while bytes < wanted.bytes_max && reader.next.at < wanted.len {
-        let chunk = reader.chunk(chunk_bytes)?;
-        let mut cut = Cut {
-            chunk: &chunk,
-            at: 0,
-        };
-        while let Some(header) = reader.peek(&cut)? {
-            let encoded = cut.take(header.length());
-            if header.end_offset() > wanted.offset {
-                let batch = reader.check(encoded)?;
-                bytes += batch.len() as u64;
-                batches.push(batch);
-            }
-            reader.advance(&header);
-            if bytes >= wanted.bytes_max {
-                break;
-            }
-        }
-        if cut.at == 0 {
-            chunk_bytes = reader.larger(&chunk)?;
-        } else if !batches.is_empty() {
-            break;
-        }
+    match reader.fill(&mut batches, wanted) {
+        // What is whole before the damage is whole; the next read says what is not.
+        Err(Fault::Damaged { .. }) if !batches.is_empty() => {}
+        other => other?,
     }
     Ok(Found {
         batches,
@@ -104,10 +89,40 @@ impl<'a> Reader<'a> {
         Ok(Reader {
             files,
             key,
-            file: files.open_to_read(key)?,
+            file: files.open(key)?,
             next,
             len,
         })
+    }
+
+    fn fill(&mut self, batches: &mut Vec<Batch>, wanted: Wanted) -> Result<(), Fault> {
+        let mut bytes = 0;
+        let mut chunk_bytes = wanted.bytes_max.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        while bytes < wanted.bytes_max && self.next.at < wanted.len {
+            let chunk = self.chunk(chunk_bytes)?;
+            let mut cut = Cut {
+                chunk: &chunk,
+                at: 0,
+            };
+            while let Some(header) = self.peek(&cut)? {
+                let encoded = cut.take(header.length());
+                if header.end_offset() > wanted.offset {
+                    let batch = self.check(encoded)?;
+                    bytes += cost(&batch);
+                    batches.push(batch);
+                }
+                self.advance(&header);
+                if bytes >= wanted.bytes_max {
+                    break;
+                }
+            }
+            if cut.at == 0 {
+                chunk_bytes = self.larger(&chunk)?;
+            } else if !batches.is_empty() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn chunk(&self, chunk_bytes: u64) -> Result<Bytes, Fault> {
@@ -120,10 +135,7 @@ impl<'a> Reader<'a> {
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Err(self.damaged(error.to_string()))
             }
-            Err(error) => Err(Fault::Io {
-                path: self.path(),
-                reason: error.to_string(),
-            }),
+            Err(error) => Err(self.files.fault(self.key, &error)),
         }
     }
 
