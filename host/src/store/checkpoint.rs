@@ -102,7 +102,7 @@ struct Frozen {
     tables: Arc<Changes>,
     topics: Vec<(TopicId, Option<TopicEntry>)>,
     partitions: Vec<(PartitionKey, Arc<Partition>, u64)>,
-    identities: Vec<(u64, Identity)>,
+    identities: Vec<(u64, Arc<Identity>)>,
     gone: Vec<u64>,
 }
 
