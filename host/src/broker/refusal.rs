@@ -36,7 +36,9 @@ pub(super) fn of_commit(error: &CommitError) -> WireError {
         }
         CommitError::TooLarge { .. } => ErrorCode::BatchTooLarge,
         CommitError::Closed => ErrorCode::ShuttingDown,
-        CommitError::StorageFailed(_) | CommitError::Table(_) => ErrorCode::StorageFailed,
+        CommitError::StorageFailed(_) | CommitError::Table(_) | CommitError::Unreadable(_) => {
+            ErrorCode::StorageFailed
+        }
     };
     metrics::counter!(names::COMMITS_REFUSED, "code" => code.name()).increment(1);
     code.because(error.to_string())

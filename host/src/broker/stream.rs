@@ -402,9 +402,9 @@ impl Cursor {
         if let Some(failure) = self.stream.filter.as_ref().and_then(Filter::failure) {
             return Some(Next::Ended(failure.clone()));
         }
-        let start = self.lane.partition.start();
-        if self.next < start {
-            return Some(Next::Gap(self.jump(start)));
+        let next = self.lane.partition.next_from(self.next);
+        if self.next < next {
+            return Some(Next::Gap(self.jump(next)));
         }
         if self.next >= self.lane.partition.end() {
             return Some(match self.lane.partition.stopped() {

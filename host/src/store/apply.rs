@@ -60,8 +60,8 @@ impl Engine {
         let bytes: u64 = applied.iter().map(|batch| batch.len() as u64).sum();
         partition.applied(applied, self.config.tail_bytes);
         self.unapplied_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        if let Some((_, damage)) = written.left {
-            partition.stop(damage.to_string().into());
+        if let Some((segment, damage)) = written.left {
+            partition.stop(damage.to_string().into(), Some(segment));
         }
         if let Some(fault) = written.fault {
             return self.not_applied(partition, fault);
@@ -92,15 +92,15 @@ impl Engine {
             }
             fault => fault,
         };
-        self.hold(&partition, &fault);
+        self.hold(&partition, &fault, None);
         Applied::Some
     }
 
-    /// Stops a partition whose records can come into no segment. They stay in the journal, whole,
-    /// until a restart finds its files in order.
-    pub(crate) fn hold(&self, partition: &Partition, reason: &dyn fmt::Display) {
-        let reason = format!("its segments cannot be written until a restart: {reason}");
-        partition.hold(reason.into());
+    /// Stops a partition whose records can come into no segment, or are in one that is gone. They
+    /// stay in the journal, whole, until a restart finds its files in order.
+    pub(crate) fn hold(&self, partition: &Partition, why: &dyn fmt::Display, segment: Option<u64>) {
+        let reason = format!("its segments cannot be written until a restart: {why}");
+        partition.hold(reason.into(), segment);
         self.drop_unapplied(partition);
     }
 

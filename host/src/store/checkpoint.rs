@@ -11,6 +11,7 @@
 //! 202 topic u64be partition u32be
 //!                   epoch u32 | start u64 | segment u64 | length u64 | end u64
 //!                   | why stopped: length u16 (65535: not stopped) | text
+//!                   | holes (nothing if there are none): count u32, each from u64 | to u64 | at u64
 //! 203 producer u64be
 //!                   epoch u16 | used ms i64 | name length u16 (65535: none) | name | windows u32, each
 //!                   topic u64 | partition u32 | epoch u16 | next u32 | sent u8, each
@@ -20,7 +21,8 @@
 //! Little endian but for the keys, whose order should be that of the numbers.
 //! `segment` and `length` say how far the partition's files are synced and
 //! `end` which offset that is; everything above is written anew from the
-//! journal at recovery.
+//! journal at recovery. A hole is what a repair gave up: the offsets from `from`
+//! to `to`, where the latter is at byte `at` of the segment that `from` is in.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,11 +37,13 @@ use super::apply::Applied;
 use super::commit::TopicId;
 use super::engine::Engine;
 use super::error::TableError;
-use super::journal::operation::{decode_settings, decode_text, encode_settings, encode_text};
+use super::journal::operation::{
+    decode_holes, decode_settings, decode_text, encode_holes, encode_settings, encode_text,
+};
 use super::journal::{self};
 use super::partition::{Partition, first_epoch};
 use super::producer::{Identity, PartitionKey, Sent, Window};
-use super::segment::{HEADER_BYTES, SyncFault};
+use super::segment::{HEADER_BYTES, Hole, SyncFault};
 use super::table::{Changes, WriteError, full_key};
 use super::writer::Writer;
 
@@ -82,6 +86,7 @@ pub(crate) struct PartitionEntry {
     pub(crate) length: u64,
     pub(crate) end: u64,
     pub(crate) stopped: Option<String>,
+    pub(crate) holes: Vec<Hole>,
 }
 
 /// How a checkpoint ended.
@@ -340,7 +345,7 @@ impl Engine {
                 Err(SyncFault::Open(fault)) => {
                     is_whole = false;
                     if fault.is_barred() {
-                        self.hold(partition, &fault);
+                        self.hold(partition, &fault, Some(segment.key.base));
                     }
                 }
             }
@@ -363,6 +368,7 @@ impl Engine {
             length: segments.last().map_or(0, |segment| segment.len()),
             end: partition.applied_end(),
             stopped: partition.lasting_stop().map(|reason| reason.to_string()),
+            holes: partition.holes(),
         };
         (entry, segments)
     }
@@ -413,6 +419,7 @@ fn own_entries(frozen: &Frozen, partitions: &[(Arc<Partition>, PartitionEntry)])
     for (partition, entry) in partitions {
         let has_history = entry.length > 0
             || entry.stopped.is_some()
+            || !entry.holes.is_empty()
             || entry.epoch != first_epoch(partition.topic());
         let value = has_history.then(|| encode_partition(entry));
         own.insert(partition_key(partition.topic(), partition.number()), value);
@@ -494,6 +501,9 @@ fn encode_partition(entry: &PartitionEntry) -> Bytes {
     out.put_u64_le(entry.length);
     out.put_u64_le(entry.end);
     encode_text(entry.stopped.as_deref(), &mut out);
+    if !entry.holes.is_empty() {
+        encode_holes(&entry.holes, &mut out);
+    }
     out.into()
 }
 
@@ -510,6 +520,11 @@ pub(crate) fn decode_partition(
         length: from.try_get_u64_le().ok()?,
         end: from.try_get_u64_le().ok()?,
         stopped: decode_text(&mut from)?,
+        holes: if from.is_empty() {
+            Vec::new()
+        } else {
+            decode_holes(&mut from)?
+        },
     };
     let is_plausible = entry.length == 0 || entry.length >= HEADER_BYTES;
     (from.is_empty() && is_plausible).then_some(((topic, partition), entry))

@@ -18,7 +18,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
-use super::commit::TopicId;
+use super::commit::{CatalogChange, TopicId};
 use super::config::Config;
 use super::error::{CommitError, Health};
 use super::flight::{Flight, Job, Landing};
@@ -56,6 +56,7 @@ pub(crate) struct Engine {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) flight: Flight,
     syncing: Mutex<()>,
+    /// Held over a turn of the applier; taken after `writer`, if both are.
     pub(crate) applying: Mutex<()>,
     pub(crate) apply_queue: Mutex<VecDeque<Arc<Partition>>>,
     pub(crate) tail_order: Mutex<VecDeque<(Arc<Partition>, u64)>>,
@@ -168,6 +169,14 @@ impl Engine {
         let now_ms = self.clock.now_ms();
         match request {
             Request::Commit { commit, reply } => {
+                // A repair looks at segments that should not grow meanwhile.
+                let repairs =
+                    |change: &CatalogChange| matches!(change, CatalogChange::Repair { .. });
+                let _applier_waits = commit
+                    .catalog
+                    .iter()
+                    .any(repairs)
+                    .then(|| self.applying.lock());
                 match writer.draft_commit(draft, commit, (&self.tables, &self.catalog, now_ms)) {
                     Ok((needs, committed)) => draft
                         .answers
@@ -377,10 +386,13 @@ impl Engine {
                 topic,
                 partition,
                 epoch,
+                holes,
             } => {
                 let log = writer.logs.get_mut(&(topic, partition))?;
                 log.last_needs = writer.sequence;
-                log.partition.repair(epoch);
+                for lost in log.partition.repair(epoch, holes) {
+                    self.files.set_aside(lost.key);
+                }
                 writer
                     .touched
                     .insert((topic, partition), log.partition.clone());
@@ -554,7 +566,7 @@ mod tests {
 
     use super::*;
     use crate::io::{FaultyDisk, ManualClock};
-    use crate::store::commit::{Append, CatalogChange, Change, Commit, Committed, Table};
+    use crate::store::commit::{Append, Change, Commit, Committed, Table};
     use crate::store::recovery;
     use crate::store::request::{Ticket, ticket};
 

@@ -83,8 +83,11 @@ pub enum CommitError {
         /// Why.
         reason: String,
     },
-    /// The partition is not stopped, or a restart must find out whether it is whole.
-    #[error("partition {partition} of topic `{topic}` has nothing to repair")]
+    /// The partition is not stopped, or a restart must find out whether its
+    /// files are in order again.
+    #[error(
+        "partition {partition} of topic `{topic}` has nothing to repair: it is not stopped, or only a restart can tell"
+    )]
     NothingToRepair {
         /// The topic.
         topic: TopicName,
@@ -137,6 +140,9 @@ pub enum CommitError {
     /// A table could not be read.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// What a repair must look at could not be read now. Worth trying again.
+    #[error("{0}")]
+    Unreadable(String),
     /// The store was closed before. Nothing of the commit happened, unless the
     /// store was dropped without being closed, which is a crash.
     #[error("the store is closed")]

@@ -394,18 +394,19 @@ impl Writer {
                 let Some(log) = self.logs.get(&(*topic, *partition)) else {
                     return Err(self.no_such_partition(*topic, *partition));
                 };
-                if !log.partition.can_repair() {
-                    let topic = log.topic.name().clone();
+                let plan = log.partition.plan_repair();
+                let plan = plan.map_err(|fault| CommitError::Unreadable(fault.to_string()))?;
+                let Some((epoch, holes)) = plan else {
                     return Err(CommitError::NothingToRepair {
-                        topic,
+                        topic: log.topic.name().clone(),
                         partition: *partition,
                     });
-                }
-                let epoch = log.partition.epoch().wrapping_add(1);
+                };
                 Ok(Operation::Repair {
                     topic: *topic,
                     partition: *partition,
                     epoch,
+                    holes,
                 })
             }
         }

@@ -273,6 +273,7 @@ fn build_topic(
             end: part.end,
             checkpointed: part.checkpointed,
             segments: part.segments,
+            holes: part.holes,
             stopped: part.stopped.map(Into::into),
         };
         let partition = Arc::new(Partition::new(
@@ -283,11 +284,14 @@ fn build_topic(
             opened,
         ));
         let is_held = part.broken.is_some() || part.held.is_some();
-        if let Some(reason) = part.broken.or(part.held) {
-            partition.hold(reason.into());
+        if let Some(reason) = part.held {
+            partition.hold(reason.into(), None);
         }
-        if let Some((_, damage)) = part.damaged {
-            partition.stop(damage.to_string().into());
+        if let Some(reason) = part.broken {
+            partition.hold(reason.into(), Some(part.kept.0));
+        }
+        if let Some((segment, damage)) = part.damaged {
+            partition.stop(damage.to_string().into(), Some(segment));
         }
         if part.is_touched || is_held {
             writer.touched.insert(part.key, partition.clone());

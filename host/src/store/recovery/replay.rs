@@ -20,7 +20,7 @@ use crate::store::partition::first_epoch;
 use crate::store::producer::{PartitionKey, Producers};
 use crate::store::segment::append::Run;
 use crate::store::segment::files::Files;
-use crate::store::segment::{self, AppendFault, Fault, Key, Segment};
+use crate::store::segment::{self, AppendFault, Fault, Hole, Key, Segment};
 use crate::store::table::{Changes, entry};
 
 /// What is written to a segment at once.
@@ -51,6 +51,12 @@ pub(crate) struct Part {
     pub(crate) checkpointed: u64,
     /// The newest damage in the journal that an append behind it has proven harmless for this partition.
     pub(crate) proven: usize,
+    /// The newest damage in the journal that a repair behind it has accepted.
+    pub(crate) repaired: usize,
+    /// What repairs gave up.
+    pub(crate) holes: Arc<[Hole]>,
+    /// How far the checkpoint knew it: the newest segment, its length, the end.
+    pub(crate) kept: (u64, u64, u64),
     buffer: Vec<Batch>,
     buffer_bytes: u64,
 }
@@ -100,6 +106,9 @@ impl Part {
             is_touched: false,
             checkpointed: 0,
             proven: damages,
+            repaired: 0,
+            holes: Arc::default(),
+            kept: (0, 0, 0),
             buffer: Vec::new(),
             buffer_bytes: 0,
         }
@@ -115,6 +124,8 @@ impl Part {
         let mut part = Part::new(key, found, 0);
         (part.epoch, part.start, part.end, part.stopped) =
             (entry.epoch, entry.start, entry.end, entry.stopped);
+        part.kept = (entry.segment, entry.length, entry.end);
+        part.holes = entry.holes.into();
         if entry.length == 0 {
             return part;
         }
@@ -134,8 +145,9 @@ impl Part {
             };
             // What comes behind one that was cut short goes to another one.
             let is_closed = length < entry.length || !is_newest;
-            part.segments
-                .push(Arc::new(Segment::existing(key, length, is_closed)));
+            let segment = Segment::existing(key, length, is_closed);
+            segment.set_holes(part.holes.clone());
+            part.segments.push(Arc::new(segment));
         }
         let newest = Key {
             topic,
@@ -168,6 +180,46 @@ impl Part {
     pub(crate) fn stop(&mut self, reason: String) {
         self.is_touched = true;
         self.stopped.get_or_insert(reason);
+    }
+
+    /// Goes on with these holes, as far as the journal has not just filled them:
+    /// it brings back everything that the checkpoint does not cover.
+    fn repair(&mut self, epoch: u32, holes: Vec<Hole>, damages: usize) {
+        (self.stopped, self.broken, self.damaged) = (None, None, None);
+        (self.epoch, self.is_touched) = (epoch, true);
+        (self.proven, self.repaired) = (damages, damages);
+        let (newest, length, end) = self.kept;
+        let mut holes: Vec<Hole> = holes.into_iter().filter(|hole| hole.from < end).collect();
+        for hole in &mut holes {
+            hole.to = hole.to.min(end);
+        }
+        let found = std::mem::take(&mut self.segments);
+        let ends: Vec<u64> = found
+            .iter()
+            .skip(1)
+            .map(|segment| segment.key.base)
+            .chain([self.end])
+            .collect();
+        self.segments = found
+            .into_iter()
+            .zip(ends)
+            .filter(|(segment, end)| !segment::is_lost(&holes, segment.key.base, *end))
+            .map(|(segment, _)| segment)
+            .collect();
+        // Behind the newest one's end other segments go on, or this one at another byte.
+        if let Some(hole) = holes.last_mut().filter(|hole| hole.to == end)
+            && hole.from >= newest
+            && self
+                .segments
+                .iter()
+                .any(|segment| segment.key.base == newest)
+        {
+            hole.at = length;
+        }
+        self.holes = holes.into();
+        for segment in &self.segments {
+            segment.set_holes(self.holes.clone());
+        }
     }
 
     fn push(&mut self, batch: Batch) -> u64 {
@@ -336,9 +388,13 @@ impl<'a> Replay<'a> {
                 topic,
                 partition,
                 epoch,
+                holes,
             } => {
-                if let Some(part) = self.part((topic, partition)) {
-                    (part.stopped, part.epoch, part.is_touched) = (None, epoch, true);
+                let key = (topic, partition);
+                self.flush(key)?;
+                let damages = self.damages;
+                if let Some(part) = self.part(key) {
+                    part.repair(epoch, holes, damages);
                 }
             }
         }

@@ -214,7 +214,7 @@ impl Gaps {
         // it would write the same outputs again.
         for part in replay
             .parts()
-            .filter(|part| self.found_in.contains(&part.key))
+            .filter(|part| self.found_in.contains(&part.key) && part.repaired < self.newest)
         {
             part.stop(
                 "the journal is damaged: changes that were committed with its records are lost"

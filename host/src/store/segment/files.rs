@@ -128,6 +128,18 @@ impl Files {
         Ok(())
     }
 
+    /// Puts a segment that is of no use any more aside, for whoever wants to look.
+    pub(crate) fn set_aside(&self, key: Key) {
+        self.state.lock().open.remove(&key);
+        let path = key.path();
+        match self.disk.rename(&path, &format!("{path}.damaged")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path, "could not put a damaged segment aside");
+            }
+            _ => {}
+        }
+    }
+
     /// Forgets the files and folders of a topic that is about to be removed.
     pub(crate) fn forget_topic(&self, topic: crate::store::commit::TopicId) {
         let prefix = topic_folder(topic);

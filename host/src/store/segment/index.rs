@@ -22,6 +22,7 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, BufMut};
 
 use super::files::Files;
+use super::read::Place;
 use super::{HEADER_BYTES, Key};
 use crate::io::read_all;
 
@@ -107,6 +108,17 @@ impl Index {
     /// The newest entry: what is in the segment from there on may not be in the index.
     pub(crate) fn covered(&self) -> (u64, u64) {
         self.locate(u64::MAX)
+    }
+
+    /// Where batches begin, as far as it knows.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.entries
+            .iter()
+            .map(|entry| Place {
+                offset: entry.offset,
+                at: entry.position,
+            })
+            .collect()
     }
 
     pub(crate) fn timestamp_max(&self) -> i64 {

@@ -23,6 +23,7 @@ pub(crate) mod read;
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 use eddy_protocol::Batch;
@@ -112,6 +113,25 @@ pub(crate) fn folder(topic: TopicId, partition: u32) -> String {
     format!("{FOLDER}/{topic}/{partition}")
 }
 
+/// Offsets that were given up, so that what lies behind them can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hole {
+    /// The first of them.
+    pub(crate) from: u64,
+    /// Behind the last of them.
+    pub(crate) to: u64,
+    /// Where the batch with the offset `to` begins in the segment in which
+    /// `from` would be, or where that segment ends.
+    pub(crate) at: u64,
+}
+
+/// Whether nothing of a segment with the offsets from `base` to `end` is left.
+pub(crate) fn is_lost(holes: &[Hole], base: u64, end: u64) -> bool {
+    holes
+        .iter()
+        .any(|hole| hole.from <= base && base < hole.to && end <= hole.to)
+}
+
 /// Why a segment did not give what it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -187,6 +207,8 @@ struct State {
     damage: Option<Fault>,
     /// Whether no batch will be added.
     is_closed: bool,
+    /// The partition's.
+    holes: Arc<[Hole]>,
     /// The newest timestamp, once it is known and cannot change.
     timestamp_max: Option<i64>,
 }
@@ -200,6 +222,7 @@ impl Segment {
                 index,
                 damage: None,
                 is_closed,
+                holes: Arc::default(),
                 timestamp_max: None,
             }),
             indexing: Mutex::default(),
@@ -232,6 +255,33 @@ impl Segment {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.state.lock().is_closed
+    }
+
+    /// Goes over these holes from now on.
+    pub(crate) fn set_holes(&self, holes: Arc<[Hole]>) {
+        let mut state = self.state.lock();
+        state.holes = holes;
+        (state.index, state.damage, state.timestamp_max) = (None, None, None);
+    }
+
+    /// Reads batches from `from` on.
+    pub(crate) fn read(
+        &self,
+        files: &Files,
+        from: read::Place,
+        offset: u64,
+        bytes_max: u64,
+    ) -> Result<read::Found, Fault> {
+        let (len, holes) = {
+            let state = self.state.lock();
+            (state.len, state.holes.clone())
+        };
+        let wanted = read::Wanted {
+            offset,
+            bytes_max,
+            len,
+        };
+        read::read_over(files, self.key, from, wanted, &holes)
     }
 
     /// Adds batches, which must begin where the last one ended. After a fault
@@ -361,6 +411,18 @@ impl Segment {
         self.put_index(files, Index::new(self.key.base))
     }
 
+    /// What of it cannot be read, up to the offset `until` where the next one begins.
+    pub(crate) fn survey(&self, files: &Files, until: u64) -> Result<Vec<Hole>, Fault> {
+        let (len, known) = {
+            let state = self.state.lock();
+            (state.len, state.index.as_ref().map(Index::places))
+        };
+        let mut marks = Index::load(files, self.key, len).places();
+        marks.extend(known.into_iter().flatten());
+        marks.sort_unstable_by_key(|place| place.at);
+        read::survey(files, self.key, (len, until), &marks)
+    }
+
     fn with_index<T>(&self, files: &Files, act: impl Fn(&Index) -> T) -> Result<T, Fault> {
         loop {
             if let Some(index) = &self.state.lock().index {
@@ -424,7 +486,8 @@ impl Segment {
         if at >= len {
             return Ok(None);
         }
-        let mut scan = read::HeaderScan::new(files, self.key, offset, at, len)?;
+        let holes = self.state.lock().holes.clone();
+        let mut scan = read::HeaderScan::new(files, self.key, (offset, at), len, &holes)?;
         loop {
             match scan.next() {
                 Ok(Some((at, header))) => index.add(
