@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use eddy_protocol::Batch;
 use eddy_protocol::frame::TopicSettings;
@@ -21,8 +22,8 @@ const TURN_BYTES: u64 = 1 << 20;
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// How many of the newest pieces of all tails are remembered in their order.
 const TAIL_ORDER_MAX: usize = 16 << 10;
-/// How often what the system could not do for a partition is tried again.
-const TRIES_MAX: u32 = 50;
+/// How long what the system could not do for a partition is tried again.
+const TRIES_TIME: Duration = Duration::from_secs(10);
 
 /// What a turn did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl Engine {
                 }
                 return Applied::Full;
             }
-            AppendFault::Again(reason) if partition.failed_again() < TRIES_MAX => {
+            AppendFault::Again(reason) if partition.failed_again() < TRIES_TIME => {
                 tracing::debug!(%reason, topic = %partition.topic_name(), partition = partition.number(), "could not write a segment");
                 self.apply_queue.lock().push_back(partition);
                 return Applied::Again;
@@ -97,7 +98,8 @@ impl Engine {
     }
 
     /// Stops a partition whose records can come into no segment, or are in one that is gone. They
-    /// stay in the journal, whole, until a restart finds its files in order.
+    /// stay in the journal, whole, until a restart finds its files in order. The caller holds the
+    /// applier off.
     pub(crate) fn hold(&self, partition: &Partition, why: &dyn fmt::Display, segment: Option<u64>) {
         let reason = format!("its segments cannot be written until a restart: {why}");
         partition.hold(reason.into(), segment);

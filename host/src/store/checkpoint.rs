@@ -345,6 +345,7 @@ impl Engine {
                 Err(SyncFault::Open(fault)) => {
                     is_whole = false;
                     if fault.is_barred() {
+                        let _alone = self.applying.lock();
                         self.hold(partition, &fault, Some(segment.key.base));
                     }
                 }

@@ -154,6 +154,8 @@ impl Engine {
             if is_alone || draft.bytes() >= self.config.group_bytes {
                 self.flush(&mut writer, &mut draft);
             }
+            // From its look at a segment until it is in effect, the segment must not grow.
+            let _applier_waits = repairs(&request).then(|| self.applying.lock());
             self.draft(&mut writer, &mut draft, request);
             if is_alone {
                 self.flush(&mut writer, &mut draft);
@@ -169,14 +171,6 @@ impl Engine {
         let now_ms = self.clock.now_ms();
         match request {
             Request::Commit { commit, reply } => {
-                // A repair looks at segments that should not grow meanwhile.
-                let repairs =
-                    |change: &CatalogChange| matches!(change, CatalogChange::Repair { .. });
-                let _applier_waits = commit
-                    .catalog
-                    .iter()
-                    .any(repairs)
-                    .then(|| self.applying.lock());
                 match writer.draft_commit(draft, commit, (&self.tables, &self.catalog, now_ms)) {
                     Ok((needs, committed)) => draft
                         .answers
@@ -524,6 +518,14 @@ impl Engine {
     pub(crate) fn is_full(&self) -> bool {
         self.write_full.load(Ordering::Relaxed) || self.apply_full.load(Ordering::Relaxed)
     }
+}
+
+fn repairs(request: &Request) -> bool {
+    let Request::Commit { commit, .. } = request else {
+        return false;
+    };
+    let is_repair = |change: &CatalogChange| matches!(change, CatalogChange::Repair { .. });
+    commit.catalog.iter().any(is_repair)
 }
 
 /// The length of a draft's directory, if a reader takes one so large.

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use eddy_protocol::{Batch, TopicName};
 use parking_lot::{Mutex, RwLock};
@@ -75,8 +76,8 @@ struct Inner {
     /// Records below this offset are in segments.
     applied: u64,
     is_queued: bool,
-    /// How many turns of the applier in a row did nothing.
-    failures: u32,
+    /// When the first of the applier's turns was that did nothing since one did something.
+    failing_since: Option<Instant>,
     segments: Arc<Vec<Arc<Segment>>>,
     /// In the order of their offsets.
     holes: Arc<[Hole]>,
@@ -191,7 +192,7 @@ impl Partition {
                 applied_batches: 0,
                 applied: opened.end,
                 is_queued: false,
-                failures: 0,
+                failing_since: None,
                 segments: Arc::new(opened.segments),
                 holes: opened.holes,
                 places: NO_PLACES,
@@ -698,21 +699,22 @@ impl Partition {
         let bytes: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut inner = self.inner.lock();
-        inner.failures = 0;
+        inner.failing_since = None;
         inner.applied = last.end_offset();
         inner.applied_batches += batches.len();
         while inner.tail_bytes > tail_bytes_max && self.drop_front(&mut inner) {}
     }
 
-    /// Counts a turn of the applier that did nothing; returns how many there were in a row.
-    pub(crate) fn failed_again(&self) -> u32 {
+    /// Takes note of a turn of the applier that did nothing; returns for how long there were no
+    /// others.
+    pub(crate) fn failed_again(&self) -> Duration {
         let mut inner = self.inner.lock();
-        inner.failures += 1;
-        inner.failures
+        let since = inner.failing_since.get_or_insert_with(Instant::now);
+        since.elapsed()
     }
 
     /// Frees the memory of what is in no segment; returns how much. Who stops a
-    /// partition for good has no reader for it.
+    /// partition for good has no reader for it. Not during a turn of the applier.
     pub(crate) fn drop_unapplied(&self) -> u64 {
         let mut inner = self.inner.lock();
         let applied = inner.applied_batches;
