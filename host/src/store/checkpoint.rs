@@ -54,6 +54,8 @@ pub(crate) const IDENTITY: u8 = 203;
 
 /// Entries of the checkpoint's own.
 type Own = HashMap<Bytes, Option<Bytes>>;
+/// How far partitions' segments are.
+type Entries = Vec<(Arc<Partition>, PartitionEntry)>;
 
 /// The numbers that a checkpoint keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -310,10 +312,7 @@ impl Engine {
 
     /// Syncs the frozen partitions' segments and says how far they are; nothing
     /// if one could not be opened. An error is one of a sync.
-    fn sync_segments(
-        &self,
-        frozen: &Frozen,
-    ) -> std::io::Result<Option<Vec<(Arc<Partition>, PartitionEntry)>>> {
+    fn sync_segments(&self, frozen: &Frozen) -> std::io::Result<Option<Entries>> {
         let alive = frozen
             .partitions
             .iter()
