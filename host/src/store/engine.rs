@@ -71,6 +71,7 @@ pub(crate) struct Engine {
     pub(super) write_full: AtomicBool,
     /// What the commit would have taken that was refused last for lack of room.
     pub(super) refused_bytes: AtomicU64,
+    pub(super) refused_ms: AtomicI64,
     pub(crate) apply_full: AtomicBool,
     failed: Mutex<Option<Arc<str>>>,
     pub(crate) wake: Box<dyn Fn(Work) + Send + Sync>,
@@ -132,6 +133,7 @@ impl Engine {
             room: AtomicI64::new(0),
             write_full: AtomicBool::new(false),
             refused_bytes: AtomicU64::new(0),
+            refused_ms: AtomicI64::new(0),
             apply_full: AtomicBool::new(false),
             failed: Mutex::new(None),
             wake: parts.wake,
@@ -233,7 +235,8 @@ impl Engine {
             return Err(CommitError::StorageFailed(reason));
         }
         let bytes = draft.payload_bytes + 2 * draft.directory.len() as u64;
-        if !self.has_room(bytes) {
+        // What can make room may use the last of it: that is what it was left for.
+        if !draft.makes_room() && !self.has_room(bytes) {
             return Err(self.refuse_for_room(bytes));
         }
         if writer.journal.bytes() > self.config.journal_file_bytes {
@@ -478,6 +481,8 @@ impl Engine {
 
     /// Lets another process have the data folder. Nothing may be written any more.
     pub(crate) fn unlock(&self) {
+        // They write when they close, so not after the lock is gone.
+        self.tables.close();
         self.lock.lock().take();
     }
 
