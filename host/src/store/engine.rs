@@ -102,12 +102,12 @@ pub(crate) struct Parts {
     pub(crate) journaled_bytes: u64,
     pub(crate) doomed: Vec<TopicId>,
     pub(crate) damaged_journal: FxHashSet<u64>,
-    pub(crate) wake: Box<dyn Fn(Work) + Send + Sync>,
     pub(crate) lock: Box<dyn Lock>,
 }
 
 impl Engine {
-    pub(crate) fn new(parts: Parts) -> Engine {
+    /// The store as recovery left it; `wake` is told of work.
+    pub(crate) fn new(parts: Parts, wake: Box<dyn Fn(Work) + Send + Sync>) -> Engine {
         let flight = Flight::new(parts.writer.sequence, parts.writer.journal.file().clone());
         Engine {
             config: parts.config,
@@ -136,7 +136,7 @@ impl Engine {
             refused_ms: AtomicI64::new(0),
             apply_full: AtomicBool::new(false),
             failed: Mutex::new(None),
-            wake: parts.wake,
+            wake,
             meters: Meters::new(),
             lock: Mutex::new(Some(parts.lock)),
         }

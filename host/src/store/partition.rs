@@ -41,6 +41,8 @@ pub struct Partition {
     stopped: RwLock<Option<Arc<str>>>,
     /// Whether recovery stopped it, and [`Partition::repair`] may let it go on.
     can_repair: AtomicBool,
+    /// Segments that are waited for, see the checkpoint.
+    missed: Box<[(u64, u64)]>,
     /// Its topic was deleted: nothing may be written any more.
     is_deleted: AtomicBool,
     pub(crate) watchers: Watchers,
@@ -74,6 +76,7 @@ pub(crate) struct Opened {
     pub(crate) checkpointed: u64,
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) stopped: Option<Arc<str>>,
+    pub(crate) missed: Vec<(u64, u64)>,
 }
 
 /// The epoch in which a topic's partitions begin. A topic of the same name that
@@ -94,6 +97,7 @@ impl Opened {
             checkpointed: 0,
             segments: Vec::new(),
             stopped: None,
+            missed: Vec::new(),
         }
     }
 }
@@ -150,6 +154,7 @@ impl Partition {
             checkpointed: AtomicU64::new(opened.checkpointed),
             is_stopped: AtomicBool::new(opened.stopped.is_some()),
             can_repair: AtomicBool::new(opened.stopped.is_some()),
+            missed: opened.missed.into(),
             is_deleted: AtomicBool::new(false),
             stopped: RwLock::new(opened.stopped),
             watchers: Watchers::default(),
@@ -468,6 +473,10 @@ impl Partition {
         } else {
             None
         }
+    }
+
+    pub(crate) fn missed(&self) -> &[(u64, u64)] {
+        &self.missed
     }
 
     pub(crate) fn can_repair(&self) -> bool {
