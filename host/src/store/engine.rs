@@ -72,6 +72,7 @@ pub(crate) struct Engine {
     pub(super) write_full: AtomicBool,
     /// What the commit would have taken that was refused last for lack of room.
     pub(super) refused_bytes: AtomicU64,
+    pub(super) refused_ms: AtomicI64,
     pub(crate) apply_full: AtomicBool,
     failed: Mutex<Option<Arc<str>>>,
     pub(crate) wake: Box<dyn Fn(Work) + Send + Sync>,
@@ -102,12 +103,12 @@ pub(crate) struct Parts {
     pub(crate) journaled_bytes: u64,
     pub(crate) doomed: Vec<TopicId>,
     pub(crate) damaged_journal: FxHashSet<u64>,
-    pub(crate) wake: Box<dyn Fn(Work) + Send + Sync>,
     pub(crate) lock: Box<dyn Lock>,
 }
 
 impl Engine {
-    pub(crate) fn new(parts: Parts) -> Engine {
+    /// The store as recovery left it; `wake` is told of work.
+    pub(crate) fn new(parts: Parts, wake: Box<dyn Fn(Work) + Send + Sync>) -> Engine {
         let flight = Flight::new(parts.writer.sequence, parts.writer.journal.file().clone());
         Engine {
             config: parts.config,
@@ -133,9 +134,10 @@ impl Engine {
             room: AtomicI64::new(0),
             write_full: AtomicBool::new(false),
             refused_bytes: AtomicU64::new(0),
+            refused_ms: AtomicI64::new(0),
             apply_full: AtomicBool::new(false),
             failed: Mutex::new(None),
-            wake: parts.wake,
+            wake,
             meters: Meters::new(),
             lock: Mutex::new(Some(parts.lock)),
         }
@@ -236,7 +238,8 @@ impl Engine {
             return Err(CommitError::StorageFailed(reason));
         }
         let bytes = draft.bytes();
-        if !self.has_room(bytes) {
+        // What can make room may use the last of it: that is what it was left for.
+        if !draft.makes_room() && !self.has_room(bytes) {
             return Err(self.refuse_for_room(bytes));
         }
         if writer.journal.bytes() > self.config.journal_file_bytes {
@@ -385,7 +388,7 @@ impl Engine {
                 let log = writer.logs.get_mut(&(topic, partition))?;
                 log.last_needs = writer.sequence;
                 for lost in log.partition.repair(epoch, holes) {
-                    self.files.set_aside(lost.key);
+                    self.files.set_aside(lost);
                 }
                 writer
                     .touched
@@ -480,6 +483,8 @@ impl Engine {
 
     /// Lets another process have the data folder. Nothing may be written any more.
     pub(crate) fn unlock(&self) {
+        // They write when they close, so not after the lock is gone.
+        self.tables.close();
         self.lock.lock().take();
     }
 

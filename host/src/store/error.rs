@@ -183,9 +183,14 @@ pub enum TableError {
     /// What is stored is not what was written.
     #[error("the key-value tables are damaged: {0}")]
     Damaged(String),
-    /// The system could not read.
-    #[error("cannot read the key-value tables: {0}")]
-    Io(String),
+    /// The system could not read; another try may succeed.
+    #[error("cannot read the key-value tables: {reason}")]
+    Io {
+        /// What kind of error it was.
+        kind: io::ErrorKind,
+        /// What the system said.
+        reason: String,
+    },
 }
 
 /// How the store is.

@@ -19,7 +19,7 @@ use super::commit::TopicId;
 use super::error::ReadError;
 use super::segment::files::Files;
 use super::segment::read::{self, Place};
-use super::segment::{Fault, Hole, Segment, is_lost};
+use super::segment::{Fault, Hole, Key, Segment, is_lost};
 use super::watch::{WatchGuard, Watcher, Watchers};
 use crate::metrics::TopicMeters;
 
@@ -46,6 +46,8 @@ pub struct Partition {
     /// The journal has records of it that can come into no segment: no
     /// checkpoint may let them go.
     is_held: AtomicBool,
+    /// Segments that are waited for, see the checkpoint.
+    missed: Mutex<Vec<(u64, u64)>>,
     /// Its topic was deleted: nothing may be written any more.
     is_deleted: AtomicBool,
     pub(crate) watchers: Watchers,
@@ -95,6 +97,7 @@ pub(crate) struct Opened {
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) holes: Arc<[Hole]>,
     pub(crate) stopped: Option<Arc<str>>,
+    pub(crate) missed: Vec<(u64, u64)>,
 }
 
 /// The epoch in which a topic's partitions begin. A topic of the same name that
@@ -116,6 +119,7 @@ impl Opened {
             segments: Vec::new(),
             holes: Arc::default(),
             stopped: None,
+            missed: Vec::new(),
         }
     }
 }
@@ -174,6 +178,7 @@ impl Partition {
             checkpointed: AtomicU64::new(opened.checkpointed),
             is_stopped: AtomicBool::new(opened.stopped.is_some()),
             is_held: AtomicBool::new(false),
+            missed: Mutex::new(opened.missed),
             is_deleted: AtomicBool::new(false),
             stopped: RwLock::new(opened.stopped.map(|reason| Stop {
                 reason,
@@ -457,8 +462,8 @@ impl Partition {
         segment.read(&self.files, place, offset, bytes_max)
     }
 
-    fn key(&self, base: u64) -> super::segment::Key {
-        super::segment::Key {
+    fn key(&self, base: u64) -> Key {
+        Key {
             topic: self.topic,
             partition: self.number,
             base,
@@ -542,7 +547,10 @@ impl Partition {
             if self.is_held() && !is_complete {
                 return Ok(None);
             }
-            self.survey(base, &mut holes)?;
+            let missed = self.missed().into_iter().map(|(base, _)| base);
+            for base in [base].into_iter().chain(missed) {
+                self.survey(base, &mut holes)?;
+            }
         } else if !stop.is_lasting {
             return Ok(None);
         }
@@ -589,8 +597,13 @@ impl Partition {
         Ok(())
     }
 
-    /// Goes on with these holes; returns the segments of which nothing is left.
-    pub(crate) fn repair(&self, epoch: u32, holes: Vec<Hole>) -> Vec<Arc<Segment>> {
+    pub(crate) fn missed(&self) -> Vec<(u64, u64)> {
+        self.missed.lock().clone()
+    }
+
+    /// Goes on with these holes; returns the segments of which nothing is left, or
+    /// that are not waited for any more.
+    pub(crate) fn repair(&self, epoch: u32, holes: Vec<Hole>) -> Vec<Key> {
         let holes: Arc<[Hole]> = holes.into();
         let mut inner = self.inner.lock();
         let all = inner.segments.clone();
@@ -621,7 +634,10 @@ impl Partition {
         *self.stopped.write() = None;
         self.is_stopped.store(false, Ordering::Release);
         self.watchers.notify(self.topic, self.number);
-        lost
+        let missed = std::mem::take(&mut *self.missed.lock());
+        let lost = lost.iter().map(|segment| segment.key);
+        lost.chain(missed.into_iter().map(|(base, _)| self.key(base)))
+            .collect()
     }
 
     /// The holes that readers still meet.

@@ -122,6 +122,17 @@ impl Draft {
         self.spans
     }
 
+    /// Whether all it does is to delete topics or to keep less of them.
+    pub(crate) fn makes_room(&self) -> bool {
+        let is_relief = |operation: &Operation| {
+            matches!(
+                operation,
+                Operation::DeleteTopic { .. } | Operation::AlterTopic { .. }
+            )
+        };
+        self.operations as usize == self.catalog.len() && self.catalog.iter().all(is_relief)
+    }
+
     /// How many operations are no appends.
     pub(crate) fn changes(&self) -> u64 {
         u64::from(self.operations) - self.batches.len() as u64

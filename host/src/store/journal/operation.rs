@@ -221,10 +221,8 @@ impl Operation {
                     directory.try_get_u32_le().ok()?,
                     directory.try_get_u32_le().ok()?,
                 );
-                let (key, value) = (
-                    take(directory, key as usize)?,
-                    take(directory, value as usize)?,
-                );
+                let key = copy(directory, key as usize)?;
+                let value = copy(directory, value as usize)?;
                 Operation::Change(Change::Put { table, key, value })
             }
             3 => {
@@ -232,7 +230,7 @@ impl Operation {
                 let key = directory.try_get_u32_le().ok()?;
                 Operation::Change(Change::Delete {
                     table,
-                    key: take(directory, key as usize)?,
+                    key: copy(directory, key as usize)?,
                 })
             }
             4 => {
@@ -431,6 +429,12 @@ pub(crate) fn decode_text(from: &mut Bytes) -> Option<Option<String>> {
 /// The next `length` bytes; `None` if there are fewer.
 pub(crate) fn take(from: &mut Bytes, length: usize) -> Option<Bytes> {
     (length <= from.len()).then(|| from.split_to(length))
+}
+
+/// As [`take`], in memory of its own: what stays in the tables must not hold the
+/// whole file that it was read from.
+fn copy(from: &mut Bytes, length: usize) -> Option<Bytes> {
+    take(from, length).map(|bytes| Bytes::copy_from_slice(&bytes))
 }
 
 fn length(bytes: &Bytes) -> u32 {
