@@ -212,8 +212,11 @@ impl Journal {
             .write_at(&mut [IoSlice::new(&header.encode())], 0)
             .and_then(|()| disk.sync_dir(FOLDER));
         if let Err(error) = started {
-            // Without its header the file would read as damage.
-            disk.remove(&path)?;
+            // Its name would say that the groups to come in the file before do not count. Whatever
+            // keeps that name from going durably is worse than what went wrong.
+            disk.remove(&path)
+                .and_then(|()| disk.sync_dir(FOLDER))
+                .map_err(io::Error::other)?;
             return Err(error);
         }
         Ok(Journal {

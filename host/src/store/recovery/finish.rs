@@ -71,7 +71,7 @@ impl Recovery<'_> {
         let next = self.sequence + 1;
         let journal = self.begin_journal(&opening, is_torn).map_err(&fault)?;
         if let Some(tail) = tail.filter(|tail| tail.file < next) {
-            self.cut(&opening, &tail);
+            self.cut(&*opening.disk, &tail).map_err(&fault)?;
         }
         Ok(self.build(opening, journal))
     }
@@ -102,18 +102,14 @@ impl Recovery<'_> {
 
     /// Removes what was cut. It does not count any more, and where it may have
     /// been acknowledged it stays until a checkpoint sets the file aside.
-    fn cut(&mut self, opening: &Opening, tail: &Tail) {
+    fn cut(&mut self, disk: &dyn Disk, tail: &Tail) -> io::Result<()> {
         if !tail.is_torn {
             self.damaged.push(tail.file);
-            return;
+            return Ok(());
         }
-        let Some(at) = tail.at.filter(|at| *at > 0) else {
-            return;
-        };
-        let path = journal::path_of(tail.file);
-        let file = opening.disk.open(&path);
-        if let Err(error) = file.and_then(|file| file.truncate(at)) {
-            tracing::warn!(%error, path, "could not remove what was cut from the journal");
+        match tail.at.filter(|at| *at > 0) {
+            Some(at) => disk.open(&journal::path_of(tail.file))?.truncate(at),
+            None => Ok(()),
         }
     }
 
