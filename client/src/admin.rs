@@ -1,4 +1,4 @@
-//! Plugins and deployments, over HTTP.
+//! Plugins, deployments and repairs, over HTTP.
 //!
 //! Each call is one request and one answer. A broker that can't be reached yet
 //! is tried again for a while; nothing that was sent is, because a person or a
@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, PluginInfo};
-use eddy_protocol::{ErrorCode, WireError};
+use eddy_protocol::frame::TopicInfo;
+use eddy_protocol::{ErrorCode, TopicName, WireError};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -121,6 +122,24 @@ impl Admin {
         )
         .await
         .map(drop)
+    }
+
+    /// Lets a stopped partition serve again with what of it is whole; the rest is
+    /// given up.
+    pub async fn repair_partition(
+        &self,
+        topic: &TopicName,
+        partition: u32,
+    ) -> Result<TopicInfo, ClientError> {
+        self.call(
+            Method::POST,
+            &format!(
+                "/v1/topics/{}/partitions/{partition}/repair",
+                escaped(topic.as_ref())
+            ),
+            None,
+        )
+        .await
     }
 
     async fn call<T: DeserializeOwned>(

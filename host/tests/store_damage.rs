@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use eddy::io::FaultyDisk;
 use eddy::store::{Append, Commit, Table};
-use eddy_protocol::frame::TopicSettings;
+use eddy_protocol::frame::{Durability, TopicSettings};
 use store_kit::*;
 
 const PARTITIONS: u32 = 3;
@@ -162,6 +162,128 @@ fn bad_bytes_anywhere_give_an_error_or_the_right_records() {
         seed.is_some() || outcomes.len() > 2,
         "the damage is too one-sided to prove anything: {outcomes:?}"
     );
+}
+
+/// A topic of a killed store: id, epoch, and what each partition acknowledged.
+type Killed = BTreeMap<&'static str, (u64, u32, Vec<Vec<String>>)>;
+
+/// What a kill leaves: a checkpoint, behind it a journal with a topic that no
+/// checkpoint knows and whose records were never synced, tables not closed.
+fn killed() -> (FaultyDisk, Killed) {
+    let disk = FaultyDisk::new(1);
+    let mut killed = Killed::new();
+    let mut store = open(&disk);
+    create(&store, "t", PARTITIONS, TopicSettings::default());
+    for name in ["t", "m"] {
+        if name == "m" {
+            wait(store.close());
+            drop(store);
+            store = open(&disk);
+            create(&store, "m", PARTITIONS, kept(Durability::Memory));
+        }
+        for n in 0..90u32 {
+            for name in ["t", name] {
+                let topic = store.topic(&name_of(name)).expect("it was made");
+                let partition = &topic.partitions()[(n % PARTITIONS) as usize];
+                let value = format!("{name}/{n}/{}", partition.end());
+                append(&store, topic.id(), partition.number(), &[&value]).expect("there is room");
+            }
+        }
+    }
+    for name in ["t", "m"] {
+        let topic = store.topic(&name_of(name)).expect("it was made");
+        let partitions = topic.partitions();
+        let records = partitions.iter().map(|partition| values(partition));
+        killed.insert(
+            name,
+            (topic.id().0, partitions[0].epoch(), records.collect()),
+        );
+        for partition in partitions.iter() {
+            let batches = values(partition).into_iter();
+            let bytes: usize = batches.map(|value| batch(&[&value], 0, None).len()).sum();
+            eventually("the segments have everything", || {
+                partition.bytes() >= bytes as u64 + 64
+            });
+        }
+    }
+    (disk.fork(), killed)
+}
+
+/// Opens what is left of a killed store: what it serves, and what it says of the rest.
+fn check_killed(disk: &FaultyDisk, killed: &Killed) -> Option<Vec<String>> {
+    let store = try_open(disk).ok()?;
+    let mut outcomes = Vec::new();
+    for (name, (id, epoch, records)) in killed {
+        let topic = store.topic(&name_of(name));
+        let is_lost = topic.is_none();
+        let topic = topic.or_else(|| store.topic(&name_of(&format!("lost-{id}"))));
+        let topic = topic.unwrap_or_else(|| panic!("topic {name} is gone and nobody says so"));
+        for partition in topic.partitions().iter() {
+            let expected = &records[partition.number() as usize];
+            let number = partition.number();
+            match read_all(partition) {
+                Err(_) => outcomes.push(format!("{name}/{number} stopped")),
+                Ok(found) => {
+                    let found: Vec<String> = found.into_values().collect();
+                    assert!(expected.starts_with(&found), "wrong records: {found:?}");
+                    assert!(
+                        is_lost || partition.epoch() > *epoch || found.len() == expected.len(),
+                        "a tail of {name}/{number} is gone and the epoch does not tell"
+                    );
+                    outcomes.push(format!(
+                        "{name}/{number} {} {}",
+                        found.len(),
+                        partition.epoch()
+                    ));
+                }
+            }
+        }
+    }
+    wait(store.close());
+    Some(outcomes)
+}
+
+#[test]
+fn bad_bytes_in_what_a_kill_left_are_told_of_and_a_restart_changes_nothing() {
+    let (disk, killed) = killed();
+    let whole = check_killed(&disk.fork(), &killed).expect("it is whole");
+    let files: Vec<(String, u64)> = disk
+        .files()
+        .into_iter()
+        .filter(|(_, bytes)| *bytes > 0)
+        .collect();
+    let seed: Option<u64> = std::env::var("EDDY_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let mut counts = [0; 3];
+    let begin = Instant::now();
+    for history in seed.map_or(0..100_000, |seed| seed..seed + 1) {
+        let mut random = fastrand::Rng::with_seed(history);
+        let fork = disk.fork();
+        for _ in 0..random.u8(1..3) {
+            let (path, bytes) = &files[random.usize(..files.len())];
+            let length = [1, 40, 700][random.usize(..3)];
+            let junk: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
+            fork.corrupt(path, random.u64(..*bytes), &junk);
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let Some(first) = check_killed(&fork, &killed) else {
+                return 0;
+            };
+            let second = check_killed(&fork, &killed).expect("it was opened before");
+            assert_eq!(first, second, "another restart makes another store");
+            if first == whole { 1 } else { 2 }
+        }));
+        let outcome = outcome.unwrap_or_else(|panic| {
+            eprintln!("EDDY_SEED={history} failed");
+            std::panic::resume_unwind(panic)
+        });
+        counts[outcome] += 1;
+        if begin.elapsed() > Duration::from_secs(10) {
+            break;
+        }
+    }
+    println!("not opened, whole, told of: {counts:?}");
 }
 
 #[test]

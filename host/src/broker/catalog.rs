@@ -81,6 +81,21 @@ impl Broker {
         })
     }
 
+    /// Lets a stopped partition serve again with what of it is whole.
+    pub async fn repair_partition(
+        &self,
+        name: &TopicName,
+        partition: u32,
+    ) -> Result<TopicInfo, WireError> {
+        let (topic, _) = self.partition(name, partition)?;
+        self.change_catalog(CatalogChange::Repair {
+            topic: topic.id(),
+            partition,
+        })
+        .await?;
+        self.describe_topic(name)
+    }
+
     /// Ends a topic and frees its files. Refused while a deployment uses it.
     pub async fn delete_topic(self: &Arc<Self>, name: &TopicName) -> Result<(), WireError> {
         let (broker, name) = (self.clone(), name.clone());

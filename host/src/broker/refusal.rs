@@ -36,6 +36,7 @@ pub(super) fn of_commit(error: &CommitError) -> WireError {
         }
         CommitError::TooLarge { .. } => ErrorCode::BatchTooLarge,
         CommitError::Closed => ErrorCode::ShuttingDown,
+        CommitError::Unreadable(_) => ErrorCode::ReadFailed,
         CommitError::StorageFailed(_) | CommitError::Table(_) => ErrorCode::StorageFailed,
     };
     metrics::counter!(names::COMMITS_REFUSED, "code" => code.name()).increment(1);
@@ -68,7 +69,7 @@ pub(super) fn stopped(partition: &Partition, reason: &str) -> WireError {
 /// The answer where a table could not be read.
 pub(super) fn of_table(error: &TableError) -> WireError {
     let code = match error {
-        TableError::Io(_) => ErrorCode::ReadFailed,
+        TableError::Io { .. } => ErrorCode::ReadFailed,
         TableError::Damaged(_) => ErrorCode::StorageFailed,
     };
     code.because(error.to_string())

@@ -38,9 +38,13 @@ fn small_files() -> crate::store::Config {
 }
 
 async fn broker_with(config: Config) -> Arc<Broker> {
+    broker_on(&FaultyDisk::new(7), config).await
+}
+
+async fn broker_on(disk: &FaultyDisk, config: Config) -> Arc<Broker> {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(1_700_000_000_000));
-    let disk = Arc::new(FaultyDisk::new(7));
-    let store = Store::open(small_files(), disk, clock.clone()).expect("an empty store");
+    let disk = Arc::new(disk.clone());
+    let store = Store::open(small_files(), disk, clock.clone()).expect("the folder is whole");
     let plugins = crate::plugin::Config {
         threads: 1,
         instances_max: 16,

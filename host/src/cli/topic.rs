@@ -1,10 +1,10 @@
-//! `eddy topic create|list|describe|alter|delete`
+//! `eddy topic create|list|describe|alter|repair|delete`
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use eddy_client::{Client, ClientError};
+use eddy_client::{Admin, Client, ClientError};
 use eddy_protocol::frame::{
     AlterTopic, CreateTopic, Durability, PartitionInfo, TopicInfo, TopicSettings,
 };
@@ -15,7 +15,7 @@ use super::output::Table;
 use super::value::{DurationLimit, SizeLimit, describe_duration, describe_size};
 use super::{Connection, Failure, Output};
 
-/// Create, list, describe, alter and delete topics
+/// Create, list, describe, alter, repair and delete topics
 #[derive(Debug, Args)]
 pub(crate) struct Topic {
     #[command(subcommand)]
@@ -28,6 +28,7 @@ enum Command {
     List(List),
     Describe(Describe),
     Alter(Alter),
+    Repair(Repair),
     Delete(Delete),
 }
 
@@ -87,6 +88,20 @@ struct Alter {
     durability: Option<DurabilityArg>,
 }
 
+/// Let a stopped partition serve again
+///
+/// What is damaged of it is given up, for good; its readers get a gap notice. Other damage may stop
+/// it again. Bring lost files back and restart the broker instead, if you can.
+#[derive(Debug, Args)]
+struct Repair {
+    /// The topic
+    #[arg(value_parser = TopicName::parse)]
+    topic: TopicName,
+    /// The partition that is stopped
+    #[arg(long)]
+    partition: u32,
+}
+
 /// Delete a topic and its records
 ///
 /// On a terminal it asks first, unless --yes is given; in a script it does not ask.
@@ -128,6 +143,7 @@ impl Topic {
             Command::List(_) => list(&client, output).await,
             Command::Describe(describe) => describe.run(&client, output).await,
             Command::Alter(alter) => alter.run(&client, output).await,
+            Command::Repair(repair) => repair.run(&connection.admin()?, output).await,
             Command::Delete(delete) => delete.run(&client, output).await,
         };
         client.close().await;
@@ -228,6 +244,12 @@ fn describe(info: &TopicInfo) -> String {
         ]);
     }
     text += &table.render();
+    for partition in info.partitions.iter().filter(|of| of.stopped.is_some()) {
+        text += &format!(
+            "\nto give up what is damaged: eddy topic repair {} --partition {}\n",
+            info.topic, partition.partition
+        );
+    }
     text
 }
 
@@ -266,6 +288,13 @@ impl Alter {
                 retention_bytes: self.retention_bytes.map(SizeLimit::to_limit),
             })
             .await?;
+        output.result(&info, || describe(&info))
+    }
+}
+
+impl Repair {
+    async fn run(self, admin: &Admin, output: &Output) -> Result<(), Failure> {
+        let info = admin.repair_partition(&self.topic, self.partition).await?;
         output.result(&info, || describe(&info))
     }
 }

@@ -1,4 +1,4 @@
-//! `/v1/topics`: create, list, describe, alter, delete.
+//! `/v1/topics`: create, list, describe, alter, repair, delete.
 
 use axum::Json;
 use axum::body::Body;
@@ -19,6 +19,11 @@ pub(super) fn routes() -> Vec<Route> {
         Route::new("GET", "/v1/topics/{topic}", get(describe)),
         Route::new("PATCH", "/v1/topics/{topic}", patch(alter)),
         Route::new("DELETE", "/v1/topics/{topic}", delete(remove)),
+        Route::new(
+            "POST",
+            "/v1/topics/{topic}/partitions/{partition}/repair",
+            post(repair),
+        ),
     ]
 }
 
@@ -129,6 +134,16 @@ async fn alter(
         retention_bytes,
     };
     Ok(Json(context.broker.alter_topic(request).await?))
+}
+
+async fn repair(
+    State(context): State<Context>,
+    Path((topic, partition)): Path<(String, u32)>,
+) -> Result<Json<TopicInfo>, Failure> {
+    let topic = topic_name(&topic)?;
+    Ok(Json(
+        context.broker.repair_partition(&topic, partition).await?,
+    ))
 }
 
 async fn remove(

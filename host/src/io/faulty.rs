@@ -25,6 +25,8 @@ pub struct Faults {
     pub stop_at_sync: Option<u64>,
     /// This sync fails with an input/output error, and the machine goes on.
     pub fail_sync: Option<u64>,
+    /// Every read of a file fails with an input/output error.
+    pub fail_reads: bool,
     /// All files together may take this much.
     pub bytes_max: Option<u64>,
     /// [`Disk::free_bytes`] promises more than there is, as quotas do.
@@ -660,6 +662,9 @@ impl File for FaultyFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         self.with(|state| {
             state.running()?;
+            if state.faults.fail_reads {
+                return Err(io::Error::other("input/output error"));
+            }
             let data = state
                 .nodes
                 .get(&self.node)

@@ -1,9 +1,11 @@
 //! From memory into segments: what is visible is written to its partition's
 //! newest segment, unsynced, in large pieces.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use eddy_protocol::Batch;
 use eddy_protocol::frame::TopicSettings;
@@ -12,8 +14,7 @@ use super::config::Config;
 use super::engine::Engine;
 use super::partition::Partition;
 use super::segment::AppendFault;
-use super::segment::append::Run;
-use crate::io::is_full;
+use super::segment::append::{Run, Written};
 
 /// What one turn writes at most.
 const TURN_BYTES: u64 = 1 << 20;
@@ -21,6 +22,8 @@ const TURN_BYTES: u64 = 1 << 20;
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// How many of the newest pieces of all tails are remembered in their order.
 const TAIL_ORDER_MAX: usize = 16 << 10;
+/// How long what the system could not do for a partition is tried again.
+const TRIES_TIME: Duration = Duration::from_secs(10);
 
 /// What a turn did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,9 @@ pub(crate) enum Applied {
     Nothing,
     /// The disk is full; the records stay in memory.
     Full,
+    /// The system could not write for this partition; its records stay in
+    /// memory, and another try after a while may do.
+    Again,
     /// The store has failed.
     Failed,
 }
@@ -45,18 +51,21 @@ impl Engine {
         let Some(partition) = self.apply_queue.lock().pop_front() else {
             return Applied::Nothing;
         };
+        if partition.is_held() {
+            self.drop_unapplied(&partition);
+            return Applied::Some;
+        }
         let batches = partition.unapplied(TURN_BYTES);
-        let (done, fault) = match self.write_segments(&partition, &batches) {
-            Ok(()) => (batches.len(), None),
-            Err((done, error)) => (done, Some(error)),
-        };
-        let applied = &batches[..done];
+        let written = self.write_segments(&partition, &batches);
+        let applied = &batches[..written.batches];
         let bytes: u64 = applied.iter().map(|batch| batch.len() as u64).sum();
         partition.applied(applied, self.config.tail_bytes);
         self.unapplied_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        if let Some(error) = fault {
-            self.apply_queue.lock().push_front(partition);
-            return self.apply_failed(&error);
+        if let Some((segment, damage)) = written.left {
+            partition.stop(damage.to_string().into(), Some(segment));
+        }
+        if let Some(fault) = written.fault {
+            return self.not_applied(partition, fault);
         }
         self.apply_full.store(false, Ordering::Relaxed);
         self.bound_tails(&partition);
@@ -64,6 +73,42 @@ impl Engine {
             self.apply_queue.lock().push_back(partition);
         }
         Applied::Some
+    }
+
+    /// The partition's next batches are in no segment: that is nobody else's business, unless there
+    /// is no room.
+    fn not_applied(&self, partition: Arc<Partition>, fault: AppendFault) -> Applied {
+        let fault = match fault {
+            AppendFault::Full(_) => {
+                self.apply_queue.lock().push_front(partition);
+                if !self.apply_full.swap(true, Ordering::Relaxed) {
+                    tracing::warn!("the disk is full; appends are refused until there is room");
+                }
+                return Applied::Full;
+            }
+            AppendFault::Again(reason) if partition.failed_again() < TRIES_TIME => {
+                tracing::debug!(%reason, topic = %partition.topic_name(), partition = partition.number(), "could not write a segment");
+                self.apply_queue.lock().push_back(partition);
+                return Applied::Again;
+            }
+            fault => fault,
+        };
+        self.hold(&partition, &fault, None);
+        Applied::Some
+    }
+
+    /// Stops a partition whose records can come into no segment, or are in one that is gone. They
+    /// stay in the journal, whole, until a restart finds its files in order. The caller holds the
+    /// applier off.
+    pub(crate) fn hold(&self, partition: &Partition, why: &dyn fmt::Display, segment: Option<u64>) {
+        let reason = format!("its segments cannot be written until a restart: {why}");
+        partition.hold(reason.into(), segment);
+        self.drop_unapplied(partition);
+    }
+
+    fn drop_unapplied(&self, partition: &Partition) {
+        let bytes = partition.drop_unapplied();
+        self.unapplied_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Applies all there is.
@@ -77,37 +122,16 @@ impl Engine {
         }
     }
 
-    fn apply_failed(&self, error: &io::Error) -> Applied {
-        if is_full(error) {
-            if !self.apply_full.swap(true, Ordering::Relaxed) {
-                tracing::warn!("the disk is full; appends are refused until there is room");
-            }
-            return Applied::Full;
-        }
-        self.fail("write a segment", error);
-        Applied::Failed
-    }
-
-    /// Writes batches; after an error, as many as it says are written.
-    fn write_segments(
-        &self,
-        partition: &Arc<Partition>,
-        batches: &[Batch],
-    ) -> Result<(), (usize, io::Error)> {
+    fn write_segments(&self, partition: &Arc<Partition>, batches: &[Batch]) -> Written {
         if partition.is_deleted() {
-            return Ok(());
+            // Its files are about to go, and no checkpoint looks at it.
+            return Written {
+                batches: batches.len(),
+                ..Written::default()
+            };
         }
-        match self
-            .run(partition)
+        self.run(partition)
             .append(batches, |segment| partition.add_segment(segment))
-        {
-            Ok(()) => Ok(()),
-            Err((done, AppendFault::Io(error))) => Err((done, error)),
-            Err((_, AppendFault::Index(fault))) => {
-                partition.stop(fault.to_string().into());
-                Ok(())
-            }
-        }
     }
 
     /// Closes the newest segment and begins the one that has `base` first. The

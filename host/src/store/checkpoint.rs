@@ -6,11 +6,14 @@
 //!
 //! ```text
 //! 200               sequence u64 | records u64 | changes u64 | next topic u64 | next producer u64
-//!                   | closed u8 (1: the store was closed, there is no journal)
+//!                   | closed u8 (1: the store was closed, the journal has nothing behind this)
 //! 201 topic u64be   settings | partitions u32 | name length u16 | name
 //! 202 topic u64be partition u32be
 //!                   epoch u32 | start u64 | segment u64 | length u64 | end u64
 //!                   | why stopped: length u16 (65535: not stopped) | text
+//!                   and if there are holes or segments are missed:
+//!                   holes: count u32, each from u64 | to u64 | at u64
+//!                   missed, until the end, each segment u64 | length u64
 //! 203 producer u64be
 //!                   epoch u16 | used ms i64 | name length u16 (65535: none) | name | windows u32, each
 //!                   topic u64 | partition u32 | epoch u16 | next u32 | sent u8, each
@@ -20,7 +23,11 @@
 //! Little endian but for the keys, whose order should be that of the numbers.
 //! `segment` and `length` say how far the partition's files are synced and
 //! `end` which offset that is; everything above is written anew from the
-//! journal at recovery.
+//! journal at recovery. A hole is what a repair gave up: the offsets from `from`
+//! to `to`, where the latter is at byte `at` of the segment that `from` is in. A
+//! segment is missed that was the newest once and then was not there as it was
+//! synced: the partition is stopped until it is (or is given up), but what the
+//! journal had behind it went on into other segments.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,11 +42,14 @@ use super::apply::Applied;
 use super::commit::TopicId;
 use super::engine::Engine;
 use super::error::TableError;
-use super::journal::operation::{decode_settings, decode_text, encode_settings, encode_text};
-use super::journal::{self};
+use super::journal::group::Frame;
+use super::journal::operation::{
+    decode_holes, decode_settings, decode_text, encode_holes, encode_settings, encode_text,
+};
+use super::journal::{self, FileHeader};
 use super::partition::{Partition, first_epoch};
 use super::producer::{Identity, PartitionKey, Sent, Window};
-use super::segment::HEADER_BYTES;
+use super::segment::{HEADER_BYTES, Hole, SyncFault};
 use super::table::{Changes, WriteError, full_key};
 use super::writer::Writer;
 
@@ -50,6 +60,8 @@ pub(crate) const IDENTITY: u8 = 203;
 
 /// Entries of the checkpoint's own.
 type Own = HashMap<Bytes, Option<Bytes>>;
+/// How far partitions' segments are.
+type Entries = Vec<(Arc<Partition>, PartitionEntry)>;
 
 /// The numbers that a checkpoint keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,6 +94,9 @@ pub(crate) struct PartitionEntry {
     pub(crate) length: u64,
     pub(crate) end: u64,
     pub(crate) stopped: Option<String>,
+    pub(crate) holes: Vec<Hole>,
+    /// Segments that are waited for, and how much of them was synced.
+    pub(crate) missed: Vec<(u64, u64)>,
 }
 
 /// How a checkpoint ended.
@@ -90,7 +105,8 @@ pub(crate) enum Outcome {
     Done,
     /// There was nothing to do.
     Nothing,
-    /// There was no room; nothing is lost, another try may do.
+    /// There was no room, or a partition's records are in no segment; nothing is
+    /// lost, another try may do.
     Postponed,
     Failed,
 }
@@ -101,8 +117,9 @@ struct Frozen {
     tables: Arc<Changes>,
     topics: Vec<(TopicId, Option<TopicEntry>)>,
     partitions: Vec<(PartitionKey, Arc<Partition>, u64)>,
-    identities: Vec<(u64, Identity)>,
+    identities: Vec<(u64, Arc<Identity>)>,
     gone: Vec<u64>,
+    journaled_bytes: u64,
 }
 
 impl Engine {
@@ -112,17 +129,31 @@ impl Engine {
         self.checkpoint_alone(false)
     }
 
-    /// The last checkpoint: afterwards there is no journal. Nothing may be
+    /// The last checkpoint: afterwards the journal holds nothing. Nothing may be
     /// written any more.
     pub(crate) fn close(&self) -> Outcome {
         let _alone = self.checkpointing.lock();
         let outcome = self.checkpoint_alone(true);
         if outcome == Outcome::Done
-            && let Err(error) = self.remove_journal(u64::MAX)
+            && let Err(error) = self.empty_journal()
         {
             tracing::warn!(%error, "could not remove the journal of the closed store");
         }
         outcome
+    }
+
+    /// Leaves a journal file without a group: its name tells whether the tables
+    /// are those of the last checkpoint.
+    fn empty_journal(&self) -> std::io::Result<()> {
+        let sequence = self.writer.lock().sequence;
+        let header = FileHeader {
+            salt: self.salt,
+            first_sequence: sequence + 1,
+            boot: journal::CLOSED,
+        };
+        journal::prepare(&*self.disk, header, &Frame::default())?;
+        journal::adopt(&*self.disk, header.first_sequence, false)?;
+        self.remove_journal(sequence)
     }
 
     /// Whether a checkpoint would find something to do.
@@ -163,7 +194,7 @@ impl Engine {
     }
 
     fn freeze(&self, writer: &mut Writer, closed: bool) -> Frozen {
-        self.journaled_bytes.store(0, Ordering::Relaxed);
+        let journaled_bytes = self.journaled_bytes.swap(0, Ordering::Relaxed);
         let topics = writer
             .touched_topics
             .drain()
@@ -193,6 +224,7 @@ impl Engine {
             partitions,
             identities,
             gone,
+            journaled_bytes,
         }
     }
 
@@ -222,8 +254,8 @@ impl Engine {
         writer
             .producers
             .put_back(changed, frozen.gone.iter().copied());
-        // Not nothing: the next look must find work.
-        self.journaled_bytes.fetch_add(1, Ordering::Relaxed);
+        self.journaled_bytes
+            .fetch_add(frozen.journaled_bytes, Ordering::Relaxed);
     }
 
     fn write_checkpoint(&self, frozen: &Frozen) -> Outcome {
@@ -235,7 +267,8 @@ impl Engine {
             return outcome;
         }
         let entries = match self.sync_segments(frozen) {
-            Ok(entries) => entries,
+            Ok(Some(entries)) => entries,
+            Ok(None) => return Outcome::Postponed,
             Err(error) if crate::io::is_full(&error) => return Outcome::Postponed,
             Err(error) => {
                 self.fail("sync the segments", &error);
@@ -243,13 +276,24 @@ impl Engine {
             }
         };
         let mut own = own_entries(frozen, &entries);
-        if let Err(error) = self.forget_deleted(frozen, &mut own) {
-            self.fail("read the tables", &error);
-            return Outcome::Failed;
+        match self.forget_deleted(frozen, &mut own) {
+            Ok(()) => {}
+            Err(error @ TableError::Io { .. }) => {
+                tracing::warn!(%error, "the checkpoint must wait");
+                return Outcome::Postponed;
+            }
+            Err(error @ TableError::Damaged(_)) => {
+                self.fail("read the tables", &error);
+                return Outcome::Failed;
+            }
         }
         match self.tables.write(&frozen.tables, &own) {
             Ok(()) => {}
             Err(WriteError::DiskFull) => return Outcome::Postponed,
+            Err(WriteError::NotNow(reason)) => {
+                tracing::warn!(%reason, "the checkpoint must wait");
+                return Outcome::Postponed;
+            }
             Err(WriteError::Failed(reason)) => {
                 self.fail("write the tables", &reason);
                 return Outcome::Failed;
@@ -275,28 +319,37 @@ impl Engine {
     }
 
     fn apply_frozen(&self, frozen: &Frozen) -> Outcome {
-        let is_behind = || {
-            frozen.partitions.iter().any(|(_, partition, end)| {
-                !partition.is_deleted() && partition.applied_end() < *end
-            })
+        let any = |is: &dyn Fn(&Partition, u64) -> bool| {
+            let mut alive = frozen
+                .partitions
+                .iter()
+                .filter(|(_, partition, _)| !partition.is_deleted());
+            alive.any(|(_, partition, end)| is(partition, *end))
         };
-        while is_behind() {
-            match self.apply() {
-                Applied::Some => {}
-                Applied::Full => return Outcome::Postponed,
-                Applied::Failed => return Outcome::Failed,
-                Applied::Nothing if !is_behind() => break,
-                Applied::Nothing => return Outcome::Postponed,
+        // What such a partition has in the journal only must stay there.
+        let is_held = || any(&|partition, _| partition.is_held());
+        for (_, partition, end) in &frozen.partitions {
+            let is_behind = || !partition.is_deleted() && partition.applied_end() < *end;
+            while is_behind() && !partition.is_held() {
+                match self.apply() {
+                    Applied::Some => {}
+                    Applied::Full | Applied::Again => return Outcome::Postponed,
+                    Applied::Failed => return Outcome::Failed,
+                    Applied::Nothing if !is_behind() => {}
+                    Applied::Nothing => return Outcome::Postponed,
+                }
             }
         }
-        Outcome::Done
+        if is_held() {
+            Outcome::Postponed
+        } else {
+            Outcome::Done
+        }
     }
 
-    /// Syncs the frozen partitions' segments and says how far they are.
-    fn sync_segments(
-        &self,
-        frozen: &Frozen,
-    ) -> std::io::Result<Vec<(Arc<Partition>, PartitionEntry)>> {
+    /// Syncs the frozen partitions' segments and says how far they are; nothing
+    /// if one could not be opened. An error is one of a sync.
+    fn sync_segments(&self, frozen: &Frozen) -> std::io::Result<Option<Entries>> {
         let alive = frozen
             .partitions
             .iter()
@@ -316,17 +369,26 @@ impl Engine {
             .for_each(|(_, segment)| segment.save_index(&self.files));
         if unsynced.len() > self.config.sync_files_max {
             self.files.sync_everything()?;
-            return Ok(entries);
+            return Ok(Some(entries));
         }
+        let mut is_whole = true;
         for (partition, segment) in &unsynced {
             match segment.sync(&self.files) {
+                Ok(()) => {}
                 // Its files may be gone by now.
                 Err(_) if partition.is_deleted() => {}
-                other => other?,
+                Err(SyncFault::Sync(error)) => return Err(error),
+                Err(SyncFault::Open(fault)) => {
+                    is_whole = false;
+                    if fault.is_barred() {
+                        let _alone = self.applying.lock();
+                        self.hold(partition, &fault, Some(segment.key.base));
+                    }
+                }
             }
         }
         self.files.sync_folders()?;
-        Ok(entries)
+        Ok(is_whole.then_some(entries))
     }
 
     fn partition_entry(
@@ -343,6 +405,8 @@ impl Engine {
             length: segments.last().map_or(0, |segment| segment.len()),
             end: partition.applied_end(),
             stopped: partition.lasting_stop().map(|reason| reason.to_string()),
+            holes: partition.holes(),
+            missed: partition.missed(),
         };
         (entry, segments)
     }
@@ -361,7 +425,7 @@ impl Engine {
         for (at, (first, _)) in files.iter().enumerate() {
             let is_covered = match files.get(at + 1) {
                 Some((next, _)) => *next <= sequence.saturating_add(1),
-                None => sequence == u64::MAX,
+                None => false,
             };
             if is_covered {
                 changed = true;
@@ -376,11 +440,10 @@ impl Engine {
     }
 
     fn remove_journal_file(&self, first: u64) -> std::io::Result<()> {
-        let path = journal::path_of(first);
         if self.damaged_journal.lock().contains(&first) {
-            return self.disk.rename(&path, &format!("{path}.damaged"));
+            return journal::set_aside(&*self.disk, first);
         }
-        self.disk.remove(&path)
+        journal::remove(&*self.disk, first)
     }
 }
 
@@ -393,6 +456,8 @@ fn own_entries(frozen: &Frozen, partitions: &[(Arc<Partition>, PartitionEntry)])
     for (partition, entry) in partitions {
         let has_history = entry.length > 0
             || entry.stopped.is_some()
+            || !entry.holes.is_empty()
+            || !entry.missed.is_empty()
             || entry.epoch != first_epoch(partition.topic());
         let value = has_history.then(|| encode_partition(entry));
         own.insert(partition_key(partition.topic(), partition.number()), value);
@@ -474,6 +539,13 @@ fn encode_partition(entry: &PartitionEntry) -> Bytes {
     out.put_u64_le(entry.length);
     out.put_u64_le(entry.end);
     encode_text(entry.stopped.as_deref(), &mut out);
+    if !entry.holes.is_empty() || !entry.missed.is_empty() {
+        encode_holes(&entry.holes, &mut out);
+    }
+    for (segment, length) in &entry.missed {
+        out.put_u64_le(*segment);
+        out.put_u64_le(*length);
+    }
     out.into()
 }
 
@@ -483,16 +555,27 @@ pub(crate) fn decode_partition(
 ) -> Option<(PartitionKey, PartitionEntry)> {
     let topic = TopicId(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?));
     let partition = u32::from_be_bytes(key.get(9..)?.try_into().ok()?);
-    let entry = PartitionEntry {
+    let mut entry = PartitionEntry {
         epoch: from.try_get_u32_le().ok()?,
         start: from.try_get_u64_le().ok()?,
         segment: from.try_get_u64_le().ok()?,
         length: from.try_get_u64_le().ok()?,
         end: from.try_get_u64_le().ok()?,
         stopped: decode_text(&mut from)?,
+        holes: if from.is_empty() {
+            Vec::new()
+        } else {
+            decode_holes(&mut from)?
+        },
+        missed: Vec::new(),
     };
+    while !from.is_empty() {
+        entry
+            .missed
+            .push((from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?));
+    }
     let is_plausible = entry.length == 0 || entry.length >= HEADER_BYTES;
-    (from.is_empty() && is_plausible).then_some(((topic, partition), entry))
+    is_plausible.then_some(((topic, partition), entry))
 }
 
 fn encode_identity(identity: &Identity) -> Bytes {

@@ -103,8 +103,11 @@ pub enum CatalogChange {
         /// The topic.
         topic: TopicId,
     },
-    /// A stopped partition serves again with what of it is whole, under a new
-    /// epoch. Only for partitions that recovery stopped.
+    /// A stopped partition serves again with what of it is whole; the rest is
+    /// given up, which [`Partition::next_from`](super::Partition::next_from)
+    /// tells its readers. Where offsets will be given again because the end was
+    /// lost, the epoch changes. Repairs what it was stopped for; other damage may
+    /// stop it again.
     Repair {
         /// The topic.
         topic: TopicId,

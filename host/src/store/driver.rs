@@ -5,9 +5,13 @@
 //! - **applier**: moves what is visible into segments
 //! - **keeper**: checkpoints, retention, deleted topics, a full disk
 //!
-//! A thread sleeps until somebody has work for it; nothing lingers.
+//! A thread sleeps until somebody has work for it; only the keeper also looks
+//! around twice a second, and the writer looks every millisecond whether the
+//! applier, for which it must wait, has got on. A thread that panics ends the
+//! store for commits, as the disk's failures do; it does not leave anybody waiting.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
@@ -27,13 +31,16 @@ use super::engine::{Engine, Work};
 use super::error::{CommitError, Health, OpenError, TableError};
 use super::recovery;
 use super::request::{Request, Ticket, ticket};
+use super::room::release_reserve;
 use super::topic::Topic;
 use crate::io::{Clock, Disk};
 
 /// How often the keeper looks around without being asked.
 const KEEPER_PAUSE: Duration = Duration::from_millis(500);
-/// How long a thread waits before it tries again what a full disk refused.
+/// How long a thread waits before it tries again what the system refused.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
+/// How long the keeper waits at most between two checkpoints on a full disk.
+const FULL_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How often producers that were idle for too long are looked for.
 const FORGET_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -357,13 +364,25 @@ impl Shared {
         self.is_abandoned() || *self.closed.borrow()
     }
 
+    /// Runs a step of a thread; a panic in it fails the store.
+    fn guarded<T>(&self, thread: &str, step: impl FnOnce() -> T) -> Option<T> {
+        let done = catch_unwind(AssertUnwindSafe(step)).ok();
+        if done.is_none() {
+            self.engine
+                .fail("go on", &format_args!("the {thread} panicked"));
+        }
+        done
+    }
+
     fn run_writer(&self) {
         while let Some(requests) = self.queue.take() {
             if self.is_abandoned() {
                 break;
             }
-            self.wait_for_applier();
-            self.engine.write(requests);
+            self.guarded("writer", || {
+                self.wait_for_applier();
+                self.engine.write(requests);
+            });
         }
         self.writer_is_done.store(true, Ordering::Release);
         self.bells.ring_all();
@@ -385,7 +404,7 @@ impl Shared {
     fn run_syncer(&self) {
         while !self.is_over() {
             if self.engine.flight.is_waiting() && self.engine.failure().is_none() {
-                self.engine.sync();
+                self.guarded("syncer", || self.engine.sync());
             } else {
                 thread::park();
             }
@@ -394,10 +413,10 @@ impl Shared {
 
     fn run_applier(&self) {
         while !self.is_over() {
-            match self.engine.apply() {
-                Applied::Some => {}
-                Applied::Full => thread::park_timeout(FULL_PAUSE),
-                Applied::Nothing | Applied::Failed => thread::park(),
+            match self.guarded("applier", || self.engine.apply()) {
+                Some(Applied::Some) => {}
+                Some(Applied::Full | Applied::Again) => thread::park_timeout(FULL_PAUSE),
+                Some(Applied::Nothing | Applied::Failed) | None => thread::park(),
             }
         }
     }
@@ -405,7 +424,7 @@ impl Shared {
     fn run_keeper(&self) {
         let mut times = Times::now();
         while !self.writer_is_done.load(Ordering::Acquire) {
-            self.keep(&mut times);
+            self.guarded("keeper", || self.keep(&mut times));
             if !self.writer_is_done.load(Ordering::Acquire) {
                 let pause = if self.engine.is_full() {
                     FULL_PAUSE
@@ -416,7 +435,7 @@ impl Shared {
             }
         }
         if !self.is_abandoned() {
-            self.close();
+            self.guarded("keeper", || self.close());
             self.engine.unlock();
         }
         self.closed.send_replace(true);
@@ -425,15 +444,19 @@ impl Shared {
 
     fn keep(&self, times: &mut Times) {
         let engine = &self.engine;
+        if engine.failure().is_some() {
+            return;
+        }
         engine.remove_doomed();
         if engine.is_full() {
             // Every refusal rings the keeper; once in a while is enough.
             if times.full.elapsed() >= FULL_PAUSE {
-                self.make_room();
+                self.make_room(times);
                 times.full = Instant::now();
             }
             return;
         }
+        times.full_pause = FULL_PAUSE;
         engine.make_reserve();
         let journaled = engine.journaled_bytes.load(Ordering::Relaxed);
         let pause = engine.config.checkpoint_interval;
@@ -454,10 +477,15 @@ impl Shared {
 
     /// What can give a full disk room again: a checkpoint lets the journal go
     /// and retention the segments that it covers.
-    fn make_room(&self) {
-        let outcome = self.engine.checkpoint();
-        if outcome == Outcome::Postponed && self.engine.release_reserve() {
-            self.engine.checkpoint();
+    fn make_room(&self, times: &mut Times) {
+        if times.checkpoint.elapsed() >= times.full_pause {
+            let outcome = self.engine.checkpoint();
+            if outcome == Outcome::Postponed && release_reserve(&*self.engine.disk) {
+                self.engine.checkpoint();
+            }
+            times.checkpoint = Instant::now();
+            // What the first ones could not free, the next ones hardly can.
+            times.full_pause = (times.full_pause * 2).min(FULL_PAUSE_MAX);
         }
         self.engine.retain();
         self.bells.ring(Work::Apply);
@@ -467,10 +495,16 @@ impl Shared {
     fn close(&self) {
         self.engine.sync();
         self.engine.remove_doomed();
-        match self.engine.close() {
+        let mut outcome = self.engine.close();
+        if outcome == Outcome::Postponed && release_reserve(&*self.engine.disk) {
+            outcome = self.engine.close();
+        }
+        match outcome {
             Outcome::Done | Outcome::Nothing => {}
             Outcome::Postponed => {
-                tracing::warn!("no room for the last checkpoint; the journal will be replayed");
+                tracing::warn!(
+                    "the last checkpoint could not be made; the journal will be replayed"
+                );
             }
             Outcome::Failed => {
                 tracing::error!("the last checkpoint failed; the journal will be replayed");
@@ -485,6 +519,7 @@ struct Times {
     retention: Instant,
     forgetting: Instant,
     full: Instant,
+    full_pause: Duration,
 }
 
 impl Times {
@@ -495,6 +530,7 @@ impl Times {
             retention: now,
             forgetting: now,
             full: now,
+            full_pause: FULL_PAUSE,
         }
     }
 }

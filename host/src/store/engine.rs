@@ -18,7 +18,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
-use super::commit::TopicId;
+use super::commit::{CatalogChange, TopicId};
 use super::config::Config;
 use super::error::{CommitError, Health};
 use super::flight::{Flight, Job, Landing};
@@ -56,6 +56,7 @@ pub(crate) struct Engine {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) flight: Flight,
     syncing: Mutex<()>,
+    /// Held over a turn of the applier; taken after `writer`, if both are.
     pub(crate) applying: Mutex<()>,
     pub(crate) apply_queue: Mutex<VecDeque<Arc<Partition>>>,
     pub(crate) tail_order: Mutex<VecDeque<(Arc<Partition>, u64)>>,
@@ -71,6 +72,7 @@ pub(crate) struct Engine {
     pub(super) write_full: AtomicBool,
     /// What the commit would have taken that was refused last for lack of room.
     pub(super) refused_bytes: AtomicU64,
+    pub(super) refused_ms: AtomicI64,
     pub(crate) apply_full: AtomicBool,
     failed: Mutex<Option<Arc<str>>>,
     pub(crate) wake: Box<dyn Fn(Work) + Send + Sync>,
@@ -101,12 +103,12 @@ pub(crate) struct Parts {
     pub(crate) journaled_bytes: u64,
     pub(crate) doomed: Vec<TopicId>,
     pub(crate) damaged_journal: FxHashSet<u64>,
-    pub(crate) wake: Box<dyn Fn(Work) + Send + Sync>,
     pub(crate) lock: Box<dyn Lock>,
 }
 
 impl Engine {
-    pub(crate) fn new(parts: Parts) -> Engine {
+    /// The store as recovery left it; `wake` is told of work.
+    pub(crate) fn new(parts: Parts, wake: Box<dyn Fn(Work) + Send + Sync>) -> Engine {
         let flight = Flight::new(parts.writer.sequence, parts.writer.journal.file().clone());
         Engine {
             config: parts.config,
@@ -132,9 +134,10 @@ impl Engine {
             room: AtomicI64::new(0),
             write_full: AtomicBool::new(false),
             refused_bytes: AtomicU64::new(0),
+            refused_ms: AtomicI64::new(0),
             apply_full: AtomicBool::new(false),
             failed: Mutex::new(None),
-            wake: parts.wake,
+            wake,
             meters: Meters::new(),
             lock: Mutex::new(Some(parts.lock)),
         }
@@ -150,9 +153,11 @@ impl Engine {
                 matches!(&request, Request::Commit { commit, .. } if !commit.catalog.is_empty());
             // A change of the catalog is in effect once it is written, so whatever rests on it
             // must be in another group.
-            if is_alone || draft.payload_bytes >= self.config.group_bytes {
+            if is_alone || draft.bytes() >= self.config.group_bytes {
                 self.flush(&mut writer, &mut draft);
             }
+            // From its look at a segment until it is in effect, the segment must not grow.
+            let _applier_waits = repairs(&request).then(|| self.applying.lock());
             self.draft(&mut writer, &mut draft, request);
             if is_alone {
                 self.flush(&mut writer, &mut draft);
@@ -232,8 +237,9 @@ impl Engine {
         if let Some(reason) = self.failure() {
             return Err(CommitError::StorageFailed(reason));
         }
-        let bytes = draft.payload_bytes + 2 * draft.directory.len() as u64;
-        if !self.has_room(bytes) {
+        let bytes = draft.bytes();
+        // What can make room may use the last of it: that is what it was left for.
+        if !draft.makes_room() && !self.has_room(bytes) {
             return Err(self.refuse_for_room(bytes));
         }
         if writer.journal.bytes() > self.config.journal_file_bytes {
@@ -247,12 +253,7 @@ impl Engine {
             records_before: writer.records,
             changes_before: writer.changes,
             payload_bytes: draft.payload_bytes,
-            directory_bytes: u32::try_from(draft.directory.len()).map_err(|_| {
-                CommitError::TooLarge {
-                    bytes,
-                    bytes_max: u64::from(u32::MAX),
-                }
-            })?,
+            directory_bytes: directory_bytes(draft)?,
             operations: draft.operations,
         };
         let frame = group::encode(&header, &draft.directory);
@@ -382,9 +383,13 @@ impl Engine {
                 topic,
                 partition,
                 epoch,
+                holes,
             } => {
-                let log = writer.logs.get(&(topic, partition))?;
-                log.partition.repair(epoch);
+                let log = writer.logs.get_mut(&(topic, partition))?;
+                log.last_needs = writer.sequence;
+                for lost in log.partition.repair(epoch, holes) {
+                    self.files.set_aside(lost);
+                }
                 writer
                     .touched
                     .insert((topic, partition), log.partition.clone());
@@ -478,6 +483,8 @@ impl Engine {
 
     /// Lets another process have the data folder. Nothing may be written any more.
     pub(crate) fn unlock(&self) {
+        // They write when they close, so not after the lock is gone.
+        self.tables.close();
         self.lock.lock().take();
     }
 
@@ -518,18 +525,178 @@ impl Engine {
     }
 }
 
+fn repairs(request: &Request) -> bool {
+    let Request::Commit { commit, .. } = request else {
+        return false;
+    };
+    let is_repair = |change: &CatalogChange| matches!(change, CatalogChange::Repair { .. });
+    commit.catalog.iter().any(is_repair)
+}
+
+/// The length of a draft's directory, if a reader takes one so large.
+fn directory_bytes(draft: &Draft) -> Result<u32, CommitError> {
+    let bytes = draft.directory.len() as u64;
+    match u32::try_from(bytes) {
+        Ok(length) if length <= group::DIRECTORY_BYTES_MAX => Ok(length),
+        _ => Err(CommitError::TooLarge {
+            bytes,
+            bytes_max: u64::from(group::DIRECTORY_BYTES_MAX),
+        }),
+    }
+}
+
 impl Writer {
-    /// Knows the partitions of a topic that it did not know.
+    /// Knows the partitions of a topic that it did not know. The newest group
+    /// made or altered the topic: without it nothing that rests on it may be
+    /// visible or acknowledged, however durable the topic is.
     pub(crate) fn add_logs(&mut self, topic: &Arc<Topic>) {
+        let needs = self.sequence;
         for partition in topic.partitions().iter() {
             self.logs
                 .entry((topic.id(), partition.number()))
+                .and_modify(|log| log.last_needs = needs)
                 .or_insert_with(|| Log {
                     topic: topic.clone(),
                     partition: partition.clone(),
                     next: partition.end(),
-                    last_needs: 0,
+                    last_needs: needs,
                 });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use eddy_protocol::frame::{Durability, TopicSettings};
+    use eddy_protocol::{Batch, BatchBuilder, Compression, TopicName};
+
+    use super::*;
+    use crate::io::{FaultyDisk, ManualClock};
+    use crate::store::commit::{Append, Change, Commit, Committed, Table};
+    use crate::store::recovery;
+    use crate::store::request::{Ticket, ticket};
+
+    fn engine(config: Config) -> Engine {
+        let disk = Arc::new(FaultyDisk::new(1));
+        let clock = Arc::new(ManualClock::new(0));
+        recovery::open(config, disk, clock, Box::new(|_| {})).expect("the folder is empty")
+    }
+
+    fn request(commit: Commit) -> (Request, Ticket<Committed>) {
+        let (reply, ticket) = ticket();
+        (Request::Commit { commit, reply }, ticket)
+    }
+
+    fn change(change: CatalogChange) -> Commit {
+        Commit {
+            catalog: vec![change],
+            ..Commit::default()
+        }
+    }
+
+    fn settings(durability: Durability) -> TopicSettings {
+        TopicSettings {
+            durability,
+            ..TopicSettings::default()
+        }
+    }
+
+    fn create(durability: Durability) -> Commit {
+        change(CatalogChange::Create {
+            name: TopicName::parse("t").expect("the name is plain"),
+            partitions: 1,
+            settings: settings(durability),
+        })
+    }
+
+    fn produce() -> Commit {
+        Commit {
+            appends: vec![Append {
+                topic: TopicId(1),
+                partition: 0,
+                batch: batch(),
+            }],
+            ..Commit::default()
+        }
+    }
+
+    fn batch() -> Batch {
+        let mut builder = BatchBuilder::new();
+        builder
+            .push(0, None, Some(b"value"), &[])
+            .expect("the record is small");
+        builder
+            .finish(Compression::None, None)
+            .expect("the batch is small")
+    }
+
+    /// Writes a record on top of an unsynced change of its topic.
+    fn check_that_nothing_outruns(before: Option<Commit>, unsynced: Commit) {
+        let engine = engine(Config::default());
+        if let Some(commit) = before {
+            let (request, _ticket) = request(commit);
+            engine.write(vec![request]);
+            engine.sync();
+        }
+        let (changed, mut changed_ticket) = request(unsynced);
+        let (produced, mut produced_ticket) = request(produce());
+        engine.write(vec![changed, produced]);
+        let partition = engine
+            .catalog
+            .by_id(TopicId(1))
+            .and_then(|topic| topic.partition(0))
+            .expect("it is in effect");
+        assert!(changed_ticket.try_take().is_none() && produced_ticket.try_take().is_none());
+        assert_eq!(partition.end(), 0, "nobody may see it yet");
+        engine.sync();
+        produced_ticket
+            .try_take()
+            .expect("it is synced")
+            .expect("there is room");
+        assert_eq!(partition.end(), 1);
+        let (request, mut ticket) = request(produce());
+        engine.write(vec![request]);
+        ticket
+            .try_take()
+            .expect("a memory topic waits for no sync otherwise")
+            .expect("there is room");
+    }
+
+    #[test]
+    fn no_record_outruns_the_creation_of_its_memory_topic() {
+        check_that_nothing_outruns(None, create(Durability::Memory));
+    }
+
+    #[test]
+    fn no_record_outruns_the_change_that_makes_its_topic_one_of_memory() {
+        let alter = CatalogChange::Alter {
+            topic: TopicId(1),
+            partitions: None,
+            settings: settings(Durability::Memory),
+        };
+        check_that_nothing_outruns(Some(create(Durability::Disk)), change(alter));
+    }
+
+    #[test]
+    fn a_group_ends_where_its_changes_of_tables_are_large_enough() {
+        let engine = engine(Config {
+            group_bytes: 1000,
+            ..Config::default()
+        });
+        let put = |n: u32| {
+            let change = Change::Put {
+                table: Table::Cursors,
+                key: Bytes::from(n.to_string()),
+                value: Bytes::from(vec![0; 100]),
+            };
+            let (request, _) = request(Commit {
+                changes: vec![change],
+                ..Commit::default()
+            });
+            request
+        };
+        engine.write((0..100).map(put).collect());
+        assert!(engine.writer.lock().sequence > 10);
     }
 }

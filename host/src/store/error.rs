@@ -83,8 +83,11 @@ pub enum CommitError {
         /// Why.
         reason: String,
     },
-    /// The partition is not stopped, or a restart must find out whether it is whole.
-    #[error("partition {partition} of topic `{topic}` has nothing to repair")]
+    /// The partition is not stopped, or a restart must find out whether its
+    /// files are in order again.
+    #[error(
+        "partition {partition} of topic `{topic}` has nothing to repair: it is not stopped, or only a restart can tell"
+    )]
     NothingToRepair {
         /// The topic.
         topic: TopicName,
@@ -137,6 +140,9 @@ pub enum CommitError {
     /// A table could not be read.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// What a repair must look at could not be read now. Worth trying again.
+    #[error("{0}")]
+    Unreadable(String),
     /// The store was closed before. Nothing of the commit happened, unless the
     /// store was dropped without being closed, which is a crash.
     #[error("the store is closed")]
@@ -177,9 +183,14 @@ pub enum TableError {
     /// What is stored is not what was written.
     #[error("the key-value tables are damaged: {0}")]
     Damaged(String),
-    /// The system could not read.
-    #[error("cannot read the key-value tables: {0}")]
-    Io(String),
+    /// The system could not read; another try may succeed.
+    #[error("cannot read the key-value tables: {reason}")]
+    Io {
+        /// What kind of error it was.
+        kind: io::ErrorKind,
+        /// What the system said.
+        reason: String,
+    },
 }
 
 /// How the store is.

@@ -5,6 +5,8 @@
 //! a new epoch; numbers wrap at 2^32. Every change can be undone, because a
 //! group whose write fails must leave no trace. Pure state: no disk, no clock.
 
+use std::sync::Arc;
+
 use eddy_protocol::ProducerStamp;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -51,7 +53,8 @@ pub(crate) struct Identity {
 #[derive(Debug, Default)]
 pub(crate) struct Producers {
     pub(crate) next_id: u64,
-    by_id: FxHashMap<u64, Identity>,
+    /// Shared with a checkpoint that is being written; copied before a change only then.
+    by_id: FxHashMap<u64, Arc<Identity>>,
     by_name: FxHashMap<String, u64>,
     changed: FxHashSet<u64>,
     forgotten: FxHashSet<u64>,
@@ -77,7 +80,7 @@ pub(crate) enum Undo {
     },
     Identity {
         id: u64,
-        before: Option<Box<Identity>>,
+        before: Option<Arc<Identity>>,
     },
     NextId(u64),
 }
@@ -167,7 +170,7 @@ impl Producers {
         count: u32,
         at: (u64, i64),
     ) -> Option<Undo> {
-        let identity = self.by_id.get_mut(&stamp.id)?;
+        let identity = Arc::make_mut(self.by_id.get_mut(&stamp.id)?);
         let (offset, now_ms) = at;
         let before = identity.windows.get(&key).copied();
         identity
@@ -217,12 +220,12 @@ impl Producers {
         {
             undo.push(self.forget(older));
         }
-        let before = self.by_id.get(&producer.id).cloned().map(Box::new);
+        let before = self.by_id.get(&producer.id).cloned();
         undo.push(Undo::Identity {
             id: producer.id,
             before,
         });
-        let identity = self.by_id.entry(producer.id).or_default();
+        let identity = Arc::make_mut(self.by_id.entry(producer.id).or_default());
         identity.epoch = producer.epoch;
         identity.name = name.map(str::to_owned);
         identity.used_ms = now_ms;
@@ -245,18 +248,15 @@ impl Producers {
         }
         self.changed.remove(&id);
         self.forgotten.insert(id);
-        Undo::Identity {
-            id,
-            before: before.map(Box::new),
-        }
+        Undo::Identity { id, before }
     }
 
     /// Forgets what was sent to a topic that is gone.
     pub(crate) fn forget_topic(&mut self, topic: TopicId) {
         for (id, identity) in &mut self.by_id {
-            let before = identity.windows.len();
-            identity.windows.retain(|(of, _), _| *of != topic);
-            if identity.windows.len() != before {
+            if identity.windows.keys().any(|(of, _)| *of == topic) {
+                let windows = &mut Arc::make_mut(identity).windows;
+                windows.retain(|(of, _), _| *of != topic);
                 self.changed.insert(*id);
             }
         }
@@ -274,6 +274,7 @@ impl Producers {
                 let Some(identity) = self.by_id.get_mut(&id) else {
                     return;
                 };
+                let identity = Arc::make_mut(identity);
                 identity.used_ms = used_ms;
                 match before {
                     Some(window) => identity.windows.insert(key, window),
@@ -281,13 +282,18 @@ impl Producers {
                 };
             }
             Undo::Identity { id, before } => {
-                if let Some(name) = self.by_id.remove(&id).and_then(|identity| identity.name) {
-                    self.by_name.remove(&name);
+                if let Some(name) = self
+                    .by_id
+                    .remove(&id)
+                    .as_ref()
+                    .and_then(|now| now.name.as_ref())
+                {
+                    self.by_name.remove(name);
                 }
                 match before {
                     Some(identity) => {
                         self.changed.insert(id);
-                        self.insert(id, *identity);
+                        self.insert(id, identity);
                     }
                     None => {
                         self.changed.remove(&id);
@@ -299,7 +305,8 @@ impl Producers {
     }
 
     /// Puts an identity there, as read from a checkpoint.
-    pub(crate) fn insert(&mut self, id: u64, identity: Identity) {
+    pub(crate) fn insert(&mut self, id: u64, identity: impl Into<Arc<Identity>>) {
+        let identity = identity.into();
         if let Some(name) = &identity.name {
             self.by_name.insert(name.clone(), id);
         }
@@ -334,11 +341,11 @@ impl Producers {
 
     #[cfg(test)]
     pub(crate) fn get(&self, id: u64) -> Option<&Identity> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(Arc::as_ref)
     }
 
     /// What changed since the last call: the identities as they are, and the ids that are gone.
-    pub(crate) fn take_changes(&mut self) -> (Vec<(u64, Identity)>, Vec<u64>) {
+    pub(crate) fn take_changes(&mut self) -> (Vec<(u64, Arc<Identity>)>, Vec<u64>) {
         let mut changed: Vec<u64> = self.changed.drain().collect();
         changed.sort_unstable();
         let identities = changed

@@ -49,21 +49,23 @@ impl Engine {
             self.files.remove(oldest.key)?;
             removed += 1;
         }
-        if self.newest_is_expired(partition, settings) {
-            let _alone = self.applying.lock();
-            if partition.applied_end() == partition.end() && !partition.is_deleted() {
-                self.begin_segment(partition, partition.applied_end())?;
-                self.writer
-                    .lock()
-                    .touched
-                    .insert((partition.topic(), partition.number()), partition.clone());
-            }
-        }
-        if removed > 0 {
+        let begins = self.newest_is_expired(partition, settings) && self.begin_anew(partition)?;
+        if begins || removed > 0 {
             let key = (partition.topic(), partition.number());
             self.writer.lock().touched.insert(key, partition.clone());
         }
         Ok(removed)
+    }
+
+    /// Begins a segment, if everything visible is in the older ones.
+    fn begin_anew(&self, partition: &Arc<Partition>) -> io::Result<bool> {
+        let _alone = self.applying.lock();
+        let end = partition.applied_end();
+        if end != partition.end() || partition.is_deleted() || partition.is_held() {
+            return Ok(false);
+        }
+        self.begin_segment(partition, end)?;
+        Ok(true)
     }
 
     /// The oldest segment, if it may and should go.

@@ -8,18 +8,20 @@ use std::sync::atomic::Ordering;
 
 use super::engine::{Engine, Work};
 use super::error::CommitError;
+use crate::io::Disk;
 
 /// Free space is asked for anew at least once per so many bytes.
 const ROOM_BYTES: i64 = 64 << 20;
 /// The file that is there to be removed.
 const RESERVE: &str = "RESERVE";
+/// For so long a commit that was refused counts as waiting for room.
+const REFUSED_MS: i64 = 5000;
 
 impl Engine {
     /// Looks whether there is room again.
     pub(crate) fn look_for_room(&self) {
         self.room.store(0, Ordering::Relaxed);
-        // Room for what was refused last: less would be full again at once.
-        let wanted = self.refused_bytes.load(Ordering::Relaxed);
+        let wanted = self.awaited_bytes();
         if self.write_full.load(Ordering::Relaxed) && self.has_room(wanted) {
             self.write_full.store(false, Ordering::Relaxed);
         }
@@ -56,14 +58,26 @@ impl Engine {
     /// So much was written. A disk on which only less than what was refused has
     /// room is still full for those who wait.
     pub(super) fn had_room(&self, bytes: u64) {
-        if bytes >= self.refused_bytes.load(Ordering::Relaxed) {
+        if self.write_full.load(Ordering::Relaxed) && bytes >= self.awaited_bytes() {
             self.write_full.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Room for what was refused last: less would be full again at once. But who
+    /// gave up must not make the disk look full for ever.
+    fn awaited_bytes(&self) -> u64 {
+        let since_ms = self.refused_ms.load(Ordering::Relaxed);
+        if self.clock.now_ms().abs_diff(since_ms) > REFUSED_MS.unsigned_abs() {
+            return 0;
+        }
+        self.refused_bytes.load(Ordering::Relaxed)
     }
 
     pub(super) fn refuse_for_room(&self, bytes: u64) -> CommitError {
         self.room.store(0, Ordering::Relaxed);
         self.refused_bytes.store(bytes, Ordering::Relaxed);
+        self.refused_ms
+            .store(self.clock.now_ms(), Ordering::Relaxed);
         if !self.write_full.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 bytes,
@@ -88,19 +102,19 @@ impl Engine {
             .and_then(|file| file.write_at(&mut [IoSlice::new(&filler)], 0));
         if let Err(error) = made {
             tracing::debug!(%error, "could not make the reserve");
-            self.release_reserve();
+            release_reserve(&*self.disk);
         }
     }
+}
 
-    /// Gives the reserve back to the disk; says whether there was one.
-    pub(crate) fn release_reserve(&self) -> bool {
-        match self.disk.remove(RESERVE) {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => {
-                tracing::warn!(%error, "could not remove the reserve");
-                false
-            }
+/// Gives the reserve back to the disk; says whether there was one.
+pub(crate) fn release_reserve(disk: &dyn Disk) -> bool {
+    match disk.remove(RESERVE) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => {
+            tracing::warn!(%error, "could not remove the reserve");
+            false
         }
     }
 }

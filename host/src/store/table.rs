@@ -5,15 +5,21 @@
 //! the key's bytes; the value is CRC-32C (u32, little endian) over that key and
 //! the value's bytes, then those bytes. Numbers from 200 are the checkpoint's
 //! own (see [`super::checkpoint`]). redb keeps a checksum per page, and all of
-//! them are checked when the file is opened.
+//! them are checked when the file is opened: a damaged page above the leaves
+//! would hide keys, which no checksum of a value tells.
+//!
+//! A checkpoint is one redb transaction, committed in two phases: after a
+//! one-phase commit redb takes a damaged page for a write that a crash cut off,
+//! and goes back to the transaction before without a word.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{RwLock, RwLockWriteGuard};
 use redb::{Database, ReadableDatabase, TableDefinition};
 
 use super::backend::Backend;
@@ -34,7 +40,17 @@ pub(crate) struct Tables {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
     overlay: RwLock<Overlay>,
-    database: Mutex<Option<Arc<Database>>>,
+    /// Who uses the database holds this for reading, so that closing it waits.
+    slot: RwLock<Slot>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Open(Database),
+    /// An error made redb refuse everything: whoever needs it next opens it anew.
+    Failed,
+    /// The folder may be somebody else's by now.
+    Closed,
 }
 
 #[derive(Debug, Default)]
@@ -54,8 +70,20 @@ impl Tables {
             disk,
             cache_bytes,
             overlay: RwLock::default(),
-            database: Mutex::new(Some(Arc::new(database))),
+            slot: RwLock::new(Slot::Open(database)),
         })
+    }
+
+    /// Closes the file, which redb writes to once more. What is not in memory
+    /// cannot be read any more.
+    pub(crate) fn close(&self) {
+        let Slot::Open(database) = std::mem::replace(&mut *self.slot.write(), Slot::Closed) else {
+            return;
+        };
+        // Every checkpoint is durable already; this only saves the next open some work.
+        if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| database.close())) {
+            tracing::debug!(%error, "could not close the key-value tables properly");
+        }
     }
 
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, TableError> {
@@ -136,14 +164,14 @@ impl Tables {
         if changes.is_empty() {
             return;
         }
-        let value_bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
-        let bytes: usize = changes
-            .iter()
-            .map(|(key, value)| key.len() + value_bytes(value))
-            .sum();
         let mut overlay = self.overlay.write();
-        overlay.fresh_bytes += bytes as u64;
-        overlay.fresh.extend(changes);
+        for (key, value) in changes {
+            let key_bytes = key.len() as u64;
+            overlay.fresh_bytes += key_bytes + value_bytes(value.as_ref());
+            if let Some(replaced) = overlay.fresh.insert(key, value) {
+                overlay.fresh_bytes -= key_bytes + value_bytes(replaced.as_ref());
+            }
+        }
     }
 
     /// How much the next checkpoint has to write, roughly.
@@ -166,8 +194,12 @@ impl Tables {
         let mut all = Changes::clone(&overlay.frozen);
         overlay.frozen = Arc::default();
         all.append(&mut overlay.fresh);
+        overlay.frozen_bytes = 0;
+        overlay.fresh_bytes = all
+            .iter()
+            .map(|(key, value)| key.len() as u64 + value_bytes(value.as_ref()))
+            .sum();
         overlay.fresh = all;
-        overlay.fresh_bytes += std::mem::take(&mut overlay.frozen_bytes);
     }
 
     /// Writes what was frozen and the checkpoint's own entries, durably.
@@ -179,7 +211,8 @@ impl Tables {
         let mut own: Vec<_> = own.iter().collect();
         own.sort_unstable();
         let written = self.guarded_write(|database| {
-            let write = database.begin_write()?;
+            let mut write = database.begin_write()?;
+            write.set_two_phase_commit(true);
             {
                 let mut table = write.open_table(ALL)?;
                 for (key, value) in frozen.iter().chain(own) {
@@ -192,13 +225,9 @@ impl Tables {
             write.commit()?;
             Ok(())
         });
-        match written {
-            Ok(()) => {
-                let mut overlay = self.overlay.write();
-                (overlay.frozen, overlay.frozen_bytes) = (Arc::default(), 0);
-            }
-            // redb refuses everything after an error until it is opened anew.
-            Err(_) => *self.database.lock() = None,
+        if written.is_ok() {
+            let mut overlay = self.overlay.write();
+            (overlay.frozen, overlay.frozen_bytes) = (Arc::default(), 0);
         }
         written
     }
@@ -209,34 +238,61 @@ impl Tables {
         &self,
         act: impl FnOnce(&Database) -> Result<T, TableError>,
     ) -> Result<T, TableError> {
-        let database = self.database()?;
-        catch_unwind(AssertUnwindSafe(|| act(&database)))
-            .unwrap_or_else(|_| Err(TableError::Damaged("a page cannot be read".to_owned())))
+        let done = self.with_database(|database| {
+            catch_unwind(AssertUnwindSafe(|| act(database)))
+                .unwrap_or_else(|_| Err(TableError::Damaged("a page cannot be read".to_owned())))
+        })?;
+        if matches!(done, Err(TableError::Io { .. })) {
+            self.give_up();
+        }
+        done
     }
 
     fn guarded_write(
         &self,
         act: impl FnOnce(&Database) -> Result<(), redb::Error>,
     ) -> Result<(), WriteError> {
-        let database = self
-            .database()
-            .map_err(|error| WriteError::Failed(error.to_string()))?;
-        match catch_unwind(AssertUnwindSafe(|| act(&database))) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(redb::Error::Io(error))) if is_full(&error) => Err(WriteError::DiskFull),
-            Ok(Err(error)) => Err(WriteError::Failed(error.to_string())),
-            Err(_) => Err(WriteError::Failed("a page cannot be read".to_owned())),
+        let done = self.with_database(|database| catch_unwind(AssertUnwindSafe(|| act(database))));
+        let error = match done {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(redb::Error::Io(error)))) if is_full(&error) => WriteError::DiskFull,
+            // A read failed before or meanwhile, so redb has not begun to commit.
+            Ok(Ok(Err(error @ redb::Error::PreviousIo))) => WriteError::NotNow(error.to_string()),
+            Ok(Ok(Err(error))) => WriteError::Failed(error.to_string()),
+            Ok(Err(_)) => WriteError::Failed("a page cannot be read".to_owned()),
+            Err(TableError::Io { kind, .. }) if is_full(&kind.into()) => WriteError::DiskFull,
+            Err(error @ TableError::Io { .. }) => WriteError::NotNow(error.to_string()),
+            Err(error @ TableError::Damaged(_)) => WriteError::Failed(error.to_string()),
+        };
+        self.give_up();
+        Err(error)
+    }
+
+    /// redb refuses everything after an error until it is opened anew.
+    fn give_up(&self) {
+        let mut slot = self.slot.write();
+        if matches!(*slot, Slot::Open(_)) {
+            *slot = Slot::Failed;
         }
     }
 
-    fn database(&self) -> Result<Arc<Database>, TableError> {
-        let mut database = self.database.lock();
-        if let Some(database) = &*database {
-            return Ok(database.clone());
+    fn with_database<T>(&self, act: impl FnOnce(&Database) -> T) -> Result<T, TableError> {
+        let mut slot = self.slot.read();
+        if matches!(*slot, Slot::Failed) {
+            drop(slot);
+            let mut failed = self.slot.write();
+            if matches!(*failed, Slot::Failed) {
+                *failed = Slot::Open(open_database(&*self.disk, self.cache_bytes)?);
+            }
+            slot = RwLockWriteGuard::downgrade(failed);
         }
-        let opened = Arc::new(open_database(&*self.disk, self.cache_bytes)?);
-        *database = Some(opened.clone());
-        Ok(opened)
+        match &*slot {
+            Slot::Open(database) => Ok(act(database)),
+            Slot::Failed | Slot::Closed => Err(TableError::Io {
+                kind: io::ErrorKind::Other,
+                reason: "the store is closed".to_owned(),
+            }),
+        }
     }
 }
 
@@ -244,7 +300,14 @@ impl Tables {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum WriteError {
     DiskFull,
+    /// The file could not be read; nothing was written, and another try may do.
+    NotNow(String),
+    /// What is on disk now, nobody knows.
     Failed(String),
+}
+
+fn value_bytes(value: Option<&Bytes>) -> u64 {
+    value.map_or(0, |value| value.len() as u64)
 }
 
 /// The key as it is stored.
@@ -265,7 +328,7 @@ pub(crate) fn entry(change: &Change) -> (Bytes, Option<Bytes>) {
 
 fn open_database(disk: &dyn Disk, cache_bytes: usize) -> Result<Database, TableError> {
     let file = match disk.open(PATH) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create_database(disk, cache_bytes)?;
             disk.open(PATH)
         }
@@ -308,8 +371,15 @@ fn open_file(file: Arc<dyn File>, cache_bytes: usize) -> Result<Database, TableE
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn io_fault(error: std::io::Error) -> TableError {
-    TableError::Io(error.to_string())
+fn io_fault(error: io::Error) -> TableError {
+    // So redb says that the file does not even begin as one of its own.
+    if error.kind() == io::ErrorKind::InvalidData {
+        return TableError::Damaged(error.to_string());
+    }
+    TableError::Io {
+        kind: error.kind(),
+        reason: error.to_string(),
+    }
 }
 
 fn below(changes: &Changes, prefix: &[u8]) -> Vec<(Bytes, Option<Bytes>)> {
@@ -339,7 +409,109 @@ fn checked(key: &[u8], stored: &[u8]) -> Result<Bytes, TableError> {
 
 fn fault(error: impl Into<redb::Error>) -> TableError {
     match error.into() {
-        redb::Error::Io(error) => TableError::Io(error.to_string()),
+        redb::Error::Io(error) => io_fault(error),
+        // Another read failed, and this one was not tried.
+        error @ redb::Error::PreviousIo => io_fault(io::Error::other(error)),
         error => TableError::Damaged(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{Faults, FaultyDisk};
+
+    fn put(tables: &Tables, key: &str, value: &str) {
+        let change = Change::Put {
+            table: Table::Cursors,
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value: Bytes::copy_from_slice(value.as_bytes()),
+        };
+        tables.apply(Changes::from([entry(&change)]));
+    }
+
+    fn write(tables: &Tables) -> Result<(), WriteError> {
+        let frozen = tables.freeze();
+        let written = tables.write(&frozen, &HashMap::new());
+        if written.is_err() {
+            tables.thaw();
+        }
+        written
+    }
+
+    fn get(tables: &Tables, key: &str) -> Result<Option<Bytes>, TableError> {
+        tables.get(Table::Cursors, key.as_bytes())
+    }
+
+    fn faults(disk: &FaultyDisk, fail_reads: bool, bytes_max: Option<u64>) {
+        disk.set_faults(Faults {
+            fail_reads,
+            bytes_max,
+            ..Faults::default()
+        });
+    }
+
+    #[test]
+    fn a_read_that_failed_is_tried_again_and_a_checkpoint_waits_for_it() {
+        let disk = FaultyDisk::new(1);
+        let tables = Tables::open(Arc::new(disk.clone()), 0).expect("the disk works");
+        put(&tables, "a", "1");
+        write(&tables).expect("there is room");
+        faults(&disk, true, None);
+        for _ in 0..3 {
+            let error = get(&tables, "a").expect_err("nothing can be read");
+            assert!(matches!(error, TableError::Io { .. }), "{error}");
+        }
+        put(&tables, "b", "2");
+        let error = write(&tables).expect_err("nothing can be read");
+        assert!(matches!(error, WriteError::NotNow(_)), "{error:?}");
+        faults(&disk, false, None);
+        assert_eq!(get(&tables, "a"), Ok(Some(Bytes::from("1"))));
+        write(&tables).expect("it works again");
+        assert_eq!(get(&tables, "b"), Ok(Some(Bytes::from("2"))));
+    }
+
+    #[test]
+    fn a_full_disk_is_known_as_one_whatever_was_tried() {
+        let disk = FaultyDisk::new(1);
+        let tables = Tables::open(Arc::new(disk.clone()), 0).expect("the disk works");
+        put(&tables, "a", "1");
+        write(&tables).expect("there is room");
+        put(&tables, "b", &"2".repeat(2 << 20));
+        faults(&disk, false, Some(disk.used_bytes()));
+        for _ in 0..3 {
+            assert_eq!(write(&tables), Err(WriteError::DiskFull));
+        }
+        assert_eq!(get(&tables, "a"), Ok(Some(Bytes::from("1"))));
+        faults(&disk, false, None);
+        write(&tables).expect("there is room again");
+    }
+
+    #[test]
+    fn a_key_that_changes_often_counts_once() {
+        let disk = FaultyDisk::new(1);
+        let tables = Tables::open(Arc::new(disk), 0).expect("the disk works");
+        for n in 0..100 {
+            put(&tables, "key", &format!("{n:05}"));
+        }
+        assert_eq!(tables.unwritten_bytes(), 4 + 5);
+        tables.freeze();
+        put(&tables, "key", "x");
+        assert_eq!(tables.unwritten_bytes(), 9 + 5);
+        tables.thaw();
+        assert_eq!(tables.unwritten_bytes(), 5);
+    }
+
+    #[test]
+    fn closed_tables_are_not_touched_any_more() {
+        let disk = FaultyDisk::new(1);
+        let tables = Tables::open(Arc::new(disk.clone()), 0).expect("the disk works");
+        put(&tables, "a", "1");
+        write(&tables).expect("there is room");
+        tables.close();
+        let operations = disk.operations();
+        get(&tables, "a").expect_err("they are closed");
+        drop(tables);
+        assert_eq!(disk.operations(), operations);
     }
 }

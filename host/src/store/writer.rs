@@ -112,9 +112,25 @@ impl Draft {
         self.operations += 1;
     }
 
+    /// What the group takes, but for its headers and padding.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.payload_bytes + 2 * self.directory.len() as u64
+    }
+
     /// How many offsets the group gives.
     pub(crate) fn records(&self) -> u64 {
         self.spans
+    }
+
+    /// Whether all it does is to delete topics or to keep less of them.
+    pub(crate) fn makes_room(&self) -> bool {
+        let is_relief = |operation: &Operation| {
+            matches!(
+                operation,
+                Operation::DeleteTopic { .. } | Operation::AlterTopic { .. }
+            )
+        };
+        self.operations as usize == self.catalog.len() && self.catalog.iter().all(is_relief)
     }
 
     /// How many operations are no appends.
@@ -216,6 +232,7 @@ impl Writer {
             push.needs = needs;
             if let Some(log) = self.logs.get_mut(&push.key) {
                 log.last_needs = log.last_needs.max(needs);
+                push.needs = log.last_needs;
             }
         }
         needs.max(waits.for_earlier)
@@ -388,18 +405,19 @@ impl Writer {
                 let Some(log) = self.logs.get(&(*topic, *partition)) else {
                     return Err(self.no_such_partition(*topic, *partition));
                 };
-                if !log.partition.can_repair() {
-                    let topic = log.topic.name().clone();
+                let plan = log.partition.plan_repair();
+                let plan = plan.map_err(|fault| CommitError::Unreadable(fault.to_string()))?;
+                let Some((epoch, holes)) = plan else {
                     return Err(CommitError::NothingToRepair {
-                        topic,
+                        topic: log.topic.name().clone(),
                         partition: *partition,
                     });
-                }
-                let epoch = log.partition.epoch().wrapping_add(1);
+                };
                 Ok(Operation::Repair {
                     topic: *topic,
                     partition: *partition,
                     epoch,
+                    holes,
                 })
             }
         }

@@ -151,15 +151,15 @@ impl Runner {
 
     // `&mut` although nothing changes: an instance can be sent between threads, not shared.
     async fn read(&mut self) -> Result<Vec<Batch>, Stop> {
-        let start = self.partition.start();
-        if self.position < start {
-            let (name, missing) = (&self.deployment.record.spec.name, start - self.position);
+        let next = self.partition.next_from(self.position);
+        if self.position < next {
+            let (name, missing) = (&self.deployment.record.spec.name, next - self.position);
             tracing::warn!(
                 deployment = name,
                 missing,
-                "retention overtook the deployment"
+                "retention overtook the deployment, or a repair gave records up"
             );
-            return self.read_from(start).await;
+            return self.read_from(next).await;
         }
         self.read_from(self.position).await
     }

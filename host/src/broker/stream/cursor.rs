@@ -115,9 +115,9 @@ impl Cursor {
         if let Some(failure) = self.filter().and_then(|filter| filter.failure()) {
             return Some(Next::Ended(failure.clone()));
         }
-        let start = self.lane.partition.start();
-        if self.next < start {
-            return Some(Next::Gap(self.jump(start)));
+        let next = self.lane.partition.next_from(self.next);
+        if self.next < next {
+            return Some(Next::Gap(self.jump(next)));
         }
         if self.next >= self.lane.partition.end() {
             let stopped = self.lane.partition.stopped();

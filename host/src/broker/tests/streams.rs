@@ -495,3 +495,66 @@ async fn a_subscription_names_each_partition_once() {
         refused(broker.subscribe(&request).await, code, words);
     }
 }
+
+#[tokio::test]
+async fn a_reader_is_told_what_a_repair_gave_up_and_gets_the_rest() {
+    let disk = FaultyDisk::new(7);
+    let broker = broker_on(&disk, Config::default()).await;
+    broker.with_topic("t", 1, TopicSettings::default()).await;
+    let values: Vec<String> = (10..60).map(|n| format!("value {n}")).collect();
+    for value in &values {
+        broker.append("t", &[value]).await;
+    }
+    let (_, partition) = broker.partition(&name("t"), 0).expect("it is there");
+    let path = "topics/1/0/00000000000000000000.log";
+    let find = || {
+        let content = disk.content(path)?;
+        content.windows(8).position(|window| window == b"value 15")
+    };
+    eventually("the segment", || find().is_some()).await;
+    disk.corrupt(path, find().expect("it is there") as u64, b"x");
+    let mut cursor = broker.reader(&subscribe(Start::Earliest)).await;
+    let seen = offsets(&deliver(
+        &*frame(&mut cursor, Form::Binary).await,
+        Form::Binary,
+    ));
+    assert_eq!(seen, [0, 1, 2, 3, 4], "what is whole comes first");
+    match next(&mut cursor, Form::Binary).await {
+        Next::Ended(error) => assert_eq!(error.code, ErrorCode::PartitionStopped),
+        other => panic!("an end was expected: {}", describe(&other)),
+    }
+    let info = within("repairing", broker.repair_partition(&name("t"), 0)).await;
+    assert_eq!(info.expect("it is stopped").partitions[0].stopped, None);
+    let mut cursor = broker.reader(&subscribe(Start::Offset(4))).await;
+    let mut seen = offsets(&deliver(
+        &*frame(&mut cursor, Form::Binary).await,
+        Form::Binary,
+    ));
+    match next(&mut cursor, Form::Binary).await {
+        Next::Gap(gap) => {
+            assert_eq!((gap.expected, gap.next), (5, 6));
+            assert_eq!(gap.epoch, partition.epoch());
+        }
+        other => panic!("a gap was expected: {}", describe(&other)),
+    }
+    while cursor.position().offset < 50 {
+        seen.extend(offsets(&deliver(
+            &*frame(&mut cursor, Form::Binary).await,
+            Form::Binary,
+        )));
+    }
+    let expected: Vec<u64> = [4].into_iter().chain(6..50).collect();
+    assert_eq!(seen, expected);
+    let mut rest = values.clone();
+    rest.remove(5);
+    assert_eq!(
+        broker.values("t", 0).await,
+        rest,
+        "a fetch goes on behind it"
+    );
+    refused(
+        within("repairing", broker.repair_partition(&name("t"), 0)).await,
+        ErrorCode::InvalidArgument,
+        "nothing to repair",
+    );
+}

@@ -154,12 +154,20 @@ pub(crate) fn head(bytes: &Bytes, salt: u64) -> Option<(Header, Bytes)> {
 
 /// Whether these bytes, which end where the file ends, are the beginning of the
 /// group `sequence` and nothing else: what a write leaves that a crash cut off.
-/// Where the cut leaves no checksum to go by, it counts as damage.
+/// Where the cut leaves no checksum to go by, the header's numbers must do; where
+/// it leaves no whole header either, only the bytes' number is there to go by.
 pub(crate) fn is_cut_off(bytes: &Bytes, salt: u64, sequence: u64) -> bool {
-    bytes.len() < HEADER_BYTES
-        || head(bytes, salt).is_some_and(|(header, _)| {
-            header.sequence == sequence && header.group_bytes() > bytes.len() as u64
-        })
+    if bytes.len() < HEADER_BYTES {
+        return true;
+    }
+    let Some((header, _)) = Header::decode(bytes, Place::Head) else {
+        return false;
+    };
+    let has_directory = HEADER_BYTES + header.directory_bytes as usize <= bytes.len();
+    header.salt == salt
+        && header.sequence == sequence
+        && header.group_bytes() > bytes.len() as u64
+        && (!has_directory || head(bytes, salt).is_some())
 }
 
 /// The second copies of header and directory that end at `end`, if they are whole.
@@ -237,6 +245,24 @@ mod tests {
                 assert_eq!(head(&bytes, 8), None);
             }
         }
+    }
+
+    #[test]
+    fn a_group_that_is_cut_off_anywhere_is_known_as_one_and_a_changed_one_is_not() {
+        let directory = [3; 24];
+        let frame = encode(&header(&directory, 100), &directory);
+        let mut whole = frame.before.clone();
+        whole.extend([9; 100]);
+        whole.extend(&frame.after);
+        for end in 0..whole.len() {
+            let bytes = Bytes::copy_from_slice(&whole[..end]);
+            assert!(is_cut_off(&bytes, 7, 42), "cut at {end}");
+            assert_eq!(is_cut_off(&bytes, 7, 41), end < HEADER_BYTES);
+        }
+        assert!(!is_cut_off(&Bytes::from(whole.clone()), 7, 42));
+        whole[HEADER_BYTES] ^= 1;
+        let bytes = Bytes::copy_from_slice(&whole[..whole.len() - 1]);
+        assert!(!is_cut_off(&bytes, 7, 42));
     }
 
     #[test]

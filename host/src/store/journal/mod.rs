@@ -11,9 +11,16 @@
 //! ```
 //!
 //! Little endian; `crc` is CRC-32C over bytes 16..64; `boot` is another number
-//! after each start of the machine. A group is appended with one write; whether
-//! it is synced is somebody else's business. After a write that failed, the
-//! file ends where it ended before. Knows nothing of partitions and tables.
+//! after each start of the machine, and 0 in the file that a store leaves which
+//! was closed. A group is appended with one write; whether it is synced is
+//! somebody else's business. After a write that failed, the file ends where it
+//! ended before.
+//!
+//! Recovery begins a file as `<its name>.new`, with what it found out: once that
+//! is whole, it has happened (see [`prepare`]). So what older files hold at or
+//! above the first sequence of the next file does not count: it was cut.
+//!
+//! Knows nothing of partitions and tables.
 
 pub(crate) mod group;
 pub(crate) mod operation;
@@ -24,7 +31,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 
-use crate::io::{Disk, File};
+use self::group::Frame;
+use crate::io::{Disk, File, read_all};
 
 /// The journal's folder.
 pub(crate) const FOLDER: &str = "journal";
@@ -32,6 +40,12 @@ pub(crate) const FOLDER: &str = "journal";
 pub(crate) const FILE_HEADER_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"EDDYJRNL";
 const VERSION: u32 = 1;
+/// The boot in a file that a closed store left: nothing was written since.
+pub(crate) const CLOSED: u64 = 0;
+/// Behind the path of a file that is not adopted yet.
+const PREPARED: &str = ".new";
+/// Behind the path of a file that is kept for whoever wants to look.
+const SET_ASIDE: &str = ".damaged";
 /// Batches below this are copied into one slice: an entry in a list of slices costs the kernel
 /// more than the copy.
 const COPY_BYTES_MAX: usize = 4096;
@@ -92,6 +106,96 @@ pub(crate) fn list(disk: &dyn Disk) -> io::Result<Vec<(u64, u64)>> {
         .collect())
 }
 
+/// Removes a file whose groups are not needed any more.
+pub(crate) fn remove(disk: &dyn Disk, first_sequence: u64) -> io::Result<()> {
+    disk.remove(&path_of(first_sequence))
+}
+
+/// Keeps a file for people, where the store does not look.
+pub(crate) fn set_aside(disk: &dyn Disk, first_sequence: u64) -> io::Result<()> {
+    let path = path_of(first_sequence);
+    disk.rename(&path, &format!("{path}{SET_ASIDE}"))
+}
+
+/// Writes a file, durably, that is to take the place of everything at and above
+/// its first sequence. [`adopt`] puts it there; after a crash in between,
+/// [`adopt_prepared`] does.
+pub(crate) fn prepare(disk: &dyn Disk, header: FileHeader, group: &Frame) -> io::Result<Journal> {
+    let path = path_of(header.first_sequence) + PREPARED;
+    let mut journal = Journal {
+        file: disk.create(&path)?,
+        bytes: 0,
+    };
+    let written = journal
+        .write(&[
+            Bytes::copy_from_slice(&header.encode()),
+            Bytes::copy_from_slice(&group.before),
+            Bytes::copy_from_slice(&group.after),
+        ])
+        .and_then(|_| journal.file.sync_data());
+    if let Err(error) = written {
+        // What was begun must not take the room that is missing.
+        drop(disk.remove(&path));
+        return Err(error);
+    }
+    Ok(journal)
+}
+
+/// Puts a prepared file into its place. Files that it supersedes go, or are
+/// kept aside.
+pub(crate) fn adopt(disk: &dyn Disk, first_sequence: u64, keep: bool) -> io::Result<()> {
+    let path = path_of(first_sequence);
+    let superseded: Vec<u64> = list(disk)?
+        .into_iter()
+        // One without a group has nothing to tell, and one of the same name is replaced.
+        .filter(|(first, bytes)| {
+            *first > first_sequence
+                || (*first == first_sequence && keep && *bytes > FILE_HEADER_BYTES as u64)
+        })
+        .map(|(first, _)| first)
+        .collect();
+    if !superseded.is_empty() {
+        // From the first change on there is no way back.
+        disk.sync_dir(FOLDER)?;
+    }
+    for first in superseded.into_iter().rev() {
+        if keep {
+            set_aside(disk, first)?;
+        } else {
+            remove(disk, first)?;
+        }
+    }
+    disk.rename(&(path.clone() + PREPARED), &path)?;
+    disk.sync_dir(FOLDER)
+}
+
+/// Ends what a crash interrupted between [`prepare`] and [`adopt`].
+pub(crate) fn adopt_prepared(disk: &dyn Disk, salt: u64) -> io::Result<()> {
+    for entry in disk.list(FOLDER)? {
+        let Some(name) = entry.name.strip_suffix(PREPARED) else {
+            continue;
+        };
+        let path = format!("{FOLDER}/{}", entry.name);
+        let bytes = Bytes::from(read_all(&*disk.open_read(&path)?)?);
+        let header = FileHeader::decode(&bytes).filter(|header| header.salt == salt);
+        match header.filter(|header| is_prepared(&bytes, header, name)) {
+            Some(header) => adopt(disk, header.first_sequence, true)?,
+            None => disk.remove(&path)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a prepared file is whole: nothing behind its header, or one group.
+fn is_prepared(bytes: &Bytes, header: &FileHeader, name: &str) -> bool {
+    let rest = bytes.slice(FILE_HEADER_BYTES..);
+    let is_whole = rest.is_empty()
+        || group::head(&rest, header.salt).is_some_and(|(group, _)| {
+            group.sequence == header.first_sequence && group.group_bytes() == rest.len() as u64
+        });
+    is_whole && path_of(header.first_sequence) == format!("{FOLDER}/{name}")
+}
+
 /// The file that groups are appended to.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -108,8 +212,11 @@ impl Journal {
             .write_at(&mut [IoSlice::new(&header.encode())], 0)
             .and_then(|()| disk.sync_dir(FOLDER));
         if let Err(error) = started {
-            // Without its header the file would read as damage.
-            disk.remove(&path)?;
+            // Its name would say that the groups to come in the file before do not count. Whatever
+            // keeps that name from going durably is worse than what went wrong.
+            disk.remove(&path)
+                .and_then(|()| disk.sync_dir(FOLDER))
+                .map_err(io::Error::other)?;
             return Err(error);
         }
         Ok(Journal {
@@ -119,20 +226,18 @@ impl Journal {
     }
 
     /// Appends a group, whole or not at all.
-    pub(crate) fn append(
-        &mut self,
-        frame: &group::Frame,
-        batches: &[Bytes],
-    ) -> Result<u64, AppendError> {
-        let pieces = gather(frame, batches);
+    pub(crate) fn append(&mut self, frame: &Frame, batches: &[Bytes]) -> Result<u64, AppendError> {
+        self.write(&gather(frame, batches))
+            .map_err(|error| match self.file.truncate(self.bytes) {
+                Ok(()) => AppendError::Refused(error),
+                Err(truncate) => AppendError::Torn(truncate),
+            })
+    }
+
+    fn write(&mut self, pieces: &[Bytes]) -> io::Result<u64> {
         let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        if let Err(error) = self.file.write_at(&mut slices, self.bytes) {
-            return match self.file.truncate(self.bytes) {
-                Ok(()) => Err(AppendError::Refused(error)),
-                Err(truncate) => Err(AppendError::Torn(truncate)),
-            };
-        }
+        self.file.write_at(&mut slices, self.bytes)?;
         self.bytes += bytes;
         Ok(bytes)
     }
@@ -161,7 +266,7 @@ pub(crate) enum AppendError {
 }
 
 /// The group's bytes in few slices, without copying what is large.
-fn gather(frame: &group::Frame, batches: &[Bytes]) -> Vec<Bytes> {
+fn gather(frame: &Frame, batches: &[Bytes]) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let mut small = frame.before.clone();
     for batch in batches {

@@ -16,6 +16,7 @@
 //! 9 set epoch       topic u64 | partition u32 | epoch u32
 //! 10 stop           topic u64 | partition u32 | end u64 | reason length u16 | reason
 //! 11 repair         topic u64 | partition u32 | epoch u32
+//! 12 repair         as 11 | holes: count u32, each from u64 | to u64 | at u64
 //!
 //! settings          durability u8 (0 disk, 1 memory) | retention ms u64 | retention bytes u64
 //!                   (all bits set: no limit)
@@ -26,6 +27,7 @@ use eddy_protocol::frame::{Durability, TopicSettings};
 use eddy_protocol::{Batch, ProducerStamp, TopicName};
 
 use crate::store::commit::{Change, Table, TopicId};
+use crate::store::segment::Hole;
 
 const NO_LIMIT: u64 = u64::MAX;
 const NO_NAME: u16 = u16::MAX;
@@ -72,6 +74,8 @@ pub(crate) enum Operation {
         topic: TopicId,
         partition: u32,
         epoch: u32,
+        /// All that the partition has from then on.
+        holes: Vec<Hole>,
     },
 }
 
@@ -194,10 +198,14 @@ impl Operation {
                 topic,
                 partition,
                 epoch,
+                holes,
             } => {
-                out.put_u8(11);
+                out.put_u8(if holes.is_empty() { 11 } else { 12 });
                 encode_partition(*topic, *partition, out);
                 out.put_u32_le(*epoch);
+                if !holes.is_empty() {
+                    encode_holes(holes, out);
+                }
             }
         }
     }
@@ -213,10 +221,8 @@ impl Operation {
                     directory.try_get_u32_le().ok()?,
                     directory.try_get_u32_le().ok()?,
                 );
-                let (key, value) = (
-                    take(directory, key as usize)?,
-                    take(directory, value as usize)?,
-                );
+                let key = copy(directory, key as usize)?;
+                let value = copy(directory, value as usize)?;
                 Operation::Change(Change::Put { table, key, value })
             }
             3 => {
@@ -224,7 +230,7 @@ impl Operation {
                 let key = directory.try_get_u32_le().ok()?;
                 Operation::Change(Change::Delete {
                     table,
-                    key: take(directory, key as usize)?,
+                    key: copy(directory, key as usize)?,
                 })
             }
             4 => {
@@ -275,12 +281,17 @@ impl Operation {
                     reason: decode_text(directory)??,
                 }
             }
-            11 => {
+            11 | 12 => {
                 let (topic, partition) = decode_partition(directory)?;
                 Operation::Repair {
                     topic,
                     partition,
                     epoch: directory.try_get_u32_le().ok()?,
+                    holes: if kind == 12 {
+                        decode_holes(directory)?
+                    } else {
+                        Vec::new()
+                    },
                 }
             }
             _ => return None,
@@ -342,6 +353,33 @@ fn decode_partition(from: &mut Bytes) -> Option<(TopicId, u32)> {
     ))
 }
 
+/// The holes as in the picture above; the checkpoint keeps them the same way.
+pub(crate) fn encode_holes(holes: &[Hole], out: &mut Vec<u8>) {
+    out.put_u32_le(u32::try_from(holes.len()).expect("each hole is a repair's"));
+    for hole in holes {
+        out.put_u64_le(hole.from);
+        out.put_u64_le(hole.to);
+        out.put_u64_le(hole.at);
+    }
+}
+
+pub(crate) fn decode_holes(from: &mut Bytes) -> Option<Vec<Hole>> {
+    let mut holes: Vec<Hole> = Vec::new();
+    for _ in 0..from.try_get_u32_le().ok()? {
+        let hole = Hole {
+            from: from.try_get_u64_le().ok()?,
+            to: from.try_get_u64_le().ok()?,
+            at: from.try_get_u64_le().ok()?,
+        };
+        // Whoever goes over them must come to an end.
+        if hole.from >= hole.to || holes.last().is_some_and(|last| last.to > hole.from) {
+            return None;
+        }
+        holes.push(hole);
+    }
+    Some(holes)
+}
+
 /// The settings as in the picture above; the checkpoint keeps them the same way.
 pub(crate) fn encode_settings(settings: &TopicSettings, out: &mut Vec<u8>) {
     out.put_u8(match settings.durability {
@@ -391,6 +429,12 @@ pub(crate) fn decode_text(from: &mut Bytes) -> Option<Option<String>> {
 /// The next `length` bytes; `None` if there are fewer.
 pub(crate) fn take(from: &mut Bytes, length: usize) -> Option<Bytes> {
     (length <= from.len()).then(|| from.split_to(length))
+}
+
+/// As [`take`], in memory of its own: what stays in the tables must not hold the
+/// whole file that it was read from.
+fn copy(from: &mut Bytes, length: usize) -> Option<Bytes> {
+    take(from, length).map(|bytes| Bytes::copy_from_slice(&bytes))
 }
 
 fn length(bytes: &Bytes) -> u32 {

@@ -22,6 +22,7 @@ pub(crate) enum What {
     Group(Group),
     /// Groups with these sequences are not there any more.
     Lost {
+        /// 0: the file before this one ends without them, or is missing.
         at: u64,
         bytes: u64,
         sequences: (u64, u64),
@@ -74,12 +75,16 @@ pub(crate) struct Events {
     /// A rest whose meaning depends on what the next file begins with.
     held: Option<Event>,
     queue: VecDeque<Event>,
-    /// How many bytes the files have.
+    /// Where the next file begins: what the one that is read holds from there on was cut.
+    until: u64,
+    /// How many bytes of groups the files have.
     pub(crate) bytes: u64,
-    /// The boot of the newest file whose header can be read.
+    /// The boot of the newest file; `None` if its header cannot be read.
     pub(crate) boot: Option<u64>,
     /// Files whose header cannot be read although groups follow.
     pub(crate) bad_headers: Vec<u64>,
+    /// Files with something that was cut.
+    pub(crate) cut: Vec<u64>,
 }
 
 impl Events {
@@ -93,7 +98,11 @@ impl Events {
         Events {
             disk,
             salt,
-            bytes: files.iter().map(|(_, bytes)| bytes).sum(),
+            bytes: files
+                .iter()
+                .map(|(_, bytes)| bytes.saturating_sub(FILE_HEADER_BYTES as u64))
+                .sum(),
+            until: u64::MAX,
             files: files.into(),
             scan: None,
             next: first,
@@ -101,6 +110,7 @@ impl Events {
             queue: VecDeque::new(),
             boot: None,
             bad_headers: Vec::new(),
+            cut: Vec::new(),
         }
     }
 
@@ -119,7 +129,7 @@ impl Events {
             let file = *file;
             match scan.next() {
                 None => {
-                    self.next = self.next.max(scan.next_sequence());
+                    self.next = self.next.max(scan.next_sequence().min(self.until));
                     self.scan = None;
                 }
                 Some(found) => self.take(file, found),
@@ -129,6 +139,17 @@ impl Events {
 
     fn take(&mut self, file: u64, found: Found) {
         let event = |what| Event { file, what };
+        let begin = match &found {
+            Found::Group(group) => group.header.sequence,
+            Found::Lost { sequences, .. } => sequences.0,
+            Found::Rest { sequence, .. } => *sequence,
+        };
+        if begin >= self.until {
+            if self.cut.last() != Some(&file) {
+                self.cut.push(file);
+            }
+            return;
+        }
         match found {
             // Already covered: by the checkpoint, or because an older file was cut.
             Found::Group(group) if group.header.sequence < self.next => {}
@@ -141,6 +162,7 @@ impl Events {
                 bytes,
                 sequences: (first, last),
             } => {
+                let last = last.min(self.until - 1);
                 if last >= self.next {
                     let sequences = (first.max(self.next), last);
                     self.queue.push_back(event(What::Lost {
@@ -171,6 +193,7 @@ impl Events {
         let Some((first, _)) = self.files.pop_front() else {
             return Ok(false);
         };
+        self.until = self.files.front().map_or(u64::MAX, |(next, _)| *next);
         let path = journal::path_of(first);
         let bytes = self.disk.open_read(&path).and_then(|file| read_all(&*file));
         let bytes = Bytes::from(bytes.map_err(|source| OpenError::Io {

@@ -1,5 +1,5 @@
-//! The end of recovery: the torn tail is cut, what was found out is written
-//! into a new journal file, and the store begins.
+//! The end of recovery: what was found out is written into a new journal file,
+//! which cuts the torn tail, and the store begins.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,15 +9,15 @@ use std::sync::atomic::AtomicU64;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::replay::Known;
-use super::{Recovery, Tail};
+use super::{Recovery, Tail, salvage};
 use crate::io::{Clock, Disk, Lock};
 use crate::store::commit::TopicId;
 use crate::store::config::Config;
-use crate::store::engine::{Engine, Parts, Work};
+use crate::store::engine::Parts;
 use crate::store::error::OpenError;
-use crate::store::journal::group::{self, Header};
+use crate::store::journal::group::{self, Frame, Header};
 use crate::store::journal::operation::Operation;
-use crate::store::journal::{self, AppendError, FileHeader, Journal};
+use crate::store::journal::{self, FILE_HEADER_BYTES, FileHeader, Journal};
 use crate::store::partition::{Opened, Partition};
 use crate::store::producer::PartitionKey;
 use crate::store::segment::files::Files;
@@ -30,7 +30,6 @@ pub(super) struct Opening {
     pub(super) config: Config,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) wake: Box<dyn Fn(Work) + Send + Sync>,
     pub(super) lock: Box<dyn Lock>,
     pub(super) salt: u64,
     pub(super) tables: Tables,
@@ -42,7 +41,7 @@ pub(super) struct Opening {
 }
 
 impl Recovery<'_> {
-    pub(super) fn finish(mut self, opening: Opening) -> Result<Engine, OpenError> {
+    pub(super) fn finish(mut self, opening: Opening) -> Result<Parts, OpenError> {
         let disk = opening.disk.clone();
         let fault = move |source| OpenError::Io {
             action: "write",
@@ -50,6 +49,10 @@ impl Recovery<'_> {
             source,
         };
         self.gaps.conclude(&mut self.replay);
+        self.replay.require_starts();
+        let tail = self.tail.take();
+        let is_torn = tail.as_ref().is_none_or(|tail| tail.is_torn);
+        self.judge_strays(&opening, is_torn && tail.is_some())?;
         self.replay.trim_files()?;
         for file in &self.events.bad_headers {
             let path = opening.disk.describe(&journal::path_of(*file));
@@ -59,21 +62,62 @@ impl Recovery<'_> {
             );
             self.damaged.push(*file);
         }
-        if let Some(tail) = self.tail.take() {
-            self.cut(&*opening.disk, &tail).map_err(&fault)?;
-            self.note_cut(&tail, &opening);
+        self.damaged.append(&mut self.events.cut);
+        if let Some(tail) = &tail {
+            self.note_cut(tail, &opening);
         }
         self.note_lost_memory(&opening);
-        self.sync_journal(&*opening.disk).map_err(&fault)?;
-        let journal = self.begin_journal(&opening).map_err(&fault)?;
+        self.sync(&opening).map_err(&fault)?;
+        let next = self.sequence + 1;
+        let journal = self.begin_journal(&opening, is_torn).map_err(&fault)?;
+        if let Some(tail) = tail.filter(|tail| tail.file < next) {
+            self.cut(&*opening.disk, &tail).map_err(&fault)?;
+        }
         Ok(self.build(opening, journal))
     }
 
-    /// Cuts the journal's tail, durably: the next groups get the same sequences.
-    fn cut(&self, disk: &dyn Disk, tail: &Tail) -> io::Result<()> {
-        let path = journal::path_of(tail.file);
+    /// The folders of topics that are not known: those of deleted topics go,
+    /// others are taken in. A stop of the machine may have taken the creation of
+    /// one, which then was never acknowledged.
+    fn judge_strays(&mut self, opening: &Opening, has_torn: bool) -> Result<(), OpenError> {
+        if !has_torn {
+            for topic in self.gaps.unknown(&self.replay) {
+                self.replay.adopt(topic);
+                let files = self.replay.files;
+                let parts = self.replay.topics.get(&topic).into_iter();
+                let found: Vec<_> = parts
+                    .flat_map(|topic| &topic.parts)
+                    .map(|part| (part.key, salvage::rest(files, part, u64::MAX)))
+                    .collect();
+                for (key, batches) in found {
+                    self.replay.salvaged(key, batches)?;
+                }
+            }
+        }
+        // The id of a folder that is there must not be given again, whoever it was of.
+        let newest = opening.strays.iter().max().map_or(0, |topic| topic.0 + 1);
+        self.replay.next_topic = self.replay.next_topic.max(newest);
+        Ok(())
+    }
+
+    /// Removes what was cut. It does not count any more, and where it may have
+    /// been acknowledged it stays until a checkpoint sets the file aside.
+    fn cut(&mut self, disk: &dyn Disk, tail: &Tail) -> io::Result<()> {
+        if !tail.is_torn {
+            self.damaged.push(tail.file);
+            return Ok(());
+        }
+        match tail.at.filter(|at| *at > 0) {
+            Some(at) => disk.open(&journal::path_of(tail.file))?.truncate(at),
+            None => Ok(()),
+        }
+    }
+
+    /// After a stop of the process everything that was written is there, but for
+    /// the write that was cut off. If more is missing, it was acknowledged or seen.
+    fn note_cut(&mut self, tail: &Tail, opening: &Opening) {
         tracing::warn!(
-            path = disk.describe(&path),
+            path = opening.disk.describe(&journal::path_of(tail.file)),
             at = tail.at,
             bytes = tail.bytes,
             groups = tail.groups,
@@ -81,25 +125,7 @@ impl Recovery<'_> {
             tail.bytes,
             tail.groups,
         );
-        let at = tail.at.unwrap_or(0);
-        let files = journal::list(disk)?;
-        for (first, _) in files.iter().rev().filter(|(first, _)| *first > tail.file) {
-            disk.remove(&journal::path_of(*first))?;
-        }
-        if at == 0 {
-            disk.remove(&path)?;
-        } else {
-            let file = disk.open(&path)?;
-            file.truncate(at)?;
-            file.sync_data()?;
-        }
-        disk.sync_dir(journal::FOLDER)
-    }
-
-    /// After a stop of the process everything that was written is there, but for
-    /// the write that was cut off. If more is missing, it was acknowledged or seen.
-    fn note_cut(&mut self, tail: &Tail, opening: &Opening) {
-        if tail.is_cut_off || self.events.boot != Some(opening.disk.boot_id()) {
+        if tail.is_torn {
             return;
         }
         let named: FxHashSet<PartitionKey> = tail.partitions.iter().copied().collect();
@@ -116,7 +142,8 @@ impl Recovery<'_> {
 
     /// Records of `memory` topics that were acknowledged may be lost if the machine stopped.
     fn note_lost_memory(&mut self, opening: &Opening) {
-        if opening.was_closed || self.events.boot == Some(opening.disk.boot_id()) {
+        let was_closed = opening.was_closed || self.events.boot == Some(journal::CLOSED);
+        if was_closed || self.is_same_boot() {
             return;
         }
         for topic in self
@@ -134,30 +161,38 @@ impl Recovery<'_> {
     }
 
     /// What was replayed is visible from now on and so must stay.
-    fn sync_journal(&self, disk: &dyn Disk) -> io::Result<()> {
+    fn sync(&self, opening: &Opening) -> io::Result<()> {
+        let disk = &*opening.disk;
+        if self.replay.damages > 0 {
+            // Some of it may be in segments alone.
+            opening.files.sync_everything()?;
+        }
         for (first, bytes) in journal::list(disk)? {
-            if bytes > journal::FILE_HEADER_BYTES as u64 {
+            if bytes > FILE_HEADER_BYTES as u64 {
                 disk.open(&journal::path_of(first))?.sync_data()?;
             }
         }
         Ok(())
     }
 
-    /// A new file, which begins with what recovery found out.
-    fn begin_journal(&mut self, opening: &Opening) -> io::Result<Journal> {
+    /// A new file, which begins with what recovery found out. From here on all of
+    /// it has happened: also that the store is in use, which must be known after a
+    /// crash of the machine.
+    fn begin_journal(&mut self, opening: &Opening, is_torn: bool) -> io::Result<Journal> {
+        let disk = &*opening.disk;
         let header = FileHeader {
             salt: opening.salt,
             first_sequence: self.sequence + 1,
-            boot: opening.disk.boot_id(),
+            boot: self.boot,
         };
-        let mut journal = Journal::create(&*opening.disk, header)?;
+        let mut directory = Vec::new();
         let operations = self.findings();
-        if !operations.is_empty() {
-            let mut directory = Vec::new();
-            operations
-                .iter()
-                .for_each(|operation| operation.encode(&mut directory));
-            let count = operations.len();
+        operations
+            .iter()
+            .for_each(|operation| operation.encode(&mut directory));
+        let count = operations.len();
+        // A group without operations still says that what is before it is no torn tail.
+        let frame = if count > 0 || self.replay.damages > 0 {
             let header = Header {
                 salt: opening.salt,
                 sequence: self.sequence + 1,
@@ -169,15 +204,14 @@ impl Recovery<'_> {
                 directory_bytes: u32::try_from(directory.len()).map_err(io::Error::other)?,
                 operations: u32::try_from(count).map_err(io::Error::other)?,
             };
-            let frame = group::encode(&header, &directory);
-            journal.append(&frame, &[]).map_err(|error| match error {
-                AppendError::Refused(error) | AppendError::Torn(error) => error,
-            })?;
             self.sequence += 1;
             self.replay.changes += count as u64;
-        }
-        // That the store is in use must be known after a crash of the machine.
-        journal.file().sync_data()?;
+            group::encode(&header, &directory)
+        } else {
+            Frame::default()
+        };
+        let journal = journal::prepare(disk, header, &frame)?;
+        journal::adopt(disk, header.first_sequence, !is_torn)?;
         Ok(journal)
     }
 
@@ -186,7 +220,7 @@ impl Recovery<'_> {
         let mut operations = Vec::new();
         for part in self.replay.parts() {
             let (topic, partition) = part.key;
-            if lost.contains(&part.key) {
+            if lost.contains(&part.key) || part.is_restored {
                 operations.push(Operation::SetEpoch {
                     topic,
                     partition,
@@ -205,10 +239,10 @@ impl Recovery<'_> {
         operations
     }
 
-    fn build(self, opening: Opening, journal: Journal) -> Engine {
+    fn build(self, opening: Opening, journal: Journal) -> Parts {
         let tails_bytes = Arc::new(AtomicU64::new(0));
         let shared = (opening.files.clone(), tails_bytes.clone());
-        let journaled_bytes = self.events.bytes;
+        let journaled_bytes = self.events.bytes + journal.bytes() - FILE_HEADER_BYTES as u64;
         let replay = self.replay;
         let known: BTreeSet<TopicId> = replay.topics.keys().copied().collect();
         let doomed = opening
@@ -234,8 +268,8 @@ impl Recovery<'_> {
             .map(|(id, topic)| build_topic(id, topic, &shared, &mut writer))
             .collect();
         opening.tables.apply(replay.table);
-        Engine::new(Parts {
-            boot: opening.disk.boot_id(),
+        Parts {
+            boot: self.boot,
             config: opening.config,
             disk: opening.disk,
             clock: opening.clock,
@@ -248,9 +282,8 @@ impl Recovery<'_> {
             journaled_bytes,
             doomed,
             damaged_journal: self.damaged.into_iter().collect(),
-            wake: opening.wake,
             lock: opening.lock,
-        })
+        }
     }
 }
 
@@ -262,18 +295,15 @@ fn build_topic(
 ) -> Arc<Topic> {
     let mut partitions = Vec::with_capacity(topic.parts.len());
     for part in topic.parts {
-        let start = match part.segments.first() {
-            Some(segment) => segment.key.base,
-            None if part.broken.is_some() => part.start,
-            None => part.end,
-        };
         let opened = Opened {
             epoch: part.epoch,
-            start,
+            start: part.start(),
             end: part.end,
             checkpointed: part.checkpointed,
             segments: part.segments,
+            holes: part.holes,
             stopped: part.stopped.map(Into::into),
+            missed: part.missed.clone(),
         };
         let partition = Arc::new(Partition::new(
             id,
@@ -282,10 +312,18 @@ fn build_topic(
             shared.clone(),
             opened,
         ));
-        if let Some(reason) = part.broken {
-            partition.stop(reason.into());
+        let is_held = part.held.is_some();
+        let missed = part.missed.first().map_or(part.start, |(base, _)| *base);
+        if let Some(reason) = part.held {
+            partition.hold(reason.into(), None);
         }
-        if part.is_touched {
+        if let Some(reason) = part.broken {
+            partition.stop(reason.into(), Some(missed));
+        }
+        if let Some((segment, damage)) = part.damaged {
+            partition.stop(damage.to_string().into(), Some(segment));
+        }
+        if part.is_touched || is_held {
             writer.touched.insert(part.key, partition.clone());
         }
         partitions.push(partition);

@@ -1,16 +1,20 @@
 //! Opening a data folder: the checkpoint is read, the journal behind it is
 //! replayed over the segments, and damage is told apart.
 //!
-//! - A bad group that nothing behind it knows to be synced is a **torn tail**:
-//!   it is cut, and a line in the log says how much went.
+//! - A bad group that nothing behind it knows to be synced (or, if the machine
+//!   has not stopped since, written) is a **torn tail**: it is cut, and a line in
+//!   the log says how much went.
 //! - Any other bad group held acknowledged data: **damage in the middle**. What
 //!   can be proven whole goes on (see [`salvage`]); partitions of which that
 //!   can't be said are stopped until they are repaired, with a reason that says
 //!   why; the damaged file is kept aside.
-//! - Tables without which nothing makes sense, or a folder of a newer Eddy:
-//!   the store does not open, and says which file.
+//! - Tables without which nothing makes sense or that are older than the rest
+//!   of the folder, or a folder of a newer Eddy: the store does not open, and says
+//!   which file.
 //!
-//! A crash during recovery is harmless: all of it can be done again.
+//! A crash during recovery is harmless: until it has begun a journal file with
+//! what it found out, which is there whole or not at all, the journal stays as
+//! it was found, and all of it can be done again.
 
 pub(crate) mod events;
 mod finish;
@@ -27,17 +31,18 @@ use self::replay::Replay;
 use super::checkpoint::{self, PartitionEntry, State, TopicEntry};
 use super::commit::TopicId;
 use super::config::Config;
-use super::engine::{Engine, Work};
+use super::engine::{Engine, Parts, Work};
 use super::error::{OpenError, TableError};
 use super::format;
 use super::journal;
 use super::journal::operation::Operation;
 use super::journal::scan::Group;
 use super::producer::{Identity, PartitionKey};
+use super::room::release_reserve;
 use super::segment;
 use super::segment::files::Files;
 use super::table::{self, Tables};
-use crate::io::{Clock, Disk};
+use crate::io::{Clock, Disk, is_full};
 
 /// What the checkpoint says.
 #[derive(Debug, Default)]
@@ -51,18 +56,33 @@ pub(crate) struct Kept {
 /// Segment files: for each partition base and length.
 pub(crate) type Listing = FxHashMap<PartitionKey, BTreeMap<u64, u64>>;
 
-/// Opens the data folder on `disk`.
+/// Opens the data folder on `disk`; `wake` is told of work.
 pub(crate) fn open(
     config: Config,
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     wake: Box<dyn Fn(Work) + Send + Sync>,
 ) -> Result<Engine, OpenError> {
+    let opened = match recover(&config, &disk, &clock) {
+        Err(OpenError::Io { source, .. }) if is_full(&source) && release_reserve(&*disk) => {
+            tracing::warn!("the disk is full; recovery uses the room that was kept for this");
+            recover(&config, &disk, &clock)
+        }
+        other => other,
+    };
+    Ok(Engine::new(opened?, wake))
+}
+
+fn recover(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Parts, OpenError> {
     let lock = disk.lock()?;
-    let salt = format::open_or_create(&*disk)?;
+    let salt = format::open_or_create(&**disk)?;
     let tables = Tables::open(disk.clone(), config.table_cache_bytes)
-        .map_err(|error| table_fault(&*disk, &error))?;
-    let kept = read_checkpoint(&tables).map_err(|error| table_fault(&*disk, &error))?;
+        .map_err(|error| table_fault(&**disk, &error))?;
+    let kept = read_checkpoint(&tables).map_err(|error| table_fault(&**disk, &error))?;
     let fault = |action, path: &str, source| OpenError::Io {
         action,
         path: disk.describe(path),
@@ -70,21 +90,23 @@ pub(crate) fn open(
     };
     disk.create_dir(journal::FOLDER)
         .map_err(|source| fault("create", journal::FOLDER, source))?;
+    journal::adopt_prepared(&**disk, salt)
+        .map_err(|source| fault("write", journal::FOLDER, source))?;
     let journal_files =
-        journal::list(&*disk).map_err(|source| fault("list", journal::FOLDER, source))?;
+        journal::list(&**disk).map_err(|source| fault("list", journal::FOLDER, source))?;
     if journal_files.is_empty() {
         // The folder may be new; the files in it are as durable as its name.
         disk.sync_dir("")
             .map_err(|source| fault("sync", "", source))?;
     }
     let (listing, strays) =
-        list_segments(&*disk).map_err(|source| fault("list", segment::FOLDER, source))?;
+        list_segments(&**disk).map_err(|source| fault("list", segment::FOLDER, source))?;
     let state = kept.state.unwrap_or(State {
         next_topic: 1,
         next_producer: 1,
         ..State::default()
     });
-    check_journal(&*disk, &kept, &journal_files, &listing)?;
+    check_journal(&**disk, &kept, &journal_files, &listing)?;
 
     let files = Arc::new(Files::new(
         disk.clone(),
@@ -108,18 +130,18 @@ pub(crate) fn open(
     let mut recovery = Recovery {
         replay,
         events: Events::new(disk.clone(), salt, journal_files, state.sequence + 1),
+        boot: disk.boot_id(),
         sequence: state.sequence,
         damaged: Vec::new(),
-        gaps: salvage::Gaps::default(),
+        gaps: salvage::Gaps::new(state.next_topic),
         tail: None,
         lost: FxHashSet::default(),
     };
     recovery.run()?;
     recovery.finish(finish::Opening {
-        config,
-        disk,
-        clock,
-        wake,
+        config: config.clone(),
+        disk: disk.clone(),
+        clock: clock.clone(),
         lock,
         salt,
         tables,
@@ -133,6 +155,8 @@ pub(crate) fn open(
 struct Recovery<'a> {
     replay: Replay<'a>,
     events: Events,
+    /// The machine's present boot.
+    boot: u64,
     /// The newest group that was replayed.
     sequence: u64,
     /// First sequences of files with damage.
@@ -151,8 +175,8 @@ pub(crate) struct Tail {
     pub(crate) at: Option<u64>,
     pub(crate) bytes: u64,
     pub(crate) groups: u64,
-    /// Whether it is nothing but the beginning of one group.
-    pub(crate) is_cut_off: bool,
+    /// Whether a crash can have left it so: nothing of it was acknowledged, but on `memory` topics.
+    pub(crate) is_torn: bool,
     /// Partitions that groups in it name.
     pub(crate) partitions: Vec<PartitionKey>,
     /// Whether something in it could not be read at all.
@@ -177,10 +201,10 @@ impl Recovery<'_> {
     }
 
     fn damaged_rest(&mut self, events: Vec<Event>) -> Result<(), OpenError> {
-        let synced = events.iter().map(Event::synced_through).max().unwrap_or(0);
+        let proven = self.proven(&events);
         let cut = events
             .iter()
-            .position(|event| event.is_damage() && event.sequence() > synced);
+            .position(|event| event.is_damage() && event.sequence() > proven);
         let mut events = events;
         let tail = events.split_off(cut.unwrap_or(events.len()));
         self.gaps.look_ahead(&events);
@@ -201,8 +225,28 @@ impl Recovery<'_> {
                 What::Rest { .. } => {}
             }
         }
-        self.tail = (!tail.is_empty()).then(|| Tail::of(&tail));
+        let is_same_boot = self.is_same_boot();
+        self.tail = (!tail.is_empty()).then(|| Tail::of(&tail, is_same_boot));
         Ok(())
+    }
+
+    /// The newest group that cannot be part of a torn tail.
+    fn proven(&self, events: &[Event]) -> u64 {
+        let is_same_boot = self.is_same_boot();
+        let proofs = events.iter().map(|event| {
+            // What a process wrote before this is there as long as the machine runs.
+            if is_same_boot && !event.is_damage() {
+                event.sequence()
+            } else {
+                event.synced_through()
+            }
+        });
+        proofs.max().unwrap_or(0)
+    }
+
+    /// Whether the machine runs since the journal was last written to.
+    fn is_same_boot(&self) -> bool {
+        self.events.boot == Some(self.boot)
     }
 
     fn group(&mut self, event: Event) -> Result<(), OpenError> {
@@ -218,12 +262,16 @@ impl Recovery<'_> {
             ..
         } = group;
         let mut batches = batches.into_iter();
+        let adopted = self.replay.adopted.len();
         for operation in operations {
             let batch = match operation {
                 Operation::Append(_) => batches.next().flatten(),
                 _ => None,
             };
             self.replay.operate(operation, batch, header.time_ms)?;
+        }
+        if self.replay.adopted.len() > adopted {
+            self.damaged.push(event.file);
         }
         Ok(())
     }
@@ -232,9 +280,12 @@ impl Recovery<'_> {
     fn gap(&mut self) -> Result<(), OpenError> {
         self.replay.flush_all()?;
         self.gaps.open(self.replay.damages);
+        for topic in self.gaps.unknown(&self.replay) {
+            self.replay.adopt(topic);
+        }
         let files = self.replay.files;
         let mut found = Vec::new();
-        for part in self.replay.parts().filter(|part| part.serves()) {
+        for part in self.replay.parts().filter(|part| part.stopped.is_none()) {
             let until = self.gaps.next_append(part.key);
             let batches = salvage::rest(files, part, until);
             if !batches.is_empty() {
@@ -242,7 +293,8 @@ impl Recovery<'_> {
             }
         }
         for (key, batches) in found {
-            self.gaps.found(key, &batches);
+            let is_adopted = self.replay.adopted.contains(&key.0);
+            self.gaps.found(key, &batches, is_adopted);
             self.replay.salvaged(key, batches)?;
         }
         Ok(())
@@ -250,13 +302,13 @@ impl Recovery<'_> {
 }
 
 impl Tail {
-    fn of(events: &[Event]) -> Tail {
+    fn of(events: &[Event], is_same_boot: bool) -> Tail {
         let mut tail = Tail {
             file: events[0].file,
             at: None,
             bytes: 0,
             groups: 0,
-            is_cut_off: false,
+            is_torn: !is_same_boot,
             partitions: Vec::new(),
             has_unknown: false,
         };
@@ -298,7 +350,8 @@ impl Tail {
                     tail.at.get_or_insert(*at);
                     tail.bytes += bytes;
                     tail.groups += 1;
-                    tail.is_cut_off = *is_cut_off && events.len() == 1;
+                    // A write that was cut off is all that a stop of the process leaves.
+                    tail.is_torn |= *is_cut_off && events.len() == 1;
                     tail.has_unknown |= !is_cut_off;
                 }
             }
@@ -314,10 +367,10 @@ pub(crate) fn table_fault(disk: &dyn Disk, error: &TableError) -> OpenError {
             path,
             reason: reason.clone(),
         },
-        TableError::Io(reason) => OpenError::Io {
+        TableError::Io { kind, reason } => OpenError::Io {
             action: "open",
             path,
-            source: std::io::Error::other(reason.clone()),
+            source: std::io::Error::new(*kind, reason.clone()),
         },
     }
 }
@@ -372,7 +425,8 @@ pub(crate) fn list_segments(disk: &dyn Disk) -> std::io::Result<(Listing, Vec<To
     Ok((listing, topics))
 }
 
-/// A journal that is missing would look like one that is empty.
+/// A journal that is missing would look like one that is empty, and tables of
+/// an earlier checkpoint like those of the last one.
 fn check_journal(
     disk: &dyn Disk,
     kept: &Kept,
@@ -380,15 +434,46 @@ fn check_journal(
     listing: &Listing,
 ) -> Result<(), OpenError> {
     let wanted = kept.state.map_or(1, |state| state.sequence + 1);
-    let is_closed = kept
-        .state
-        .map_or(files.is_empty() && listing.is_empty(), |state| state.closed);
-    if is_closed || files.iter().any(|(first, _)| *first == wanted) {
+    if files.iter().any(|(first, _)| *first == wanted) {
         return Ok(());
     }
-    let reason = format!("it is missing; the last checkpoint ended before group {wanted}");
+    // Only a folder that is new, or that a crash left while it was closed, has no such file.
+    let is_closed = kept.state.is_none_or(|state| state.closed);
+    let reason = if !is_closed || files.iter().any(|(first, _)| *first > wanted) {
+        format!("it is missing; the last checkpoint ended before group {wanted}")
+    } else if let Some(unknown) = unknown_segment(kept, listing) {
+        format!(
+            "it is missing; the last checkpoint does not know all of {}",
+            disk.describe(&unknown.path())
+        )
+    } else {
+        return Ok(());
+    };
     Err(OpenError::Damaged {
         path: disk.describe(&journal::path_of(wanted)),
         reason,
+    })
+}
+
+/// A segment with records that the checkpoint does not know of.
+fn unknown_segment(kept: &Kept, listing: &Listing) -> Option<segment::Key> {
+    let next_topic = kept.state.map_or(1, |state| state.next_topic);
+    let is_unknown = |(topic, partition): &PartitionKey, base: u64, bytes: u64| {
+        let is_deleted = topic.0 < next_topic && !kept.topics.contains_key(topic);
+        let known = match kept.partitions.get(&(*topic, *partition)) {
+            Some(entry) if base < entry.segment => u64::MAX,
+            Some(entry) if base == entry.segment => entry.length,
+            _ => 0,
+        };
+        !is_deleted && bytes > known.max(segment::HEADER_BYTES)
+    };
+    let mut all = listing
+        .iter()
+        .flat_map(|(key, segments)| segments.iter().map(move |(base, bytes)| (key, base, bytes)));
+    let (key, base, _) = all.find(|(key, base, bytes)| is_unknown(key, **base, **bytes))?;
+    Some(segment::Key {
+        topic: key.0,
+        partition: key.1,
+        base: *base,
     })
 }

@@ -11,6 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::events::{Event, What};
 use super::replay::{Part, Replay};
+use crate::store::commit::TopicId;
 use crate::store::journal::group::Header;
 use crate::store::journal::operation::{Operation, Placed};
 use crate::store::producer::PartitionKey;
@@ -126,6 +127,10 @@ pub(crate) struct Gaps {
     pub(crate) at: usize,
     /// Where each partition's appends behind the first damage are, and their bases.
     appends: FxHashMap<PartitionKey, Vec<(usize, u64)>>,
+    /// Topics that are created behind the first damage.
+    created: FxHashSet<TopicId>,
+    /// Topics from here on were created behind the checkpoint.
+    first_topic: u64,
     records_lost: u64,
     records_found: u64,
     changes_lost: u64,
@@ -135,6 +140,13 @@ pub(crate) struct Gaps {
 }
 
 impl Gaps {
+    pub(crate) fn new(first_topic: u64) -> Gaps {
+        Gaps {
+            first_topic,
+            ..Gaps::default()
+        }
+    }
+
     /// Takes note of what comes behind the first damage.
     pub(crate) fn look_ahead(&mut self, events: &[Event]) {
         for (place, event) in events.iter().enumerate() {
@@ -142,15 +154,25 @@ impl Gaps {
                 continue;
             };
             for operation in &group.operations {
-                if let Operation::Append(placed) = operation {
-                    let key = (placed.topic, placed.partition);
-                    self.appends
-                        .entry(key)
+                match operation {
+                    Operation::Append(placed) => self
+                        .appends
+                        .entry((placed.topic, placed.partition))
                         .or_default()
-                        .push((place, placed.base));
+                        .push((place, placed.base)),
+                    Operation::CreateTopic { topic, .. } => drop(self.created.insert(*topic)),
+                    _ => {}
                 }
             }
         }
+    }
+
+    /// Topics that have segments although nothing that can be read creates or
+    /// deletes them: that happened in the gap.
+    pub(crate) fn unknown(&self, replay: &Replay<'_>) -> Vec<TopicId> {
+        let mut topics = replay.strays();
+        topics.retain(|topic| topic.0 >= self.first_topic && !self.created.contains(topic));
+        topics
     }
 
     /// The base of the partition's first append behind this event, if there is one.
@@ -169,13 +191,16 @@ impl Gaps {
         self.newest = damages;
     }
 
-    /// Takes note of what segments had.
-    pub(crate) fn found(&mut self, key: PartitionKey, batches: &[Batch]) {
+    /// Takes note of what segments had. Nobody goes on from the records of a topic
+    /// that is `adopted`: it had another name.
+    pub(crate) fn found(&mut self, key: PartitionKey, batches: &[Batch], is_adopted: bool) {
         self.records_found += batches
             .iter()
             .map(|batch| u64::from(batch.span()))
             .sum::<u64>();
-        self.found_in.insert(key);
+        if !is_adopted {
+            self.found_in.insert(key);
+        }
     }
 
     /// The first group behind a gap says how much was in it.
@@ -195,7 +220,7 @@ impl Gaps {
         if lost != found {
             for part in replay
                 .parts()
-                .filter(|part| part.serves() && part.proven < self.newest)
+                .filter(|part| part.stopped.is_none() && part.proven < self.newest)
             {
                 part.stop(format!(
                     "the journal is damaged: {lost} offsets were in groups that cannot be read, {found} of them \
@@ -214,7 +239,7 @@ impl Gaps {
         // it would write the same outputs again.
         for part in replay
             .parts()
-            .filter(|part| self.found_in.contains(&part.key))
+            .filter(|part| self.found_in.contains(&part.key) && part.repaired < self.newest)
         {
             part.stop(
                 "the journal is damaged: changes that were committed with its records are lost"

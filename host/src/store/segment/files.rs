@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Fault, Key, Segment, folder, topic_folder};
+use super::{Fault, HEADER_BYTES, Key, Segment, folder, topic_folder};
 use crate::io::{Disk, File};
 
 /// Opens segments and remembers them.
@@ -49,34 +49,47 @@ impl Files {
         &*self.disk
     }
 
-    /// The file of a segment that exists.
-    pub(crate) fn open(&self, key: Key) -> io::Result<Arc<dyn File>> {
-        {
-            let mut state = self.state.lock();
-            state.tick += 1;
-            let used = state.tick;
-            if let Some(open) = state.open.get_mut(&key) {
-                open.used = used;
-                return Ok(open.file.clone());
-            }
+    /// The file of a segment that exists, and is this segment's.
+    pub(crate) fn open(&self, key: Key) -> Result<Arc<dyn File>, Fault> {
+        if let Some(file) = self.opened(key) {
+            return Ok(file);
         }
-        let file = self.disk.open(&key.path())?;
+        let fault = |error| self.fault(key, &error);
+        let file = self.disk.open(&key.path()).map_err(fault)?;
+        let mut header = [0; HEADER_BYTES as usize];
+        let got = file.read_at(&mut header, 0).map_err(fault)?;
+        if let Err(reason) = key.check_header(&header[..got]) {
+            let path = self.disk.describe(&key.path());
+            return Err(Fault::Damaged {
+                path,
+                at: 0,
+                reason,
+            });
+        }
         self.remember(key, file.clone());
         Ok(file)
     }
 
-    /// As [`open`](Files::open), with the error that a reader gives on.
-    pub(crate) fn open_to_read(&self, key: Key) -> Result<Arc<dyn File>, Fault> {
-        self.open(key).map_err(|error| {
-            let path = self.disk.describe(&key.path());
-            match error.kind() {
-                io::ErrorKind::NotFound => Fault::Missing { path },
-                _ => Fault::Io {
-                    path,
-                    reason: error.to_string(),
-                },
-            }
-        })
+    /// As [`open`](Files::open), whatever the file holds.
+    pub(crate) fn open_unchecked(&self, key: Key) -> io::Result<Arc<dyn File>> {
+        match self.opened(key) {
+            Some(file) => Ok(file),
+            None => self.disk.open(&key.path()),
+        }
+    }
+
+    fn opened(&self, key: Key) -> Option<Arc<dyn File>> {
+        let mut state = self.state.lock();
+        state.tick += 1;
+        let used = state.tick;
+        let open = state.open.get_mut(&key)?;
+        open.used = used;
+        Some(open.file.clone())
+    }
+
+    /// What an error of a segment's file means.
+    pub(crate) fn fault(&self, key: Key, error: &io::Error) -> Fault {
+        Fault::of(self.disk.describe(&key.path()), error)
     }
 
     /// Lets the index of `segment` go when its file is closed.
@@ -113,6 +126,18 @@ impl Files {
             }
         }
         Ok(())
+    }
+
+    /// Puts a segment that is of no use any more aside, for whoever wants to look.
+    pub(crate) fn set_aside(&self, key: Key) {
+        self.state.lock().open.remove(&key);
+        let path = key.path();
+        match self.disk.rename(&path, &format!("{path}.damaged")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path, "could not put a damaged segment aside");
+            }
+            _ => {}
+        }
     }
 
     /// Forgets the files and folders of a topic that is about to be removed.

@@ -13,14 +13,16 @@
 //! A batch with this base offset begins at this position of the segment; no
 //! record before it is newer than the timestamp. `crc` is CRC-32C over bytes
 //! 0..24. The index is never needed: what is missing or damaged is read from
-//! the segment again, and readers check that the batch they land on is the one
-//! they were promised.
+//! the segment again, readers check that the batch they land on is the one they
+//! were promised, and where it is not, the index is made anew before anybody
+//! calls the segment damaged.
 
 use std::io::{self, IoSlice};
 
 use bytes::{Buf, BufMut};
 
 use super::files::Files;
+use super::read::Place;
 use super::{HEADER_BYTES, Key};
 use crate::io::read_all;
 
@@ -93,30 +95,30 @@ impl Index {
         self.timestamp_max = self.timestamp_max.max(timestamp_max);
     }
 
-    /// Writes the entries that the file lacks.
-    pub(crate) fn save(&mut self, files: &Files, key: Key) -> io::Result<()> {
-        if self.saved == self.entries.len() {
-            return Ok(());
-        }
-        let path = key.index_path();
-        let file = match files.disk().open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => files.disk().create(&path)?,
-            other => other?,
-        };
-        let mut bytes = Vec::new();
-        for entry in &self.entries[self.saved..] {
-            encode(entry, &mut bytes);
-        }
-        let at = (self.saved * ENTRY_BYTES) as u64;
-        file.write_at(&mut [IoSlice::new(&bytes)], at)?;
-        file.truncate(at + bytes.len() as u64)?;
-        self.saved = self.entries.len();
-        Ok(())
+    /// The entries that the file lacks, and how many it has.
+    pub(crate) fn unsaved(&self) -> (Vec<Entry>, usize) {
+        (self.entries[self.saved..].to_vec(), self.saved)
+    }
+
+    /// Says how many entries the file has.
+    pub(crate) fn set_saved(&mut self, saved: usize) {
+        self.saved = saved;
     }
 
     /// The newest entry: what is in the segment from there on may not be in the index.
     pub(crate) fn covered(&self) -> (u64, u64) {
         self.locate(u64::MAX)
+    }
+
+    /// Where batches begin, as far as it knows.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.entries
+            .iter()
+            .map(|entry| Place {
+                offset: entry.offset,
+                at: entry.position,
+            })
+            .collect()
     }
 
     pub(crate) fn timestamp_max(&self) -> i64 {
@@ -136,6 +138,25 @@ impl Index {
         let entry = self.entries[behind.saturating_sub(1)];
         (entry.offset, entry.position)
     }
+}
+
+/// Writes entries behind the first `saved` ones of the file.
+pub(crate) fn save(files: &Files, key: Key, entries: &[Entry], saved: usize) -> io::Result<()> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let path = key.index_path();
+    let file = match files.disk().open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => files.disk().create(&path)?,
+        other => other?,
+    };
+    let mut bytes = Vec::new();
+    for entry in entries {
+        encode(entry, &mut bytes);
+    }
+    let at = (saved * ENTRY_BYTES) as u64;
+    file.write_at(&mut [IoSlice::new(&bytes)], at)?;
+    file.truncate(at + bytes.len() as u64)
 }
 
 /// The entries of an index file up to the first that cannot be right, and whether there was one.

@@ -23,6 +23,7 @@ pub(crate) mod read;
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 use eddy_protocol::Batch;
@@ -30,6 +31,7 @@ use parking_lot::Mutex;
 
 use self::files::Files;
 use self::index::Index;
+use crate::io::is_full;
 use crate::store::commit::TopicId;
 
 /// The folder of all topics.
@@ -111,14 +113,37 @@ pub(crate) fn folder(topic: TopicId, partition: u32) -> String {
     format!("{FOLDER}/{topic}/{partition}")
 }
 
+/// Offsets that were given up, so that what lies behind them can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hole {
+    /// The first of them.
+    pub(crate) from: u64,
+    /// Behind the last of them.
+    pub(crate) to: u64,
+    /// Where the batch with the offset `to` begins in the segment in which
+    /// `from` would be, or where that segment ends.
+    pub(crate) at: u64,
+}
+
+/// Whether nothing of a segment with the offsets from `base` to `end` is left.
+pub(crate) fn is_lost(holes: &[Hole], base: u64, end: u64) -> bool {
+    holes
+        .iter()
+        .any(|hole| hole.from <= base && base < hole.to && end <= hole.to)
+}
+
 /// Why a segment did not give what it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The system could not read.
-    Io { path: String, reason: String },
+    /// The system could not; another try may do.
+    Io {
+        path: String,
+        kind: io::ErrorKind,
+        reason: String,
+    },
     /// The file is gone.
     Missing { path: String },
-    /// What is stored is not what was written.
+    /// What the file holds is not what was written.
     Damaged {
         path: String,
         at: u64,
@@ -126,10 +151,33 @@ pub(crate) enum Fault {
     },
 }
 
+impl Fault {
+    /// Whether no other try will do before somebody brings the file back.
+    pub(crate) fn is_barred(&self) -> bool {
+        match self {
+            Fault::Missing { .. } => true,
+            Fault::Io { kind, .. } => *kind == io::ErrorKind::PermissionDenied,
+            Fault::Damaged { .. } => false,
+        }
+    }
+
+    /// What an error of the file at `path` means.
+    pub(crate) fn of(path: String, error: &io::Error) -> Fault {
+        match error.kind() {
+            io::ErrorKind::NotFound => Fault::Missing { path },
+            kind => Fault::Io {
+                path,
+                kind,
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Io { path, reason } => write!(f, "cannot read {path}: {reason}"),
+            Fault::Io { path, reason, .. } => write!(f, "cannot use {path}: {reason}"),
             Fault::Missing { path } => write!(f, "{path} is missing"),
             Fault::Damaged { path, at, reason } => {
                 write!(f, "{path} is damaged at byte {at}: {reason}")
@@ -142,7 +190,11 @@ impl fmt::Display for Fault {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) key: Key,
+    /// Held for moving numbers and pointers only: every reader needs it.
     state: Mutex<State>,
+    /// Held over the reading and writing of the index's file, and taken before
+    /// `state`: an index that is loaded is used without it.
+    indexing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -151,23 +203,35 @@ struct State {
     len: u64,
     /// Loaded when first needed.
     index: Option<Index>,
+    /// Where the index ends too early, because of this damage.
+    damage: Option<Fault>,
     /// Whether no batch will be added.
     is_closed: bool,
+    /// The partition's.
+    holes: Arc<[Hole]>,
+    /// The newest timestamp, once it is known and cannot change.
     timestamp_max: Option<i64>,
 }
 
 impl Segment {
-    /// A segment that is in its file, `len` bytes of it.
-    pub(crate) fn existing(key: Key, len: u64, is_closed: bool) -> Segment {
+    fn new(key: Key, len: u64, index: Option<Index>, is_closed: bool) -> Segment {
         Segment {
             key,
             state: Mutex::new(State {
                 len,
-                index: None,
+                index,
+                damage: None,
                 is_closed,
+                holes: Arc::default(),
                 timestamp_max: None,
             }),
+            indexing: Mutex::default(),
         }
+    }
+
+    /// A segment that is in its file, `len` bytes of it.
+    pub(crate) fn existing(key: Key, len: u64, is_closed: bool) -> Segment {
+        Segment::new(key, len, None, is_closed)
     }
 
     /// Begins a segment. A file of the same name is written over, not emptied:
@@ -176,15 +240,7 @@ impl Segment {
         let file = files.create(key)?;
         file.write_at(&mut [IoSlice::new(&key.header())], 0)?;
         let index = Index::new(key.base);
-        Ok(Segment {
-            key,
-            state: Mutex::new(State {
-                len: HEADER_BYTES,
-                index: Some(index),
-                is_closed: false,
-                timestamp_max: None,
-            }),
-        })
+        Ok(Segment::new(key, HEADER_BYTES, Some(index), false))
     }
 
     /// Bytes of the file that are in use.
@@ -197,21 +253,56 @@ impl Segment {
         self.len() <= HEADER_BYTES
     }
 
-    /// Adds batches, which must begin where the last one ended.
-    pub(crate) fn append(&self, files: &Files, batches: &[Batch]) -> Result<(), AppendFault> {
-        let file = files.open(self.key).map_err(AppendFault::Io)?;
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().is_closed
+    }
+
+    /// Goes over these holes from now on.
+    pub(crate) fn set_holes(&self, holes: Arc<[Hole]>) {
         let mut state = self.state.lock();
-        self.load_index(files, &mut state)
-            .map_err(AppendFault::Index)?;
-        let from = state.len;
-        // Readers load positions under this lock and never go beyond `len`, so the write itself
-        // need not hold it.
-        drop(state);
+        state.holes = holes;
+        (state.index, state.damage, state.timestamp_max) = (None, None, None);
+    }
+
+    /// Reads batches from `from` on.
+    pub(crate) fn read(
+        &self,
+        files: &Files,
+        from: read::Place,
+        offset: u64,
+        bytes_max: u64,
+    ) -> Result<read::Found, Fault> {
+        let (len, holes) = {
+            let state = self.state.lock();
+            (state.len, state.holes.clone())
+        };
+        let wanted = read::Wanted {
+            offset,
+            bytes_max,
+            len,
+        };
+        read::read_over(files, self.key, from, wanted, &holes)
+    }
+
+    /// Adds batches, which must begin where the last one ended. After a fault
+    /// none of them counts: the next try writes over what may be there of them.
+    pub(crate) fn append(&self, files: &Files, batches: &[Batch]) -> Result<(), AppendFault> {
+        let file = files.open(self.key)?;
+        self.load_index(files)?;
+        let (from, damage) = {
+            let state = self.state.lock();
+            (state.len, state.damage.clone())
+        };
+        if let Some(fault) = damage {
+            // Behind it nothing could be found again.
+            return Err(fault.into());
+        }
         let mut slices: Vec<IoSlice<'_>> = batches
             .iter()
             .map(|batch| IoSlice::new(batch.bytes()))
             .collect();
-        file.write_at(&mut slices, from).map_err(AppendFault::Io)?;
+        // Readers never go beyond `len`, so the write needs no lock.
+        file.write_at(&mut slices, from)?;
         let mut state = self.state.lock();
         for batch in batches {
             let at = state.len;
@@ -230,23 +321,40 @@ impl Segment {
 
     /// Says that no batch will be added.
     pub(crate) fn close(&self, files: &Files) {
-        self.state.lock().is_closed = true;
+        {
+            let mut state = self.state.lock();
+            state.is_closed = true;
+            if state.damage.is_none() {
+                state.timestamp_max = state.index.as_ref().map(Index::timestamp_max);
+            }
+        }
         self.save_index(files);
     }
 
     /// Writes what the index file lacks. A failure costs a scan later, no data.
     pub(crate) fn save_index(&self, files: &Files) {
-        let mut state = self.state.lock();
-        if let Some(index) = &mut state.index
-            && let Err(error) = index.save(files, self.key)
-        {
-            tracing::debug!(%error, path = %self.key.index_path(), "could not write the index");
+        let _alone = self.indexing.lock();
+        let Some((unsaved, saved)) = self.state.lock().index.as_ref().map(Index::unsaved) else {
+            return;
+        };
+        match index::save(files, self.key, &unsaved, saved) {
+            Ok(()) => {
+                if let Some(index) = &mut self.state.lock().index {
+                    index.set_saved(saved + unsaved.len());
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, path = %self.key.index_path(), "could not write the index");
+            }
         }
     }
 
     /// Makes the segment's bytes durable.
-    pub(crate) fn sync(&self, files: &Files) -> io::Result<()> {
-        files.open(self.key)?.sync_data()
+    pub(crate) fn sync(&self, files: &Files) -> Result<(), SyncFault> {
+        let file = files
+            .open_unchecked(self.key)
+            .map_err(|error| SyncFault::Open(files.fault(self.key, &error)))?;
+        file.sync_data().map_err(SyncFault::Sync)
     }
 
     /// Forgets the index of a closed segment; it will be loaded again.
@@ -259,76 +367,195 @@ impl Segment {
 
     /// Where to begin reading for `offset`: the offset and position of a batch at or before it.
     pub(crate) fn locate(&self, files: &Files, offset: u64) -> Result<(u64, u64), Fault> {
-        let mut state = self.state.lock();
-        self.load_index(files, &mut state)?;
-        let index = state.index.as_ref().expect("the index was just loaded");
-        Ok(index.locate(offset))
+        self.with_index(files, |index| index.locate(offset))
     }
 
     /// Where to begin reading for the first record that is not older than `time_ms`.
     pub(crate) fn locate_time(&self, files: &Files, time_ms: i64) -> Result<(u64, u64), Fault> {
-        let mut state = self.state.lock();
-        self.load_index(files, &mut state)?;
-        let index = state.index.as_ref().expect("the index was just loaded");
-        Ok(index.locate_time(time_ms))
+        self.with_index(files, |index| index.locate_time(time_ms))
     }
 
-    /// The newest timestamp in the segment; `None` if it is empty.
+    /// The newest timestamp in the segment; `None` if it is empty. Of a closed
+    /// segment only that number stays in memory.
     pub(crate) fn timestamp_max(&self, files: &Files) -> Result<Option<i64>, Fault> {
-        let mut state = self.state.lock();
-        if state.len <= HEADER_BYTES {
-            return Ok(None);
+        let len = {
+            let state = self.state.lock();
+            if state.len <= HEADER_BYTES {
+                return Ok(None);
+            }
+            if state.timestamp_max.is_some() {
+                return Ok(state.timestamp_max);
+            }
+            if let (Some(index), None) = (&state.index, &state.damage) {
+                return Ok(Some(index.timestamp_max()));
+            }
+            state.is_closed.then_some(state.len)
+        };
+        let Some(len) = len else {
+            return self.with_index(files, |index| Some(index.timestamp_max()));
+        };
+        match self.build_index(files, len)? {
+            (index, None) => {
+                let newest = Some(index.timestamp_max());
+                self.state.lock().timestamp_max = newest;
+                Ok(newest)
+            }
+            // Something newer may be behind it.
+            (_, Some(damage)) => Err(damage),
         }
-        if state.is_closed && state.timestamp_max.is_some() {
-            return Ok(state.timestamp_max);
-        }
-        self.load_index(files, &mut state)?;
-        let newest = state.index.as_ref().map(Index::timestamp_max);
-        state.timestamp_max = newest;
-        Ok(newest)
     }
 
     /// Makes the index anew from the segment itself.
     pub(crate) fn rebuild_index(&self, files: &Files) -> Result<(), Fault> {
-        let mut state = self.state.lock();
-        let mut index = Index::new(self.key.base);
-        self.extend_index(files, &mut index, state.len)?;
-        state.index = Some(index);
-        Ok(())
+        let _alone = self.indexing.lock();
+        self.put_index(files, Index::new(self.key.base))
     }
 
-    fn load_index(&self, files: &Files, state: &mut State) -> Result<(), Fault> {
-        if state.index.is_some() {
+    /// What of it cannot be read, up to the offset `until` where the next one begins.
+    pub(crate) fn survey(&self, files: &Files, until: u64) -> Result<Vec<Hole>, Fault> {
+        let (len, known) = {
+            let state = self.state.lock();
+            (state.len, state.index.as_ref().map(Index::places))
+        };
+        let mut marks = Index::load(files, self.key, len).places();
+        marks.extend(known.into_iter().flatten());
+        marks.sort_unstable_by_key(|place| place.at);
+        read::survey(files, self.key, (len, until), &marks)
+    }
+
+    fn with_index<T>(&self, files: &Files, act: impl Fn(&Index) -> T) -> Result<T, Fault> {
+        loop {
+            if let Some(index) = &self.state.lock().index {
+                return Ok(act(index));
+            }
+            // May be unloaded again before it is used.
+            self.load_index(files)?;
+        }
+    }
+
+    fn load_index(&self, files: &Files) -> Result<(), Fault> {
+        if self.state.lock().index.is_some() {
             return Ok(());
         }
-        let mut index = Index::load(files, self.key, state.len);
-        self.extend_index(files, &mut index, state.len)?;
-        state.index = Some(index);
-        Ok(())
+        let _alone = self.indexing.lock();
+        let len = {
+            let state = self.state.lock();
+            if state.index.is_some() {
+                return Ok(());
+            }
+            state.len
+        };
+        let (index, _) = self.build_index(files, len)?;
+        self.put_index(files, index)
     }
 
-    /// Adds what the index does not cover yet by reading the segment's headers.
-    fn extend_index(&self, files: &Files, index: &mut Index, len: u64) -> Result<(), Fault> {
+    /// The index of the first `len` bytes: from its file and, where that lacks
+    /// or misleads, from the segment. It ends before damage, which comes with it.
+    fn build_index(&self, files: &Files, len: u64) -> Result<(Index, Option<Fault>), Fault> {
+        let mut index = Index::load(files, self.key, len);
+        let mut damage = self.extend_index(files, &mut index, len)?;
+        if damage.is_some() {
+            index = Index::new(self.key.base);
+            damage = self.extend_index(files, &mut index, len)?;
+        }
+        Ok((index, damage))
+    }
+
+    /// Uses this index from now on, once it covers everything that can be read.
+    fn put_index(&self, files: &Files, mut index: Index) -> Result<(), Fault> {
+        loop {
+            let len = self.len();
+            let damage = self.extend_index(files, &mut index, len)?;
+            let mut state = self.state.lock();
+            if state.len == len {
+                (state.index, state.damage) = (Some(index), damage);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Adds what the index does not cover yet by reading the segment's headers; returns the damage
+    /// that ended it.
+    fn extend_index(
+        &self,
+        files: &Files,
+        index: &mut Index,
+        len: u64,
+    ) -> Result<Option<Fault>, Fault> {
         let (offset, at) = index.covered();
         if at >= len {
-            return Ok(());
+            return Ok(None);
         }
-        let mut scan = read::HeaderScan::new(files, self.key, offset, at, len)?;
-        while let Some((at, header)) = scan.next()? {
-            index.add(
-                header.base_offset(),
-                at,
-                header.timestamp_max(),
-                files.index_interval_bytes,
-            );
+        let holes = self.state.lock().holes.clone();
+        let mut scan = read::HeaderScan::new(files, self.key, (offset, at), len, &holes)?;
+        loop {
+            match scan.next() {
+                Ok(Some((at, header))) => index.add(
+                    header.base_offset(),
+                    at,
+                    header.timestamp_max(),
+                    files.index_interval_bytes,
+                ),
+                Ok(None) => return Ok(None),
+                Err(fault @ Fault::Damaged { .. }) => return Ok(Some(fault)),
+                Err(fault) => return Err(fault),
+            }
         }
-        Ok(())
     }
 }
 
 /// Why batches were not added.
 #[derive(Debug)]
 pub(crate) enum AppendFault {
-    Io(io::Error),
-    Index(Fault),
+    /// There is no room.
+    Full(io::Error),
+    /// The system could not; another try may do.
+    Again(String),
+    /// The files are not there, or may not be used: no other try will do.
+    Barred(String),
+    /// What is in the segment is damaged; another segment will do.
+    Damaged(Fault),
+}
+
+impl fmt::Display for AppendFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AppendFault::Full(error) => error.fmt(f),
+            AppendFault::Again(reason) | AppendFault::Barred(reason) => f.write_str(reason),
+            AppendFault::Damaged(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for AppendFault {
+    /// A write that failed is no worse than one that was not begun: the place of
+    /// the next try is known, and whether it is on disk, the sync will tell.
+    fn from(error: io::Error) -> AppendFault {
+        match error.kind() {
+            _ if is_full(&error) => AppendFault::Full(error),
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                AppendFault::Barred(error.to_string())
+            }
+            _ => AppendFault::Again(error.to_string()),
+        }
+    }
+}
+
+impl From<Fault> for AppendFault {
+    fn from(fault: Fault) -> AppendFault {
+        match &fault {
+            Fault::Damaged { .. } => AppendFault::Damaged(fault),
+            fault if fault.is_barred() => AppendFault::Barred(fault.to_string()),
+            fault => AppendFault::Again(fault.to_string()),
+        }
+    }
+}
+
+/// Why a segment was not synced.
+#[derive(Debug)]
+pub(crate) enum SyncFault {
+    /// Its file could not be opened; what was written to it is as it was.
+    Open(Fault),
+    /// The sync failed; what the kernel dropped then is lost.
+    Sync(io::Error),
 }

@@ -8,7 +8,7 @@ use eddy_protocol::Batch;
 use eddy_protocol::batch::{self, Header};
 
 use super::files::Files;
-use super::{Fault, Key};
+use super::{Fault, HEADER_BYTES, Hole, Key};
 use crate::io::{File, read_exact_at};
 
 const BATCH_HEADER_BYTES: usize = batch::HEADER_BYTES;
@@ -34,42 +34,38 @@ pub(crate) struct Found {
 pub(crate) struct Wanted {
     /// Batches that end at or before this offset are left out.
     pub(crate) offset: u64,
-    /// Stop after the batch that passes this many bytes.
+    /// Stop after the batch with which their [`cost`] passes this many bytes.
     pub(crate) bytes_max: u64,
     /// How much of the file is in use.
     pub(crate) len: u64,
 }
 
+/// What a batch takes of a reader's limit: who reads the records of a compressed
+/// one holds what it becomes expanded.
+pub(crate) fn cost(batch: &Batch) -> u64 {
+    batch.len().max(batch.raw_len()) as u64
+}
+
 /// Reads from `from` on. Every batch that is returned was checked: its
 /// checksum, and that it begins where the one before ended.
 pub(crate) fn read(files: &Files, key: Key, from: Place, wanted: Wanted) -> Result<Found, Fault> {
-    let mut reader = Reader::open(files, key, from, wanted.len)?;
+    read_over(files, key, from, wanted, &[])
+}
+
+/// As [`read`]; ends at a hole, and the next place is behind it.
+pub(crate) fn read_over(
+    files: &Files,
+    key: Key,
+    from: Place,
+    wanted: Wanted,
+    holes: &[Hole],
+) -> Result<Found, Fault> {
+    let mut reader = Reader::open(files, key, from, wanted.len, holes)?;
     let mut batches = Vec::new();
-    let mut bytes = 0;
-    let mut chunk_bytes = wanted.bytes_max.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
-    while bytes < wanted.bytes_max && reader.next.at < wanted.len {
-        let chunk = reader.chunk(chunk_bytes)?;
-        let mut cut = Cut {
-            chunk: &chunk,
-            at: 0,
-        };
-        while let Some(header) = reader.peek(&cut)? {
-            let encoded = cut.take(header.length());
-            if header.end_offset() > wanted.offset {
-                let batch = reader.check(encoded)?;
-                bytes += batch.len() as u64;
-                batches.push(batch);
-            }
-            reader.advance(&header);
-            if bytes >= wanted.bytes_max {
-                break;
-            }
-        }
-        if cut.at == 0 {
-            chunk_bytes = reader.larger(&chunk)?;
-        } else if !batches.is_empty() {
-            break;
-        }
+    match reader.fill(&mut batches, wanted) {
+        // What is whole before the damage is whole; the next read says what is not.
+        Err(Fault::Damaged { .. }) if !batches.is_empty() => {}
+        other => other?,
     }
     Ok(Found {
         batches,
@@ -97,17 +93,72 @@ struct Reader<'a> {
     file: Arc<dyn File>,
     next: Place,
     len: u64,
+    holes: &'a [Hole],
 }
 
 impl<'a> Reader<'a> {
-    fn open(files: &'a Files, key: Key, next: Place, len: u64) -> Result<Reader<'a>, Fault> {
-        Ok(Reader {
+    fn open(
+        files: &'a Files,
+        key: Key,
+        next: Place,
+        len: u64,
+        holes: &'a [Hole],
+    ) -> Result<Reader<'a>, Fault> {
+        let mut reader = Reader {
             files,
             key,
-            file: files.open_to_read(key)?,
+            file: files.open(key)?,
             next,
             len,
-        })
+            holes,
+        };
+        reader.skip();
+        Ok(reader)
+    }
+
+    /// Goes over the holes that begin here; says whether there were any. One that
+    /// begins where the segment ends is the next one's.
+    fn skip(&mut self) -> bool {
+        let before = self.next;
+        while self.next.at < self.len
+            && let Some(hole) = self.holes.iter().find(|hole| hole.from == self.next.offset)
+        {
+            self.next = Place {
+                offset: hole.to,
+                at: hole.at,
+            };
+        }
+        self.next != before
+    }
+
+    fn fill(&mut self, batches: &mut Vec<Batch>, wanted: Wanted) -> Result<(), Fault> {
+        let mut bytes = 0;
+        let mut chunk_bytes = wanted.bytes_max.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        while bytes < wanted.bytes_max && self.next.at < wanted.len {
+            let chunk = self.chunk(chunk_bytes)?;
+            let mut cut = Cut {
+                chunk: &chunk,
+                at: 0,
+            };
+            while let Some(header) = self.peek(&cut)? {
+                let encoded = cut.take(header.length());
+                if header.end_offset() > wanted.offset {
+                    let batch = self.check(encoded)?;
+                    bytes += cost(&batch);
+                    batches.push(batch);
+                }
+                let is_hole = self.advance(&header);
+                if is_hole || bytes >= wanted.bytes_max {
+                    break;
+                }
+            }
+            if cut.at == 0 {
+                chunk_bytes = self.larger(&chunk)?;
+            } else if !batches.is_empty() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn chunk(&self, chunk_bytes: u64) -> Result<Bytes, Fault> {
@@ -120,10 +171,7 @@ impl<'a> Reader<'a> {
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Err(self.damaged(error.to_string()))
             }
-            Err(error) => Err(Fault::Io {
-                path: self.path(),
-                reason: error.to_string(),
-            }),
+            Err(error) => Err(self.files.fault(self.key, &error)),
         }
     }
 
@@ -155,11 +203,13 @@ impl<'a> Reader<'a> {
         Ok(batch)
     }
 
-    fn advance(&mut self, header: &Header) {
+    /// Goes on behind a batch; says whether it went over a hole.
+    fn advance(&mut self, header: &Header) -> bool {
         self.next = Place {
             offset: header.end_offset(),
             at: self.next.at + header.length() as u64,
         };
+        self.skip()
     }
 
     /// How large the chunk must be that holds the next batch, which `chunk` does not.
@@ -197,15 +247,15 @@ pub(crate) struct HeaderScan<'a> {
 }
 
 impl<'a> HeaderScan<'a> {
-    /// From the batch with base offset `offset` at `at` to the end of what is in use.
+    /// From the batch with this base offset at this position to the end of what is in use.
     pub(crate) fn new(
         files: &'a Files,
         key: Key,
-        offset: u64,
-        at: u64,
+        (offset, at): (u64, u64),
         len: u64,
+        holes: &'a [Hole],
     ) -> Result<HeaderScan<'a>, Fault> {
-        let reader = Reader::open(files, key, Place { offset, at }, len)?;
+        let reader = Reader::open(files, key, Place { offset, at }, len, holes)?;
         Ok(HeaderScan {
             reader,
             chunk: Bytes::new(),
@@ -247,5 +297,83 @@ impl Reader<'_> {
             Some(bytes) => self.header(bytes),
             None => Err(self.damaged("the file ends within a batch's header".to_owned())),
         }
+    }
+}
+
+/// What of a segment cannot be read, up to the offset `until` where the next
+/// one begins; `marks` are places at which a batch may begin. Everything behind
+/// damage counts as lost up to the next batch that is whole and was there for
+/// certain: the one behind the damaged one, or one that a mark names. Bytes that
+/// only look like a batch may be a user's.
+pub(crate) fn survey(
+    files: &Files,
+    key: Key,
+    (len, until): (u64, u64),
+    marks: &[Place],
+) -> Result<Vec<Hole>, Fault> {
+    let first = Place {
+        offset: key.base,
+        at: HEADER_BYTES,
+    };
+    let mut reader = Reader::open(files, key, first, len, &[])?;
+    let mut holes: Vec<Hole> = Vec::new();
+    while reader.next.offset < until {
+        match reader.one() {
+            Ok(header) => {
+                reader.advance(&header);
+            }
+            Err(Fault::Damaged { .. }) => {
+                let from = reader.next.offset;
+                let next = reader.behind(marks)?.filter(|next| next.offset < until);
+                reader.next = next.unwrap_or(Place {
+                    offset: until,
+                    at: len,
+                });
+                let (to, at) = (reader.next.offset, reader.next.at);
+                match holes.last_mut().filter(|last| last.to == from) {
+                    Some(last) => (last.to, last.at) = (to, at),
+                    None => holes.push(Hole { from, to, at }),
+                }
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(holes)
+}
+
+impl Reader<'_> {
+    /// The batch here, checked.
+    fn one(&self) -> Result<Header, Fault> {
+        let header = self.header(&self.chunk(BATCH_HEADER_BYTES as u64)?)?;
+        let encoded = self.chunk(header.length() as u64)?;
+        if encoded.len() < header.length() {
+            return Err(self.damaged("the file ends within a batch".to_owned()));
+        }
+        self.check(encoded)?;
+        Ok(header)
+    }
+
+    /// The next whole batch behind the one here, which is damaged.
+    fn behind(&mut self, marks: &[Place]) -> Result<Option<Place>, Fault> {
+        let here = self.next;
+        let head = self.chunk(BATCH_HEADER_BYTES as u64)?;
+        let next = batch::peek(&head).ok().map(|header| Place {
+            offset: header.end_offset(),
+            at: here.at.saturating_add(header.length() as u64),
+        });
+        for place in next.iter().chain(marks) {
+            if place.offset <= here.offset || place.at <= here.at || place.at >= self.len {
+                continue;
+            }
+            self.next = *place;
+            let found = self.one();
+            self.next = here;
+            match found {
+                Ok(_) => return Ok(Some(*place)),
+                Err(Fault::Damaged { .. }) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(None)
     }
 }

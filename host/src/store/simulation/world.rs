@@ -162,8 +162,8 @@ impl World {
             if self.make_topics() {
                 break;
             }
-            self.engine = None;
             self.disk.crash(CrashKind::Machine);
+            self.engine = None;
             self.machine_stopped = true;
         }
         self.check();
@@ -349,7 +349,7 @@ impl World {
                     Ok(_)
                     | Err(
                         CommitError::DiskFull
-                        | CommitError::Table(TableError::Io(_))
+                        | CommitError::Table(TableError::Io { .. })
                         | CommitError::StorageFailed(_)
                         | CommitError::Closed,
                     ),
@@ -428,9 +428,10 @@ impl World {
             "crash {kind:?} at operation {}",
             self.disk.operations()
         ));
+        // The disk first: what the engine does when it is dropped must not reach it.
+        self.disk.crash(kind);
         self.engine = None;
         self.queue.clear();
-        self.disk.crash(kind);
         self.machine_stopped |= kind == CrashKind::Machine;
         self.poll();
         self.clients
