@@ -100,6 +100,7 @@ impl Broker {
             clock,
         });
         broker.resume_deployments().await?;
+        broker.sweep_plugins().await;
         Ok(broker)
     }
 

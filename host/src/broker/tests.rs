@@ -1,8 +1,10 @@
 //! The broker over a disk in memory, without a front.
 
 mod admission;
+mod deployment;
 mod group;
 mod place;
+mod plugin;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -15,7 +17,6 @@ use eddy_protocol::{Compression, ErrorCode, TopicName, WireError};
 use super::*;
 use crate::guest::Guest;
 use crate::io::{FaultyDisk, ManualClock};
-use crate::plugin::NoCache;
 
 /// Nothing here takes longer on the slowest machine.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -36,15 +37,21 @@ fn small_files() -> crate::store::Config {
 }
 
 async fn broker_with(config: Config) -> Arc<Broker> {
+    broker_on(&FaultyDisk::new(7), config).await
+}
+
+/// The broker over what is on this disk.
+async fn broker_on(disk: &FaultyDisk, config: Config) -> Arc<Broker> {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(1_700_000_000_000));
-    let disk = Arc::new(FaultyDisk::new(7));
-    let store = Store::open(small_files(), disk, clock.clone()).expect("an empty store");
+    let disk = Arc::new(disk.clone());
+    let store = Store::open(small_files(), disk, clock.clone()).expect("a store");
     let plugins = crate::plugin::Config {
         threads: 1,
         instances_max: 16,
         ..Default::default()
     };
-    let engine = Engine::new(plugins, Arc::new(NoCache)).expect("an engine");
+    let cache = Arc::new(StoredCode(store.blobs()));
+    let engine = Engine::new(plugins, cache).expect("an engine");
     Broker::open(config, store, engine, clock)
         .await
         .expect("a broker")
@@ -87,6 +94,16 @@ impl Broker {
 
     /// One batch of these values for partition 0.
     async fn append(&self, topic: &str, values: &[&str]) -> Produced {
+        let appended = self.try_append_all(topic, values).await;
+        appended.expect("durable")
+    }
+
+    /// One batch of this value for partition 0.
+    async fn try_append(&self, topic: &str, value: &str) -> Result<Produced, WireError> {
+        self.try_append_all(topic, &[value]).await
+    }
+
+    async fn try_append_all(&self, topic: &str, values: &[&str]) -> Result<Produced, WireError> {
         let mut batch = BatchBuilder::default();
         for value in values {
             batch
@@ -99,9 +116,7 @@ impl Broker {
             partition: Some(0),
             batch: batch.into(),
         });
-        within("producing", pending.expect("accepted").answer())
-            .await
-            .expect("durable")
+        within("producing", pending.expect("accepted").answer()).await
     }
 
     /// The values of a partition, from its oldest record on.
@@ -133,7 +148,7 @@ impl Broker {
         }
     }
 
-    async fn with_plugin(&self, plugin: &str, guest: Guest<'_>) {
+    async fn with_plugin(self: &Arc<Self>, plugin: &str, guest: Guest<'_>) {
         within("pushing", self.push_plugin(plugin, guest.component()))
             .await
             .expect("a plugin");
