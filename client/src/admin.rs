@@ -97,6 +97,21 @@ impl Admin {
         .await
     }
 
+    /// Puts what is asked for in the place of the deployment of this name,
+    /// which goes on where it is.
+    pub async fn replace_deployment(
+        &self,
+        spec: &DeploymentSpec,
+    ) -> Result<DeploymentInfo, ClientError> {
+        let body = serde_json::to_vec(spec).map_err(|error| self.nonsense(error))?;
+        self.call(
+            Method::PUT,
+            &format!("/v1/deployments/{}", escaped(&spec.name)),
+            Some(("application/json", body.into())),
+        )
+        .await
+    }
+
     /// All deployments, in the order of their names.
     pub async fn deployments(&self) -> Result<Vec<DeploymentInfo>, ClientError> {
         let list: DeploymentList = self.call(Method::GET, "/v1/deployments", None).await?;

@@ -25,7 +25,8 @@ impl<'a> Outputs<'a> {
         }
     }
 
-    /// Sends a record of the batch on as it came.
+    /// Sends a record of the batch on as it came, whatever was changed in this view of it. To send a
+    /// changed one, [`emit`](Self::emit) what [`Record::to_new`] gives.
     pub fn forward(&mut self, port: Port, record: &Record<'_>) {
         let batch = self.batch;
         let Some(records) = self.records(port) else {

@@ -1,5 +1,6 @@
-//! Runs a plugin in `cargo test`: natively, but through the same columns as the broker, and with the
-//! broker's checks of what comes back.
+//! Runs a plugin in `cargo test`: natively, but through the same columns as the broker, with the broker's
+//! checks of what comes back and along its ways: what leads nowhere is dropped here too. Only the limits
+//! on memory, time and output are the broker's alone.
 //!
 //! ```
 //! use eddy_guest::prelude::*;
@@ -227,9 +228,16 @@ impl TestInstance {
                 .or_default()
                 .extend::<Vec<_>>(records);
         };
+        // Checked even where it leads nowhere.
+        let mut keep = |kept: &[u32]| {
+            let records = rows(kept, input);
+            if self.outputs.iter().any(|name| name == "out") {
+                add("out", records);
+            }
+        };
         match verdict {
-            Verdict::All => add("out", rows(&all, input)),
-            Verdict::Keep(kept) => add("out", rows(kept, input)),
+            Verdict::All => keep(&all),
+            Verdict::Keep(kept) => keep(kept),
             Verdict::Emit(emitted) => {
                 for output in emitted {
                     let name = self.outputs.get(output.port as usize);
@@ -299,17 +307,17 @@ fn records(columns: &raw::Columns) -> Vec<TestRecord> {
         .collect()
 }
 
-/// The broker's own checks of new records.
+/// What the broker checks of new records.
 fn check(columns: &raw::Columns) {
     let count = columns.timestamps.len();
     let column = |name: &str, ends: &[u32], bytes: &[u8], nulls: &[u8], may_be_absent: bool| {
         if ends.is_empty() && may_be_absent {
-            return assert!(bytes.is_empty(), "{name} has bytes and no ends");
+            return assert!(bytes.is_empty(), "{name} have bytes and no ends");
         }
         assert_eq!(
             ends.len(),
             count,
-            "{name} has not as many ends as there are timestamps"
+            "{name} have not as many ends as there are timestamps"
         );
         assert!(ends.is_sorted(), "the ends of {name} fall");
         let end = ends.last().map_or(0, |end| *end as usize);
@@ -318,24 +326,142 @@ fn check(columns: &raw::Columns) {
             bytes.len(),
             "the last end of {name} is not the number of its bytes"
         );
-        assert!(
-            nulls.is_empty() || nulls.len() == count.div_ceil(8),
-            "the nulls of {name}"
-        );
+        if !nulls.is_empty() {
+            check_nulls(name, ends, nulls);
+        }
     };
-    column(
-        "keys",
-        &columns.key_ends,
-        &columns.keys,
-        &columns.key_nulls,
-        true,
+    let raw::Columns {
+        key_ends,
+        keys,
+        key_nulls,
+        value_ends,
+        values,
+        value_nulls,
+        header_ends,
+        headers,
+        ..
+    } = columns;
+    column("keys", key_ends, keys, key_nulls, true);
+    column("values", value_ends, values, value_nulls, false);
+    column("headers", header_ends, headers, &[], true);
+    let mut begin = 0;
+    for (row, end) in header_ends.iter().enumerate() {
+        let headers = &headers[begin..*end as usize];
+        assert!(are_whole(headers), "the headers of row {row} are not whole");
+        begin = *end as usize;
+    }
+}
+
+fn check_nulls(name: &str, ends: &[u32], nulls: &[u8]) {
+    assert_eq!(
+        nulls.len(),
+        ends.len().div_ceil(8),
+        "{name} have not one null bit for each record"
     );
-    column(
-        "values",
-        &columns.value_ends,
-        &columns.values,
-        &columns.value_nulls,
-        false,
-    );
-    column("headers", &columns.header_ends, &columns.headers, &[], true);
+    let marked = (0..nulls.len() * 8).filter(|row| nulls[row / 8] >> (row % 8) & 1 == 1);
+    for row in marked {
+        assert!(
+            row < ends.len(),
+            "{name} mark row {row}, which is not there"
+        );
+        let begin = row.checked_sub(1).map_or(0, |before| ends[before]);
+        assert_eq!(
+            begin, ends[row],
+            "the null in row {row} of {name} has bytes"
+        );
+    }
+}
+
+/// Whether a record's headers are as many as they say, each whole, and nothing behind them.
+fn are_whole(headers: &[u8]) -> bool {
+    let Some((count, blobs)) = headers.split_first_chunk() else {
+        return headers.is_empty();
+    };
+    let read = || {
+        let mut rest = blobs;
+        for _ in 0..u16::from_le_bytes(*count) {
+            let (length, after) = rest.split_first_chunk()?;
+            let (name, after) = after.split_at_checked(u16::from_le_bytes(*length).into())?;
+            str::from_utf8(name).ok()?;
+            let (length, after) = after.split_first_chunk()?;
+            (_, rest) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        }
+        Some(rest.is_empty())
+    };
+    read().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Columns;
+    use crate::outputs::empty;
+
+    /// Answers every batch with the verdict that the parameter names.
+    struct Answers(String);
+
+    impl Columns for Answers {
+        fn new(context: &Context) -> Result<Self, String> {
+            Ok(Answers(context.param("verdict")?.to_owned()))
+        }
+
+        fn process(&mut self, _: u32, _: &Batch<'_>) -> Result<Verdict, Failure> {
+            let two = raw::Columns {
+                timestamps: vec![1, 2],
+                value_ends: vec![1, 1],
+                values: vec![b'x'],
+                ..empty()
+            };
+            let columns = match self.0.as_str() {
+                "all" => return Ok(Verdict::All),
+                "null with bytes" => raw::Columns {
+                    value_nulls: vec![1],
+                    ..two
+                },
+                "null past the end" => raw::Columns {
+                    value_nulls: vec![4],
+                    ..two
+                },
+                "headers cut short" => raw::Columns {
+                    header_ends: vec![2, 2],
+                    headers: vec![1, 0],
+                    ..two
+                },
+                _ => two,
+            };
+            let records = Emitted::Columns(columns);
+            Ok(Verdict::Emit(vec![crate::Output { port: 0, records }]))
+        }
+    }
+
+    fn answer(verdict: &str, host: TestHost) -> Sent {
+        let host = host.param("verdict", verdict);
+        let mut instance = host.start::<Answers, _>().expect("it starts");
+        instance.values(["a"]).expect("a verdict")
+    }
+
+    #[test]
+    fn what_is_kept_is_dropped_where_out_is_not_connected() {
+        assert_eq!(answer("all", TestHost::new()).values("out"), ["a"]);
+        let host = TestHost::new().only_outputs([]);
+        assert_eq!(answer("all", host).records("out"), []);
+    }
+
+    #[test]
+    #[should_panic(expected = "the null in row 0 of values has bytes")]
+    fn a_null_with_bytes_is_found() {
+        answer("null with bytes", TestHost::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "values mark row 2, which is not there")]
+    fn a_null_past_the_end_is_found() {
+        answer("null past the end", TestHost::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "the headers of row 0 are not whole")]
+    fn headers_that_are_cut_short_are_found() {
+        answer("headers cut short", TestHost::new());
+    }
 }

@@ -801,6 +801,155 @@ async fn a_hundred_megabytes_of_junk_are_too_large() {
     assert_serves(&engine).await;
 }
 
+#[tokio::test]
+async fn a_component_takes_no_more_of_the_pool_than_its_place_has() {
+    let engine = engine();
+    let module = "(component (core module $m (memory 1))
+        (core instance (instantiate $m)) (core instance (instantiate $m)))";
+    let error = engine
+        .compile(wat::parse_str(module).unwrap().into())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, PluginError::NotAComponent(_)), "{error}");
+    assert!(error.to_string().contains("memories"), "{error}");
+    assert_serves(&engine).await;
+}
+
+#[tokio::test]
+async fn filters_leave_places_for_deployments_and_what_is_reserved_is_there() {
+    let engine = engine_with(Config {
+        instances_max: 8,
+        ..config()
+    });
+    let plugin = engine.compile(Guest::default().component()).await.unwrap();
+    let limits = engine.config().limits();
+    let mut filters = Vec::new();
+    let refused = loop {
+        match engine.instantiate(&plugin, context(&[]), limits).await {
+            Ok(filter) => filters.push(filter),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, PluginError::NoCapacity { limit: 8 });
+    assert_eq!(filters.len(), 6);
+    let places = engine.reserve(2).unwrap();
+    assert_eq!(
+        engine.reserve(1).unwrap_err(),
+        PluginError::TooFewPlaces {
+            asked: 1,
+            free: 0,
+            limit: 8
+        }
+    );
+    for _ in 0..3 {
+        for place in &places {
+            let context = context(&[]);
+            let made = engine.instantiate_at(place, &plugin, context, limits).await;
+            assert!(made.is_ok(), "{made:?}");
+        }
+    }
+    drop((places, filters));
+    assert_eq!(wait_for_no_instance(&engine).await, 0);
+}
+
+#[tokio::test]
+async fn many_loops_of_one_deployment_wait_for_each_other_and_not_others_for_them() {
+    let engine = engine_with(Config {
+        threads: 1,
+        ..config()
+    });
+    let wasm = Guest {
+        process: LOOP,
+        ..Guest::default()
+    }
+    .component();
+    let plugin = engine.compile(wasm).await.unwrap();
+    let mut instances = Vec::new();
+    for name in ["many"; 6].into_iter().chain(["one"]) {
+        let context = eddy::plugin::Context {
+            deployment: name.into(),
+            ..context(&[])
+        };
+        let limits = engine.config().limits();
+        let made = engine.instantiate(&plugin, context, limits).await;
+        instances.push((name, made.unwrap()));
+    }
+    let (finished, mut order) = tokio::sync::mpsc::unbounded_channel();
+    for (name, mut instance) in instances {
+        let finished = finished.clone();
+        engine.spawn(async move {
+            let outcome = instance.process(&three()).await;
+            finished.send((name, outcome.is_err())).unwrap();
+        });
+    }
+    // It was the last to begin, and shares the thread with one of the six at a time.
+    let mut before = 0;
+    while let Some(("many", true)) = order.recv().await {
+        before += 1;
+    }
+    assert!(before <= 3, "{before} of six were through before it");
+}
+
+#[tokio::test]
+async fn outputs_for_one_port_are_one_output_and_too_many_are_nonsense() {
+    let thrice = Emit {
+        times: 3,
+        ..Emit::two()
+    };
+    let Verdict::Emit(outputs) = thrice.outcome().await.unwrap() else {
+        panic!("not emit")
+    };
+    let values = |row: usize| outputs[0].records.record(row).unwrap().value.unwrap();
+    assert_eq!((outputs.len(), outputs[0].records.len()), (1, 6));
+    assert_eq!((values(4), values(5)), (&b"a"[..], &b"bc"[..]));
+    let many = Emit {
+        times: 1025,
+        ..Emit::two()
+    };
+    let error = many.outcome().await.unwrap_err();
+    assert!(
+        matches!(&error, PluginError::InvalidVerdict(words) if words.contains("1025 outputs, the limit is 1024")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_trap_is_not_for_want_of_memory_that_an_earlier_call_was_refused() {
+    let process = "(if (global.get $called) (then unreachable))
+        (global.set $called (i32.const 1))
+        (drop (memory.grow (i32.const 60000)))
+        (i32.const 64)";
+    let fields = "(global $called (mut i32) (i32.const 0))";
+    let guest = Guest {
+        process,
+        fields,
+        ..Guest::default()
+    };
+    let engine = engine();
+    let instance = start(&engine, guest.component(), &[]).await.unwrap();
+    let (instance, first) = plugin_support::process(&engine, instance, three()).await;
+    assert!(matches!(first, Ok(Verdict::All)), "{first:?}");
+    let (_, second) = plugin_support::process(&engine, instance, three()).await;
+    assert!(matches!(second, Err(PluginError::Trapped(_))), "{second:?}");
+}
+
+#[tokio::test]
+async fn what_a_plugin_says_can_not_write_on_a_terminal() {
+    let init = "(i32.store8 (i32.const 128) (i32.const 1))
+        (i32.store (i32.const 132) (i32.const 200))
+        (i32.store (i32.const 136) (i32.const 9))
+        i32.const 128";
+    let fields = r#"(data (i32.const 200) "\1b[2J\nfine")"#;
+    let refused = outcome(Guest {
+        init,
+        fields,
+        ..Guest::default()
+    })
+    .await;
+    let words = r"\u{1b}[2J\nfine".to_owned();
+    assert_eq!(refused.unwrap_err(), PluginError::Refused(words));
+}
+
 /// A component of a world of its own.
 fn of_another_world(wit: &str, module: &str) -> Bytes {
     let mut resolve = wit_parser::Resolve::default();
@@ -930,6 +1079,22 @@ async fn loops_on_every_thread_leave_others_their_latency() {
 
 #[tokio::test]
 async fn a_plugin_that_sleeps_is_woken_with_an_error() {
+    let outcome = after_sleeping_for(3_600_000_000_000).await;
+    let error = outcome.unwrap_err();
+    assert!(
+        matches!(&error, PluginError::Trapped(words) if words.contains("waits")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_moment_that_is_there_already_is_not_waited_for() {
+    let outcome = after_sleeping_for(0).await;
+    assert!(matches!(outcome, Ok(Verdict::All)), "{outcome:?}");
+}
+
+/// What becomes of a batch after a sleep of so many nanoseconds.
+async fn after_sleeping_for(nanoseconds: u64) -> Result<Verdict, PluginError> {
     let wit = "package test:sleepy;
         world other {
             import wasi:clocks/monotonic-clock@0.2.0;
@@ -946,7 +1111,7 @@ async fn a_plugin_that_sleeps_is_woken_with_an_error() {
         }";
     let mut resolve = contract();
     resolve.push_str("sleepy.wit", wit).unwrap();
-    let module = r#"(module
+    let module = &r#"(module
         (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))
         (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
         (memory (export "memory") 1)
@@ -954,17 +1119,14 @@ async fn a_plugin_that_sleeps_is_woken_with_an_error() {
         (func (export "eddy:plugin/processor@0.1.0#init")
             (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (i32.const 0))
         (func (export "eddy:plugin/processor@0.1.0#process") (param i32) (result i32)
-            (call $block (call $subscribe (i64.const 3600000000000)))
-            (i32.const 64)))"#;
+            (call $block (call $subscribe (i64.const NANOSECONDS)))
+            (i32.const 64)))"#
+        .replace("NANOSECONDS", &nanoseconds.to_string());
     let engine = engine();
     let instance = start(&engine, component(module, &resolve, "other"), &[])
         .await
         .unwrap();
     let (_, outcome) = process(&engine, instance, three()).await;
-    let error = outcome.unwrap_err();
-    assert!(
-        matches!(&error, PluginError::Trapped(words) if words.contains("waits")),
-        "{error}"
-    );
     assert_serves(&engine).await;
+    outcome
 }

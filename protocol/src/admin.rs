@@ -68,7 +68,7 @@ pub struct LimitsSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeploymentState {
-    /// Its instances are being made.
+    /// Its instances are being made, or made anew after something was in the way.
     Starting,
     /// At work.
     Running,
@@ -84,11 +84,11 @@ pub struct DeploymentInfo {
     pub spec: DeploymentSpec,
     /// Of the plugin at work.
     pub digest: String,
-    /// Counts from 1, one more for each change.
+    /// Counts from 1, one more for each replacement.
     pub version: u32,
     /// Whether it is at work.
     pub state: DeploymentState,
-    /// Why it is stopped.
+    /// Why it is stopped, or what keeps one of its partitions from its work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// One for each partition of the topic that it reads, in their order.
@@ -108,7 +108,7 @@ pub struct InstanceInfo {
     pub lag: u64,
     /// Whether it is at work.
     pub state: DeploymentState,
-    /// Why it is stopped.
+    /// Why it is stopped, or what keeps it from its work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Records read since the broker started.
@@ -117,6 +117,9 @@ pub struct InstanceInfo {
     pub records_out: u64,
     /// Batches read since the broker started.
     pub batches: u64,
+    /// Records that retention took before they were read, since the broker started.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 fn earliest() -> Start {

@@ -106,6 +106,7 @@ impl Broker {
         let topics = broker.store.topics_changed();
         tokio::spawn(stream::tend(Arc::downgrade(&broker), topics));
         broker.resume_deployments().await?;
+        broker.sweep_plugins().await;
         Ok(broker)
     }
 

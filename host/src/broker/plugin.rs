@@ -1,9 +1,13 @@
 //! Uploaded plugins: a name, a digest, an artefact.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use eddy_protocol::admin::PluginInfo;
 use eddy_protocol::{ErrorCode, WireError};
 
+use super::deployment::whole;
 use super::filter::unknown_plugin;
 use super::{Broker, refusal};
 use crate::plugin::{CodeCache, Digest, Plugin};
@@ -11,33 +15,57 @@ use crate::store::{Blobs, Change, Commit, Table};
 
 /// A plugin's or a deployment's name has at most this many characters.
 const NAME_LEN_MAX: usize = 128;
+/// How many plugins there may be.
+const PLUGINS_MAX: usize = 1_000;
 
 impl Broker {
     /// Takes an artefact under a name. The name may have had another one
     /// before: deployments keep what they were deployed with.
-    pub async fn push_plugin(&self, name: &str, wasm: Bytes) -> Result<PluginInfo, WireError> {
+    pub async fn push_plugin(
+        self: &Arc<Self>,
+        name: &str,
+        wasm: Bytes,
+    ) -> Result<PluginInfo, WireError> {
         check_name("plugin", name)?;
         let compiled = self.engine().compile(wasm.clone()).await;
         let plugin =
-            compiled.map_err(|error| refusal::of_plugin(&format!("plugin `{name}`"), &error))?;
+            compiled.map_err(|error| refusal::of_upload(&format!("plugin `{name}`"), &error))?;
         let info = PluginInfo {
             name: name.to_owned(),
             digest: plugin.digest().to_string(),
             bytes: wasm.len() as u64,
             pushed_at_ms: self.now_ms(),
         };
-        let (blobs, file) = (self.store.blobs(), artefact(&plugin.digest()));
-        in_background(move || blobs.write(&file, &wasm)).await?;
-        self.compiled.insert(plugin.digest(), plugin);
-        let value = serde_json::to_vec(&info)
-            .map_err(|error| ErrorCode::Internal.because(error.to_string()))?;
-        let put = Change::Put {
-            table: Table::Plugins,
-            key: Bytes::from(name.to_owned()),
-            value: value.into(),
-        };
-        self.change(vec![put]).await?;
-        Ok(info)
+        let broker = self.clone();
+        whole(async move {
+            let _admission = broker.deployments.admission.lock().await;
+            broker.check_room_for(&info.name)?;
+            let (blobs, file) = (broker.store.blobs(), artefact(&plugin.digest()));
+            in_background(move || blobs.write(&file, &wasm)).await?;
+            broker.compiled.insert(plugin.digest(), plugin);
+            let value = serde_json::to_vec(&info)
+                .map_err(|error| ErrorCode::Internal.because(error.to_string()))?;
+            let put = Change::Put {
+                table: Table::Plugins,
+                key: Bytes::from(info.name.clone()),
+                value: value.into(),
+            };
+            let kept = broker.change(vec![put]).await;
+            // What the name had before may have no name now; a new one that was refused has none either.
+            broker.sweep_plugins().await;
+            kept.map(|()| info)
+        })
+        .await
+    }
+
+    fn check_room_for(&self, name: &str) -> Result<(), WireError> {
+        let plugins = self.plugins()?;
+        if plugins.len() < PLUGINS_MAX || plugins.iter().any(|plugin| plugin.name == name) {
+            return Ok(());
+        }
+        Err(ErrorCode::InvalidArgument.because(format!(
+            "there are {PLUGINS_MAX} plugins, which is the limit; delete one before you push `{name}`"
+        )))
     }
 
     /// All plugins, in the order of their names.
@@ -63,30 +91,57 @@ impl Broker {
     }
 
     /// Forgets a plugin. Refused while a deployment runs it.
-    pub async fn delete_plugin(&self, name: &str) -> Result<(), WireError> {
-        let info = self.plugin(name)?;
-        let named: Vec<_> = self
-            .plugins()?
-            .into_iter()
-            .filter(|plugin| plugin.digest == info.digest)
-            .collect();
-        let last_name = named.len() == 1;
-        if let Some(deployment) = self.deployments.running(&info.digest).filter(|_| last_name) {
-            return Err(ErrorCode::PluginInUse.because(format!(
-                "plugin `{name}` is used by deployment `{deployment}`; delete that first"
-            )));
+    pub async fn delete_plugin(self: &Arc<Self>, name: &str) -> Result<(), WireError> {
+        let (broker, name) = (self.clone(), name.to_owned());
+        whole(async move {
+            let _admission = broker.deployments.admission.lock().await;
+            let info = broker.plugin(&name)?;
+            let plugins = broker.plugins()?;
+            let named = plugins.iter().filter(|plugin| plugin.digest == info.digest);
+            let last_name = named.count() == 1;
+            let user = broker.deployments.running(&info.digest);
+            if let Some(deployment) = user.filter(|_| last_name) {
+                return Err(ErrorCode::PluginInUse.because(format!(
+                    "plugin `{name}` is used by deployment `{deployment}`; delete that first"
+                )));
+            }
+            broker
+                .change(vec![Change::Delete {
+                    table: Table::Plugins,
+                    key: Bytes::from(info.name),
+                }])
+                .await?;
+            broker.sweep_plugins().await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes the artefacts that no plugin's name and no deployment needs any more, and all compiled
+    /// code but theirs and this engine's. Called at the start and under the lock of admissions.
+    pub(super) async fn sweep_plugins(&self) {
+        let swept = match self.digests_in_use() {
+            Ok(used) => {
+                self.compiled.retain(|digest, _| used.contains(digest));
+                let files = |digest: &Digest| {
+                    let code = self.engine.code_key(digest);
+                    [artefact(digest), compiled(&code)]
+                };
+                let kept: BTreeSet<String> = used.iter().flat_map(files).collect();
+                let blobs = self.store.blobs();
+                in_background(move || sweep(&blobs, &kept)).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = swept {
+            tracing::warn!(%error, "plugins that nobody needs were not removed");
         }
-        self.change(vec![Change::Delete {
-            table: Table::Plugins,
-            key: Bytes::from(info.name.clone()),
-        }])
-        .await?;
-        if let Some(digest) = info.digest.parse::<Digest>().ok().filter(|_| last_name) {
-            self.compiled.remove(&digest);
-            let (blobs, file) = (self.store.blobs(), artefact(&digest));
-            in_background(move || blobs.delete(&file)).await?;
-        }
-        Ok(())
+    }
+
+    fn digests_in_use(&self) -> Result<BTreeSet<Digest>, WireError> {
+        let named = self.plugins()?.into_iter().map(|plugin| plugin.digest);
+        let digests = named.chain(self.deployments.digests());
+        Ok(digests.filter_map(|digest| digest.parse().ok()).collect())
     }
 
     /// A plugin ready to be instantiated.
@@ -146,13 +201,33 @@ pub(super) fn check_name(what: &str, name: &str) -> Result<(), WireError> {
     )))
 }
 
+/// What the name of an artefact ends with.
+const ARTEFACT: &str = ".wasm";
+/// What the name of compiled code ends with.
+const COMPILED: &str = ".compiled";
+
 fn artefact(digest: &Digest) -> String {
-    format!("{digest}.wasm")
+    format!("{digest}{ARTEFACT}")
 }
 
 fn read(value: &[u8]) -> Result<PluginInfo, WireError> {
     serde_json::from_slice(value)
         .map_err(|error| ErrorCode::Internal.because(format!("table of plugins: {error}")))
+}
+
+/// Removes all artefacts and compiled code but these.
+fn sweep(blobs: &Blobs, kept: &BTreeSet<String>) -> std::io::Result<()> {
+    let names = match blobs.list() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        names => names?,
+    };
+    let is_ours = |name: &String| [ARTEFACT, COMPILED].iter().any(|kind| name.ends_with(kind));
+    for name in names.iter().filter(|name| is_ours(name)) {
+        if !kept.contains(name) {
+            blobs.delete(name)?;
+        }
+    }
+    Ok(())
 }
 
 async fn in_background<T: Send + 'static>(
@@ -184,5 +259,5 @@ impl CodeCache for StoredCode {
 }
 
 fn compiled(key: &str) -> String {
-    format!("{key}.compiled")
+    format!("{key}{COMPILED}")
 }

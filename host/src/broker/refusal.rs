@@ -81,9 +81,28 @@ pub(super) fn of_plugin(what: &str, error: &PluginError) -> WireError {
         PluginError::NotAComponent(_) | PluginError::WrongWorld(_) => ErrorCode::InvalidPlugin,
         PluginError::TooLarge { .. } => ErrorCode::PluginTooLarge,
         PluginError::Refused(_) => ErrorCode::PluginRefused,
-        PluginError::NoCapacity { .. } => ErrorCode::TooMany,
+        PluginError::NoCapacity { .. } | PluginError::TooFewPlaces { .. } => ErrorCode::TooMany,
+        PluginError::LimitTooHigh { .. } => ErrorCode::InvalidArgument,
         PluginError::Internal(_) => ErrorCode::Internal,
         _ => ErrorCode::PluginFailed,
     };
     code.because(format!("{what}: {error}"))
+}
+
+/// The answer to an artefact that can't be taken.
+pub(super) fn of_upload(what: &str, error: &PluginError) -> WireError {
+    of_the_plugins(what, error, ErrorCode::InvalidPlugin)
+}
+
+/// The answer to a plugin that doesn't start with what it is given.
+pub(super) fn of_start(what: &str, error: &PluginError) -> WireError {
+    of_the_plugins(what, error, ErrorCode::PluginRefused)
+}
+
+/// Nothing was at work yet: the fault is that of the request.
+fn of_the_plugins(what: &str, error: &PluginError, code: ErrorCode) -> WireError {
+    match of_plugin(what, error) {
+        answer if answer.code == ErrorCode::PluginFailed => WireError { code, ..answer },
+        answer => answer,
+    }
 }

@@ -2,9 +2,11 @@
 
 mod admission;
 mod catalog;
+mod deployment;
 mod fetch;
 mod group;
 mod place;
+mod plugin;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -17,7 +19,6 @@ use eddy_protocol::{Compression, ErrorCode, TopicName, WireError};
 use super::*;
 use crate::guest::Guest;
 use crate::io::{FaultyDisk, ManualClock};
-use crate::plugin::NoCache;
 
 /// Nothing here takes longer on the slowest machine.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -41,16 +42,18 @@ async fn broker_with(config: Config) -> Arc<Broker> {
     broker_on(&FaultyDisk::new(7), config).await
 }
 
+/// The broker over what is on this disk.
 async fn broker_on(disk: &FaultyDisk, config: Config) -> Arc<Broker> {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(1_700_000_000_000));
     let disk = Arc::new(disk.clone());
-    let store = Store::open(small_files(), disk, clock.clone()).expect("the folder is whole");
+    let store = Store::open(small_files(), disk, clock.clone()).expect("a store");
     let plugins = crate::plugin::Config {
         threads: 1,
         instances_max: 16,
         ..Default::default()
     };
-    let engine = Engine::new(plugins, Arc::new(NoCache)).expect("an engine");
+    let cache = Arc::new(StoredCode(store.blobs()));
+    let engine = Engine::new(plugins, cache).expect("an engine");
     Broker::open(config, store, engine, clock)
         .await
         .expect("a broker")
@@ -97,6 +100,21 @@ impl Broker {
     }
 
     async fn append_to(&self, topic: &str, partition: u32, values: &[&str]) -> Produced {
+        let appended = self.try_append_to(topic, partition, values).await;
+        appended.expect("durable")
+    }
+
+    /// One batch of this value for partition 0.
+    async fn try_append(&self, topic: &str, value: &str) -> Result<Produced, WireError> {
+        self.try_append_to(topic, 0, &[value]).await
+    }
+
+    async fn try_append_to(
+        &self,
+        topic: &str,
+        partition: u32,
+        values: &[&str],
+    ) -> Result<Produced, WireError> {
         let mut batch = BatchBuilder::default();
         for value in values {
             batch
@@ -109,9 +127,7 @@ impl Broker {
             partition: Some(partition),
             batch: batch.into(),
         });
-        within("producing", pending.expect("accepted").answer())
-            .await
-            .expect("durable")
+        within("producing", pending.expect("accepted").answer()).await
     }
 
     /// The values of a partition, from its oldest record on.
@@ -143,7 +159,7 @@ impl Broker {
         }
     }
 
-    async fn with_plugin(&self, plugin: &str, guest: Guest<'_>) {
+    async fn with_plugin(self: &Arc<Self>, plugin: &str, guest: Guest<'_>) {
         within("pushing", self.push_plugin(plugin, guest.component()))
             .await
             .expect("a plugin");

@@ -20,7 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Put a plugin to work on a topic
 ///
 /// Waits until the deployment runs on every partition, or says why it does not.
-/// A deployment of this name that is there already is an error.
+/// A deployment of this name that is there already is an error, unless it is to
+/// be replaced.
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
     /// The deployment's name
@@ -40,6 +41,10 @@ pub(crate) struct Deploy {
     /// Where it begins to read: earliest, latest, an offset or a time
     #[arg(long, default_value = "earliest", allow_hyphen_values = true)]
     start: StartPoint,
+    /// Take the place of the deployment of this name, at work or stopped: the new plugin, parameters,
+    /// limits and outputs go on where it is
+    #[arg(long, conflicts_with = "start")]
+    replace: bool,
     /// The most memory an instance may take
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
@@ -53,9 +58,13 @@ pub(crate) struct Deploy {
 
 impl Deploy {
     pub(crate) async fn run(self, connection: &Connection, output: &Output) -> Result<(), Failure> {
+        let replace = self.replace;
         let spec = self.spec()?;
         let admin = connection.admin()?;
-        admin.deploy(&spec).await?;
+        match replace {
+            true => admin.replace_deployment(&spec).await?,
+            false => admin.deploy(&spec).await?,
+        };
         let info = running(&admin, &spec.name, connection.timeout_or(DEPLOYING)).await?;
         output.result(&info, || deployment::describe(&info))
     }
@@ -118,8 +127,10 @@ async fn running(admin: &Admin, name: &str, patience: Duration) -> Result<Deploy
                 )));
             }
             DeploymentState::Starting if Instant::now() >= deadline => {
+                let reason = info.reason.map(|reason| format!(" ({reason})"));
                 let message = format!(
-                    "deployment `{name}` is still starting; {}",
+                    "deployment `{name}` is still starting{}; {}",
+                    reason.unwrap_or_default(),
                     waited(patience)
                 );
                 return Err(Failure::timed_out(message));

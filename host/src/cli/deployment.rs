@@ -143,5 +143,15 @@ pub(super) fn describe(info: &DeploymentInfo) -> String {
         ]);
     }
     text += &table.render();
+    for partition in info
+        .partitions
+        .iter()
+        .filter(|partition| partition.missed > 0)
+    {
+        text += &format!(
+            "partition {}: retention took {} records before they were read\n",
+            partition.partition, partition.missed
+        );
+    }
     text
 }

@@ -1,10 +1,11 @@
-//! `/v1/deployments`: deploy, list, show, delete.
+//! `/v1/deployments`: deploy, list, show, replace, delete.
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
+use eddy_protocol::ErrorCode;
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec};
 use serde::Serialize;
 
@@ -18,6 +19,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::new("GET", "/v1/deployments", get(list)),
         Route::new("POST", "/v1/deployments", post(deploy)),
         Route::new("GET", "/v1/deployments/{deployment}", get(show)),
+        Route::new("PUT", "/v1/deployments/{deployment}", put(replace)),
         Route::new("DELETE", "/v1/deployments/{deployment}", delete(remove)),
     ]
 }
@@ -50,6 +52,23 @@ async fn show(
 ) -> Result<Json<DeploymentInfo>, Failure> {
     let found = blocking(move || Ok(context.broker.deployment(&name)?)).await?;
     Ok(Json(found))
+}
+
+async fn replace(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<DeploymentInfo>, Failure> {
+    let spec: DeploymentSpec = extract::json(&context, &headers, body).await?;
+    if spec.name != name {
+        let words = format!(
+            "the body is of deployment `{}`, the path of `{name}`",
+            spec.name
+        );
+        return Err(ErrorCode::InvalidArgument.because(words).into());
+    }
+    Ok(Json(context.broker.replace_deployment(spec).await?))
 }
 
 async fn remove(

@@ -72,6 +72,7 @@ metrics_table! {
     counter DEPLOYMENTS_FAILED = "eddy_deployments_failed_total", Count, "Deployments that were stopped because their plugin failed.";
     gauge DEPLOYMENTS = "eddy_deployments", Count, "Deployments, by state.";
     gauge DEPLOYMENT_LAG = "eddy_deployment_lag_records", Count, "Records that a deployment has yet to read, by deployment.";
+    counter DEPLOYMENT_MISSED = "eddy_deployment_missed_records_total", Count, "Records that retention took before a deployment read them, by deployment.";
     gauge DISK_FULL = "eddy_disk_full", Count, "1 while produces are refused because the disk is full.";
     gauge READY = "eddy_ready", Count, "1 while the broker takes requests.";
     gauge START_SECONDS = "eddy_start_seconds", Seconds, "How long the broker took to start, recovery included.";

@@ -25,6 +25,12 @@ const STACK_BYTES: usize = 512 << 10;
 const HOST_STACK_BYTES: usize = 512 << 10;
 /// A component is made of few modules: the program, and what `wasm-tools` puts around it.
 const MODULES_PER_COMPONENT_MAX: u32 = 16;
+/// One of them has the memory, which the others use.
+const MEMORIES_PER_COMPONENT_MAX: u32 = 1;
+/// The program's own, and those of what is put around it.
+const TABLES_PER_COMPONENT_MAX: u32 = 4;
+/// Of all places, one in so many is kept for deployments, whatever is subscribed to.
+const KEPT_FOR_DEPLOYMENTS: u32 = 4;
 /// Elements in a table: functions that are called through pointers.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// What an instance may have beside its memory for the globals and function references of its modules.
@@ -44,7 +50,10 @@ pub(super) struct Inner {
     compiled: Mutex<HashMap<Digest, Weak<Compiled>>>,
     /// Compiling takes a processor for as long as it lasts, so there is one at a time.
     compiling: Arc<Semaphore>,
-    instances: AtomicU32,
+    /// How many places are taken.
+    taken: AtomicU32,
+    /// What the instances of one deployment share, and those of one filter.
+    crews: Mutex<HashMap<(Use, String), Weak<Semaphore>>>,
     ticker: Ticker,
     threads: Threads,
 }
@@ -91,7 +100,8 @@ impl Engine {
             threads: Threads::start(config.threads)?,
             compiled: Mutex::default(),
             compiling: Arc::new(Semaphore::new(1)),
-            instances: AtomicU32::new(0),
+            taken: AtomicU32::new(0),
+            crews: Mutex::default(),
             config,
             wasm,
             linker,
@@ -105,17 +115,33 @@ impl Engine {
         &self.0.config
     }
 
-    /// How many instances there are.
+    /// How many places are taken, by instances or for instances to come.
     pub fn instances(&self) -> u32 {
-        self.0.instances.load(Ordering::Relaxed)
+        self.0.taken.load(Ordering::Relaxed)
     }
 
-    /// Compiles an artefact, or finds it compiled already. On the engine's threads, one after the other.
+    /// The key in the cache of the code of the plugin with this digest.
+    pub fn code_key(&self, digest: &Digest) -> String {
+        format!("{digest}-{}", self.0.compatibility)
+    }
+
+    /// Compiles an artefact, or finds it compiled already. On the engine's threads; what has to be
+    /// compiled, one after the other.
     pub async fn compile(&self, wasm: Bytes) -> Result<Plugin, PluginError> {
         // The size before the digest, which takes a while for what is far too large.
         let (bytes, limit) = (wasm.len(), self.0.config.plugin_bytes_max);
         if bytes > limit {
             return Err(PluginError::TooLarge { bytes, limit });
+        }
+        // What is known already doesn't wait behind what has to be compiled.
+        let (engine, bytes) = (self.clone(), wasm.clone());
+        let known = self.0.threads.spawn_blocking(move || {
+            let digest = Digest::of(&bytes);
+            (digest, engine.known(digest))
+        });
+        let (digest, known) = known.await.map_err(|error| joined(&error))?;
+        if let Some(known) = known {
+            return known;
         }
         let engine = self.clone();
         let compiling = Arc::clone(&self.0.compiling);
@@ -123,42 +149,49 @@ impl Engine {
         let work = self.0.threads.spawn_blocking(move || {
             // Held by the work: who asked may go away, the compiler can't be interrupted.
             let _permit = permit;
-            engine.compile_now(&wasm)
+            // Who waited for the permit may have waited for this very plugin.
+            match engine.known(digest) {
+                Some(known) => known,
+                None => engine.compile_now(digest, &wasm),
+            }
         });
         work.await.map_err(|error| joined(&error))?
     }
 
-    fn compile_now(&self, wasm: &[u8]) -> Result<Plugin, PluginError> {
-        let digest = Digest::of(wasm);
+    /// What was compiled since the start, or is in the cache.
+    fn known(&self, digest: Digest) -> Option<Result<Plugin, PluginError>> {
         let known = self.0.compiled.lock().get(&digest).and_then(Weak::upgrade);
-        if let Some(compiled) = known {
-            return Ok(Plugin(compiled));
+        match known {
+            Some(compiled) => Some(Ok(Plugin(compiled))),
+            None => Some(self.link_up(digest, &self.cached(&self.code_key(&digest))?)),
         }
-        let component = self.component(digest, wasm)?;
-        compile::check_world(&self.0.wasm, &component)?;
+    }
+
+    fn compile_now(&self, digest: Digest, wasm: &[u8]) -> Result<Plugin, PluginError> {
+        inspect::inspect(wasm, &self.0.config)?;
+        let component = compile::compile(&self.0.wasm, wasm)?;
+        match component.serialize() {
+            Ok(code) => {
+                let key = self.code_key(&digest);
+                self.0.cache.store(&key, &cache::seal(&code));
+            }
+            Err(error) => tracing::warn!(%digest, "compiled code is not cached: {error:#}"),
+        }
+        self.link_up(digest, &component)
+    }
+
+    /// A plugin, if the component is one.
+    fn link_up(&self, digest: Digest, component: &Component) -> Result<Plugin, PluginError> {
+        compile::check_world(&self.0.wasm, component)?;
         let wrong = |error: wasmtime::Error| PluginError::WrongWorld(format!("{error:#}"));
-        let pre = self.0.linker.instantiate_pre(&component).map_err(wrong)?;
-        compile::check_signatures(&self.0.wasm, &component, &pre)?;
+        let pre = self.0.linker.instantiate_pre(component).map_err(wrong)?;
+        compile::check_signatures(&self.0.wasm, component, &pre)?;
         let pre = bindings::PluginPre::new(pre).map_err(wrong)?;
         let compiled = Arc::new(Compiled { digest, pre });
         let mut known = self.0.compiled.lock();
         known.retain(|_, compiled| compiled.strong_count() > 0);
         known.insert(digest, Arc::downgrade(&compiled));
         Ok(Plugin(compiled))
-    }
-
-    fn component(&self, digest: Digest, wasm: &[u8]) -> Result<Component, PluginError> {
-        let key = format!("{digest}-{}", self.0.compatibility);
-        if let Some(component) = self.cached(&key) {
-            return Ok(component);
-        }
-        inspect::inspect(wasm, &self.0.config)?;
-        let component = compile::compile(&self.0.wasm, wasm)?;
-        match component.serialize() {
-            Ok(code) => self.0.cache.store(&key, &cache::seal(&code)),
-            Err(error) => tracing::warn!(%digest, "compiled code is not cached: {error:#}"),
-        }
-        Ok(component)
     }
 
     #[allow(unsafe_code)]
@@ -181,18 +214,78 @@ impl Engine {
             .ok()
     }
 
-    /// Makes an instance and runs its `init`, on the engine's threads.
+    /// Makes an instance and runs its `init`, on the engine's threads. Takes a place for as long as the
+    /// instance lives; never one of those that are kept for deployments.
     pub async fn instantiate(
         &self,
         plugin: &Plugin,
         context: Context,
         limits: Limits,
     ) -> Result<Instance, PluginError> {
+        let limit = self.0.config.instances_max;
+        let kept = limit / KEPT_FOR_DEPLOYMENTS;
+        let place = Slot::take(&self.0, 1, limit - kept).pop();
+        let place = place.ok_or(PluginError::NoCapacity { limit })?;
+        self.make(Use::Filter, place, plugin, context, limits).await
+    }
+
+    /// Places for the instances of a deployment, all or none.
+    pub fn reserve(&self, instances: u32) -> Result<Vec<Place>, PluginError> {
+        let limit = self.0.config.instances_max;
+        let slots = Slot::take(&self.0, instances, limit);
+        if slots.len() < instances as usize {
+            return Err(PluginError::TooFewPlaces {
+                asked: instances,
+                free: limit.saturating_sub(self.instances()),
+                limit,
+            });
+        }
+        Ok(slots.into_iter().map(Place).collect())
+    }
+
+    /// Makes an instance of a deployment in a place that was reserved for it, where there is no other
+    /// at the time.
+    pub async fn instantiate_at(
+        &self,
+        place: &Place,
+        plugin: &Plugin,
+        context: Context,
+        limits: Limits,
+    ) -> Result<Instance, PluginError> {
+        let slot = Arc::clone(&place.0);
+        self.make(Use::Deployment, slot, plugin, context, limits)
+            .await
+    }
+
+    async fn make(
+        &self,
+        purpose: Use,
+        slot: Arc<Slot>,
+        plugin: &Plugin,
+        context: Context,
+        limits: Limits,
+    ) -> Result<Instance, PluginError> {
         limits.check(&self.0.config)?;
-        let slot = Slot::take(&self.0)?;
+        let crew = self.crew(purpose, &context.deployment);
         let pre = plugin.0.pre.clone();
-        let work = self.spawn(async move { Instance::start(slot, &pre, &context, limits).await });
+        let work = self.spawn(async move {
+            Instance::start((slot, crew), &pre, &context, limits, purpose).await
+        });
         work.await.map_err(|error| joined(&error))?
+    }
+
+    /// What lets as many instances of one deployment run at a time as there are threads: others wait
+    /// for their turn behind those, not behind each of its partitions.
+    fn crew(&self, purpose: Use, name: &str) -> Arc<Semaphore> {
+        let mut crews = self.0.crews.lock();
+        let key = (purpose, name.to_owned());
+        if let Some(crew) = crews.get(&key).and_then(Weak::upgrade) {
+            return crew;
+        }
+        crews.retain(|_, crew| crew.strong_count() > 0);
+        let crew = Arc::new(Semaphore::new(self.0.threads.count()));
+        crews.insert(key, Arc::downgrade(&crew));
+        crew
     }
 
     /// Runs a future on the engine's threads. A future that calls [`Instance::process`] belongs here.
@@ -218,20 +311,38 @@ impl std::fmt::Debug for Plugin {
     }
 }
 
-/// The place of an instance among `instances_max`; free again when dropped.
+/// What an instance is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Use {
+    Deployment,
+    Filter,
+}
+
+/// A place among `instances_max` that is reserved for an instance. Cheap to clone; all clones, and the
+/// instance made there, are the same place, which is free when the last of them is dropped.
+#[derive(Clone)]
+pub struct Place(Arc<Slot>);
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Place")
+    }
+}
+
+/// One of `instances_max`; free again when dropped.
 pub(super) struct Slot(Arc<Inner>);
 
 impl Slot {
-    fn take(engine: &Arc<Inner>) -> Result<Self, PluginError> {
-        let limit = engine.config.instances_max;
-        let more = |count: u32| (count < limit).then_some(count + 1);
-        match engine
-            .instances
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, more)
-        {
-            Ok(_) => Ok(Self(Arc::clone(engine))),
-            Err(_) => Err(PluginError::NoCapacity { limit }),
-        }
+    /// So many slots, or none if that would pass `limit`.
+    fn take(engine: &Arc<Inner>, count: u32, limit: u32) -> Vec<Arc<Self>> {
+        let more = |taken: u32| taken.checked_add(count).filter(|taken| *taken <= limit);
+        let taken = engine
+            .taken
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        let count = if taken.is_ok() { count } else { 0 };
+        (0..count)
+            .map(|_| Arc::new(Self(Arc::clone(engine))))
+            .collect()
     }
 
     pub(super) fn engine(&self) -> &Inner {
@@ -246,19 +357,22 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.instances.fetch_sub(1, Ordering::Relaxed);
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 fn settings(config: &Config) -> wasmtime::Config {
     let instances = config.instances_max.max(1);
     let mut pool = PoolingAllocationConfig::new();
+    // Each place has all that a component may have, so that none can take what is another's.
     pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(4))
-        .total_memories(instances)
-        .total_tables(instances.saturating_mul(2))
+        .total_core_instances(instances.saturating_mul(MODULES_PER_COMPONENT_MAX))
+        .total_memories(instances.saturating_mul(MEMORIES_PER_COMPONENT_MAX))
+        .total_tables(instances.saturating_mul(TABLES_PER_COMPONENT_MAX))
         .total_stacks(instances)
         .max_core_instances_per_component(MODULES_PER_COMPONENT_MAX)
+        .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX)
+        .max_tables_per_component(TABLES_PER_COMPONENT_MAX)
         .max_component_instance_size(INSTANCE_BYTES_MAX)
         .max_core_instance_size(INSTANCE_BYTES_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)

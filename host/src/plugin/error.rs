@@ -66,10 +66,32 @@ pub enum PluginError {
         /// `instances_max`.
         limit: u32,
     },
+    /// There is no room for as many instances as a deployment needs.
+    #[error(
+        "it takes {asked} plugin instances, and {free} of {limit} places are free (`plugin.instances_max`)"
+    )]
+    TooFewPlaces {
+        /// One for each partition.
+        asked: u32,
+        /// How many there could be.
+        free: u32,
+        /// `instances_max`.
+        limit: u32,
+    },
     /// The instance has failed before and runs no more.
     #[error("the instance has failed before and runs no more")]
     Poisoned,
     /// The engine itself failed; the plugin is not to blame.
     #[error("the plugin engine failed: {0}")]
     Internal(String),
+}
+
+impl PluginError {
+    /// Whether the plugin is to blame, and not a broker that has no room for it or failed itself.
+    pub fn is_the_plugins(&self) -> bool {
+        !matches!(
+            self,
+            Self::NoCapacity { .. } | Self::TooFewPlaces { .. } | Self::Internal(_)
+        )
+    }
 }

@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use eddy_protocol::batch::ColumnBuf;
 use metrics::{Counter, Histogram, counter, histogram};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::component::ResourceTable;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::{self, eddy::plugin::types as wit};
-use super::engine::Slot;
+use super::engine::{Slot, Use};
 use super::limits::MemoryLimit;
 use super::log::Log;
 use super::ticker::TICK;
-use super::{Context, Limits, PluginError, Verdict, compile, verdict, wasi};
+use super::{Context, Limits, PluginError, Verdict, compile, verdict, wasi, words};
 use crate::metrics as names;
 
 /// The name of the input of a deployment from one topic.
@@ -29,8 +30,8 @@ const INPUT: u32 = 0;
 const WORDS_BYTES_MAX: usize = 64 << 10;
 /// How many things of the system (streams, pollables) an instance may hold.
 const RESOURCES_MAX: usize = 256;
-/// How long a message of a plugin is kept.
-const MESSAGE_CHARS_MAX: usize = 2000;
+/// A host function that is handed so many bytes counts as having run for a tick.
+const BYTES_PER_TICK: usize = 1 << 20;
 
 /// An instance of a plugin. After a trap, a timeout or a call that was given up half-way it runs no more.
 pub struct Instance {
@@ -42,25 +43,43 @@ pub struct Instance {
     ports: usize,
     poisoned: bool,
     meters: Meters,
-    slot: Slot,
+    crew: Arc<Semaphore>,
+    slot: Arc<Slot>,
 }
 
 /// What is counted of an instance's calls.
 struct Meters {
+    seconds: Histogram,
+    /// Only of deployments: filters have no name of their own.
+    deployment: Option<DeploymentMeters>,
+}
+
+struct DeploymentMeters {
     calls: Counter,
     records: Counter,
     failures: Counter,
-    seconds: Histogram,
 }
 
 impl Meters {
-    fn of(deployment: &str) -> Meters {
-        let of_deployment = || deployment.to_owned();
+    fn of(purpose: Use, name: &str) -> Meters {
+        let name = || name.to_owned();
+        let deployment = || DeploymentMeters {
+            calls: counter!(names::PLUGIN_CALLS, "deployment" => name()),
+            records: counter!(names::PLUGIN_RECORDS, "deployment" => name()),
+            failures: counter!(names::PLUGIN_FAILURES, "deployment" => name()),
+        };
         Meters {
-            calls: counter!(names::PLUGIN_CALLS, "deployment" => of_deployment()),
-            records: counter!(names::PLUGIN_RECORDS, "deployment" => of_deployment()),
-            failures: counter!(names::PLUGIN_FAILURES, "deployment" => of_deployment()),
             seconds: histogram!(names::PLUGIN_SECONDS),
+            deployment: (purpose == Use::Deployment).then(deployment),
+        }
+    }
+
+    fn count(&self, took: Duration, records: usize, has_failed: bool) {
+        self.seconds.record(took);
+        if let Some(deployment) = &self.deployment {
+            deployment.calls.increment(1);
+            deployment.records.increment(records as u64);
+            deployment.failures.increment(has_failed.into());
         }
     }
 }
@@ -69,6 +88,7 @@ impl Meters {
 pub(super) struct Inside {
     pub(super) log: Arc<Log>,
     memory: MemoryLimit,
+    turn: Arc<Turn>,
     wasi: WasiCtx,
     resources: ResourceTable,
 }
@@ -79,6 +99,14 @@ impl WasiView for Inside {
             ctx: &mut self.wasi,
             table: &mut self.resources,
         }
+    }
+}
+
+impl Inside {
+    /// Counts what a host function does with so many bytes as time of the call: no tick comes while it
+    /// does it.
+    pub(super) fn charge(&self, bytes: usize) {
+        self.turn.add((bytes / BYTES_PER_TICK) as u64);
     }
 }
 
@@ -103,10 +131,11 @@ struct Waits;
 impl Instance {
     /// Makes an instance and runs its `init`.
     pub(super) async fn start(
-        slot: Slot,
+        (slot, crew): (Arc<Slot>, Arc<Semaphore>),
         pre: &bindings::PluginPre<Inside>,
         context: &Context,
         limits: Limits,
+        purpose: Use,
     ) -> Result<Self, PluginError> {
         let turn = Arc::new(Turn::default());
         let mut store = store(&slot, context, limits, &turn);
@@ -119,9 +148,11 @@ impl Instance {
                 .await?;
             Ok((calls, answer))
         };
-        let ticking = slot.ticking();
-        let outcome = turn.take(time_max, instantiating).await;
-        drop(ticking);
+        let outcome = {
+            let _running = running(&crew).await;
+            let _ticking = slot.ticking();
+            turn.take(time_max, instantiating).await
+        };
         match outcome {
             Ok((calls, Ok(()))) => {
                 let ports = context.outputs.len();
@@ -132,11 +163,12 @@ impl Instance {
                     limits,
                     ports,
                     poisoned: false,
-                    meters: Meters::of(&context.deployment),
+                    meters: Meters::of(purpose, &context.deployment),
+                    crew,
                     slot,
                 })
             }
-            Ok((_, Err(words))) => Err(PluginError::Refused(shortened(words))),
+            Ok((_, Err(words))) => Err(PluginError::Refused(words::message(&words))),
             Err(error) => Err(explain(&error, store.data(), &slot, limits, time_max)),
         }
     }
@@ -146,10 +178,8 @@ impl Instance {
     pub async fn process(&mut self, records: &ColumnBuf) -> Result<Verdict, PluginError> {
         let begin = Instant::now();
         let outcome = self.call(records).await;
-        self.meters.calls.increment(1);
-        self.meters.records.increment(records.len() as u64);
-        self.meters.failures.increment(outcome.is_err().into());
-        self.meters.seconds.record(begin.elapsed());
+        self.meters
+            .count(begin.elapsed(), records.len(), outcome.is_err());
         outcome
     }
 
@@ -161,13 +191,16 @@ impl Instance {
         self.poisoned = true;
         let time_max = self.limits.batch_time_max;
         let batch = verdict::lower(records);
-        let ticking = self.slot.ticking();
-        let call = self
-            .calls
-            .eddy_plugin_processor()
-            .call_process(&mut self.store, INPUT, batch);
-        let outcome = self.turn.take(time_max, call).await;
-        drop(ticking);
+        self.store.data_mut().memory.begin_call();
+        let outcome = {
+            let _running = running(&self.crew).await;
+            let _ticking = self.slot.ticking();
+            // Whatever time went by since the last call was not the plugin's.
+            self.store.set_epoch_deadline(1);
+            let processor = self.calls.eddy_plugin_processor();
+            let call = processor.call_process(&mut self.store, INPUT, batch);
+            self.turn.take(time_max, call).await
+        };
         let answer = outcome.map_err(|error| {
             explain(&error, self.store.data(), &self.slot, self.limits, time_max)
         })?;
@@ -178,7 +211,7 @@ impl Instance {
             }
             Err(wit::Failure { row, message }) => Err(PluginError::Failed {
                 row,
-                message: shortened(message),
+                message: words::message(&message),
             }),
         }
     }
@@ -197,6 +230,12 @@ impl std::fmt::Debug for Instance {
     }
 }
 
+/// Waits until the instances of the same deployment leave this one a thread.
+async fn running(crew: &Semaphore) -> Option<SemaphorePermit<'_>> {
+    // Nobody closes it.
+    crew.acquire().await.ok()
+}
+
 fn store(slot: &Slot, context: &Context, limits: Limits, turn: &Arc<Turn>) -> Store<Inside> {
     let engine = slot.engine();
     let lines_max = engine.config.log_lines_per_second_max;
@@ -206,6 +245,7 @@ fn store(slot: &Slot, context: &Context, limits: Limits, turn: &Arc<Turn>) -> St
     let inside = Inside {
         wasi: wasi::locked(&log),
         memory: MemoryLimit::new(limits.memory_bytes_max),
+        turn: Arc::clone(turn),
         log,
         resources,
     };
@@ -234,9 +274,15 @@ impl Turn {
         std::future::poll_fn(|cx| {
             self.yielded.store(false, Ordering::Relaxed);
             match call.as_mut().poll(cx) {
-                // Nothing that a plugin can reach is worth waiting for; only sleeping takes time.
+                // What it waits for may be there at the next look, as a moment that is past already is.
+                // Nothing that takes longer is worth waiting for, so each look counts as time.
                 Poll::Pending if !self.yielded.load(Ordering::Relaxed) => {
-                    Poll::Ready(Err(Waits.into()))
+                    self.add(1);
+                    if self.is_over() {
+                        return Poll::Ready(Err(Waits.into()));
+                    }
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
                 }
                 poll => poll,
             }
@@ -244,9 +290,17 @@ impl Turn {
         .await
     }
 
+    fn add(&self, ticks: u64) {
+        self.ticks.fetch_add(ticks, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.ticks.load(Ordering::Relaxed) > self.ticks_max.load(Ordering::Relaxed)
+    }
+
     fn tick(&self) -> wasmtime::Result<UpdateDeadline> {
-        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
-        if ticks > self.ticks_max.load(Ordering::Relaxed) {
+        self.add(1);
+        if self.is_over() {
             return Err(OutOfTime.into());
         }
         self.yielded.store(true, Ordering::Relaxed);
@@ -318,7 +372,7 @@ fn explain(
     if error.is::<Waits>() {
         return PluginError::Trapped(Waits.to_string());
     }
-    let words = compile::first_line(error);
+    let words = words::message(&compile::first_line(error));
     // The type of this error is private to wasmtime; a test holds its words.
     if words.contains("fuel allocated for hostcalls") {
         let limit = limits.output_bytes_max;
@@ -344,12 +398,5 @@ fn with_last_words(words: String, inside: &Inside) -> String {
         words
     } else {
         format!("{words}; its last words: {last}")
-    }
-}
-
-fn shortened(words: String) -> String {
-    match words.char_indices().nth(MESSAGE_CHARS_MAX) {
-        Some((at, _)) => format!("{}…", &words[..at]),
-        None => words,
     }
 }

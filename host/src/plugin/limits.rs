@@ -1,4 +1,4 @@
-//! How much memory an instance may have, and whether it was ever told no.
+//! How much memory an instance may have, and whether the present call was told no.
 
 use wasmtime::ResourceLimiter;
 
@@ -10,6 +10,8 @@ const TABLE_ELEMENT_BYTES: usize = 8;
 pub(super) struct MemoryLimit {
     bytes_max: usize,
     bytes: usize,
+    /// What was granted last, should wasmtime then not be able to give it.
+    granted: usize,
     refused: bool,
 }
 
@@ -18,6 +20,7 @@ impl MemoryLimit {
         Self {
             bytes_max,
             bytes: 0,
+            granted: 0,
             refused: false,
         }
     }
@@ -26,7 +29,12 @@ impl MemoryLimit {
         self.bytes_max
     }
 
-    /// Whether the instance asked for more than it may have. What happens next in it (most allocators
+    /// What an earlier call was told is forgotten: it has taken no for an answer.
+    pub(super) fn begin_call(&mut self) {
+        self.refused = false;
+    }
+
+    /// Whether this call asked for more than it may have. What happens next in it (most allocators
     /// end the program) is for want of memory, whatever it looks like.
     pub(super) fn refused(&self) -> bool {
         self.refused
@@ -36,12 +44,20 @@ impl MemoryLimit {
         let bytes = self
             .bytes
             .saturating_add(desired_bytes.saturating_sub(current_bytes));
+        self.granted = 0;
         if bytes > self.bytes_max {
             self.refused = true;
             return false;
         }
+        self.granted = bytes - self.bytes;
         self.bytes = bytes;
         true
+    }
+
+    /// What was granted could not be given.
+    fn failed(&mut self) {
+        self.bytes -= std::mem::take(&mut self.granted);
+        self.refused = true;
     }
 }
 
@@ -56,7 +72,7 @@ impl ResourceLimiter for MemoryLimit {
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refused = true;
+        self.failed();
         Ok(())
     }
 
@@ -71,7 +87,7 @@ impl ResourceLimiter for MemoryLimit {
     }
 
     fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refused = true;
+        self.failed();
         Ok(())
     }
 }
@@ -89,6 +105,27 @@ mod tests {
         assert!(!limit.refused());
         assert!(!limit.memory_growing(0, 1, None).unwrap());
         assert!(limit.refused());
+    }
+
+    #[test]
+    fn a_growth_that_was_granted_and_not_given_takes_nothing() {
+        let mut limit = MemoryLimit::new(1000);
+        assert!(limit.memory_growing(0, 900, None).unwrap());
+        limit
+            .memory_grow_failed(wasmtime::format_err!("no"))
+            .unwrap();
+        limit
+            .memory_grow_failed(wasmtime::format_err!("no"))
+            .unwrap();
+        assert!(limit.table_growing(0, 125, None).unwrap());
+    }
+
+    #[test]
+    fn a_call_that_took_no_for_an_answer_leaves_no_trace_in_the_next() {
+        let mut limit = MemoryLimit::new(1000);
+        assert!(!limit.memory_growing(0, 1001, None).unwrap());
+        limit.begin_call();
+        assert!(!limit.refused());
     }
 
     #[test]

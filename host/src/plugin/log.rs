@@ -13,6 +13,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use super::bindings::eddy::plugin::log::{Host, Level};
 use super::bindings::eddy::plugin::types;
 use super::instance::Inside;
+use super::words;
 
 /// How much of a line is kept.
 const LINE_BYTES_MAX: usize = 1024;
@@ -55,6 +56,10 @@ impl Log {
     }
 
     pub(super) fn write(&self, level: Level, line: &str) {
+        // What nobody sees takes nothing of what may be written.
+        if !is_seen(level) {
+            return;
+        }
         let Some(dropped) = self.admit(Instant::now()) else {
             return;
         };
@@ -66,7 +71,7 @@ impl Log {
                 "{dropped} lines of the plugin were dropped"
             );
         }
-        let line = cut(line.trim_end(), LINE_BYTES_MAX);
+        let line = words::printable(cut(line.trim_end(), LINE_BYTES_MAX));
         match level {
             Level::Debug => tracing::debug!(deployment, partition, "{line}"),
             Level::Info => tracing::info!(deployment, partition, "{line}"),
@@ -93,9 +98,10 @@ impl Log {
     /// The end of what the instance wrote to standard error.
     pub(super) fn last_words(&self) -> String {
         let mut state = self.state.lock();
-        String::from_utf8_lossy(state.last_words.make_contiguous())
+        let text = String::from_utf8_lossy(state.last_words.make_contiguous())
             .trim()
-            .replace('\n', " ")
+            .replace('\n', " ");
+        words::message(&text)
     }
 
     fn heard(&self, bytes: &[u8]) {
@@ -106,6 +112,15 @@ impl Log {
     }
 }
 
+fn is_seen(level: Level) -> bool {
+    match level {
+        Level::Debug => tracing::enabled!(tracing::Level::DEBUG),
+        Level::Info => tracing::enabled!(tracing::Level::INFO),
+        Level::Warn => tracing::enabled!(tracing::Level::WARN),
+        Level::Error => tracing::enabled!(tracing::Level::ERROR),
+    }
+}
+
 /// The line, or as many of its characters as fit.
 fn cut(line: &str, bytes_max: usize) -> &str {
     &line[..line.floor_char_boundary(bytes_max)]
@@ -113,6 +128,7 @@ fn cut(line: &str, bytes_max: usize) -> &str {
 
 impl Host for Inside {
     fn write(&mut self, level: Level, line: String) {
+        self.charge(line.len());
         self.log.write(level, &line);
     }
 }

@@ -28,6 +28,11 @@ impl Threads {
         Ok(Self(Some(runtime)))
     }
 
+    /// How many threads run plugins.
+    pub(super) fn count(&self) -> usize {
+        self.handle().metrics().num_workers()
+    }
+
     pub(super) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,

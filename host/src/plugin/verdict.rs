@@ -15,7 +15,7 @@ pub enum Verdict {
     All,
     /// These rows go to the output [`PORT_OUT`] as they came: strictly rising, each within the batch.
     Keep(Vec<u32>),
-    /// Records for any of the outputs.
+    /// Records for any of the outputs, each of which occurs once.
     Emit(Vec<Output>),
 }
 
@@ -30,6 +30,8 @@ pub struct Output {
 
 /// What a record of no bytes takes in a batch: its timestamp, and the ends of its key and value.
 const RECORD_BYTES: usize = 16;
+/// How many outputs a verdict may have, each port's counted as often as it occurs.
+const OUTPUTS_MAX: usize = 1024;
 /// What an output takes before its first record, so that empty ones are not free.
 const OUTPUT_BYTES: usize = 64;
 
@@ -77,25 +79,42 @@ pub(super) fn check(
             check_rows(&rows, records.len())?;
             Ok(Verdict::Keep(rows))
         }
-        wit::Verdict::Emit(outputs) => {
+        wit::Verdict::Emit(emitted) => {
+            if emitted.len() > OUTPUTS_MAX {
+                let words = format!("{} outputs, the limit is {OUTPUTS_MAX}", emitted.len());
+                return Err(PluginError::InvalidVerdict(words));
+            }
             let mut budget = Budget {
                 bytes: 0,
                 limit: output_bytes_max,
             };
-            let outputs = outputs
-                .into_iter()
-                .map(|output| raise(output, records, ports, &mut budget));
-            // An output of no records is of no use to anybody.
-            let is_some = |output: &Result<Output, _>| {
-                output
-                    .as_ref()
-                    .map_or(true, |output: &Output| !output.records.is_empty())
-            };
-            Ok(Verdict::Emit(
-                outputs.filter(is_some).collect::<Result<_, _>>()?,
-            ))
+            let mut outputs = Vec::new();
+            for output in emitted {
+                add(raise(output, records, ports, &mut budget)?, &mut outputs)?;
+            }
+            Ok(Verdict::Emit(outputs))
         }
     }
+}
+
+/// What goes to one port is one output, in the order in which it came.
+fn add(output: Output, outputs: &mut Vec<Output>) -> Result<(), PluginError> {
+    if output.records.is_empty() {
+        // Of no use to anybody.
+        return Ok(());
+    }
+    let Some(before) = outputs.iter_mut().find(|before| before.port == output.port) else {
+        outputs.push(output);
+        return Ok(());
+    };
+    for mut record in output.records.iter() {
+        record.offset = before.records.len() as u64;
+        before
+            .records
+            .push_record(&record)
+            .map_err(|error| PluginError::InvalidVerdict(error.to_string()))?;
+    }
+    Ok(())
 }
 
 fn raise(

@@ -104,8 +104,8 @@ impl Node {
                 .text(*slot, env.json)
                 .map_or(Value::Null, Value::from_json),
             Node::Meta(Meta::Key) => env.key.map_or(Value::Null, |key| Value::Text(key.into())),
-            Node::Meta(Meta::Offset) => Value::Int(env.offset as i64),
-            Node::Meta(Meta::Timestamp) => Value::Int(env.timestamp),
+            Node::Meta(Meta::Offset) => Value::Int(env.offset.into()),
+            Node::Meta(Meta::Timestamp) => Value::Int(env.timestamp.into()),
             Node::All(_) | Node::Any(_) | Node::Not(_) | Node::Compare(..) | Node::In(..) => {
                 Value::Bool(self.is_true(env))
             }
@@ -155,7 +155,7 @@ impl Arithmetic {
         if let (Value::Int(a), Value::Int(b)) = (left, right)
             && let Some(int) = self.of_ints(*a, *b)
         {
-            return Value::Int(int);
+            return int;
         }
         if let (Self::Plus, Value::Text(a), Value::Text(b)) = (self, left, right) {
             return Value::Text([a.as_ref(), b.as_ref()].concat().into());
@@ -172,14 +172,16 @@ impl Arithmetic {
         })
     }
 
-    fn of_ints(self, a: i64, b: i64) -> Option<i64> {
-        match self {
+    /// Nothing where the result is no whole number of 64 bits.
+    fn of_ints(self, a: i128, b: i128) -> Option<Value<'static>> {
+        let result = match self {
             Self::Plus => a.checked_add(b),
             Self::Minus => a.checked_sub(b),
             Self::Times => a.checked_mul(b),
-            Self::Over if b != 0 && a.checked_rem(b) == Some(0) => a.checked_div(b),
+            Self::Over if a.checked_rem(b) == Some(0) => a.checked_div(b),
             Self::Over => None,
             Self::Modulo => a.checked_rem(b),
-        }
+        };
+        result.and_then(Value::int)
     }
 }

@@ -22,6 +22,11 @@ pub(crate) struct Wanted {
     pub(crate) items: Vec<(u32, Wanted)>,
 }
 
+/// The range of a field that may still come: no field's text begins and ends at the same place.
+const OPEN: (u32, u32) = (0, 0);
+/// The range of a field that is missing for sure.
+const CLOSED: (u32, u32) = (1, 1);
+
 /// Where the fields are in the value that was looked at last. Keeps its memory from one to the next.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -60,7 +65,7 @@ impl Fields {
     /// As if the value had none of the fields.
     pub fn miss(&self, found: &mut Found) {
         found.ranges.clear();
-        found.ranges.resize(self.slots, (0, 0));
+        found.ranges.resize(self.slots, OPEN);
         found.missing = self.slots;
     }
 }
@@ -95,10 +100,24 @@ impl Found {
     #[inline]
     pub(crate) fn put(&mut self, slot: Slot, begin: usize, end: usize) {
         let range = &mut self.ranges[slot.0];
-        if range.0 == range.1 {
+        if *range == OPEN {
             *range = (begin as u32, end as u32);
             self.missing -= 1;
         }
+    }
+
+    /// A member has been looked into: what it hasn't got, a later one of its name can't bring.
+    #[inline]
+    pub(crate) fn close(&mut self, wanted: &Wanted) {
+        if let Some(slot) = wanted.slot
+            && self.ranges[slot.0] == OPEN
+        {
+            self.ranges[slot.0] = CLOSED;
+            self.missing -= 1;
+        }
+        let members = wanted.members.iter().map(|(_, part)| part);
+        let parts = members.chain(wanted.items.iter().map(|(_, part)| part));
+        parts.for_each(|part| self.close(part));
     }
 
     #[inline]

@@ -75,9 +75,7 @@ impl Function {
         let second = arguments.get(1).unwrap_or(&Value::Null);
         match self {
             Self::Abs => match first {
-                Value::Int(int) => int
-                    .checked_abs()
-                    .map_or(Value::float((*int as f64).abs()), Value::Int),
+                Value::Int(int) => Value::Int(int.abs()),
                 _ => rounded(first, f64::abs),
             },
             Self::Ceil => rounded(first, f64::ceil),
@@ -91,7 +89,7 @@ impl Function {
             Self::Floor => rounded(first, f64::floor),
             Self::Length => match first {
                 Value::Text(text) => {
-                    Value::Int(String::from_utf8_lossy(text).chars().count() as i64)
+                    Value::Int(String::from_utf8_lossy(text).chars().count() as i128)
                 }
                 _ => Value::Null,
             },
@@ -161,12 +159,42 @@ fn rounded(value: &Value<'_>, change: impl Fn(f64) -> f64) -> Value<'static> {
     }
 }
 
-/// To so many digits after the point, halves away from zero.
+/// To so many digits after the point, or before it where they are negative; halves away from zero.
 fn round(value: &Value<'_>, digits: &Value<'_>) -> Value<'static> {
+    // Beyond these, there is nothing left to round, or nothing left.
+    const DIGITS_MAX: i32 = 308;
     let digits = match digits {
-        Value::Int(digits) => (*digits).clamp(-15, 15) as i32,
+        Value::Int(digits) => (*digits).clamp((-DIGITS_MAX).into(), DIGITS_MAX.into()) as i32,
         _ => 0,
     };
+    match value {
+        Value::Int(int) => round_int(*int, digits),
+        _ => rounded(value, |float| round_float(float, digits)),
+    }
+}
+
+fn round_int(int: i128, digits: i32) -> Value<'static> {
+    let power = 10_i128.checked_pow(digits.min(0).unsigned_abs());
+    let Some(power) = power else {
+        return Value::Int(0);
+    };
+    let half = (power / 2) * int.signum();
+    let rounded = (int + half) / power * power;
+    // Up to more than 64 bits it may go; as a double, then.
+    Value::int(rounded).unwrap_or_else(|| Value::float(rounded as f64))
+}
+
+fn round_float(float: f64, digits: i32) -> f64 {
+    /// From here on a double has no fraction.
+    const WHOLE: f64 = 9_007_199_254_740_992.0;
+    if digits < 0 {
+        let power = 10_f64.powi(-digits);
+        return (float / power).round() * power;
+    }
     let power = 10_f64.powi(digits);
-    rounded(value, |float| (float * power).round() / power)
+    let scaled = float * power;
+    match scaled.abs() < WHOLE {
+        true => scaled.round() / power,
+        false => float,
+    }
 }

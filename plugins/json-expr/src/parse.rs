@@ -22,14 +22,31 @@ pub struct Expr {
 /// What an expression gives, as far as that can be told from the outside. Null is of every kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Nothing but null.
+    Null,
     /// True or false.
     Bool,
     /// A number.
     Number,
     /// A text.
     Text,
+    /// A number or a text.
+    NumberOrText,
     /// That depends on the values.
     Any,
+}
+
+impl Kind {
+    /// What gives the one or the other.
+    fn or(self, other: Kind) -> Kind {
+        let is_plain = |kind| matches!(kind, Kind::Number | Kind::Text | Kind::NumberOrText);
+        match (self, other) {
+            (one, other) if one == other => one,
+            (Kind::Null, kind) | (kind, Kind::Null) => kind,
+            (one, other) if is_plain(one) && is_plain(other) => Kind::NumberOrText,
+            _ => Kind::Any,
+        }
+    }
 }
 
 /// What is wrong with an expression, and where.
@@ -121,19 +138,36 @@ impl Expr {
 
     /// What it gives.
     pub fn kind(&self) -> Kind {
-        match &self.node {
+        self.node.kind()
+    }
+}
+
+impl Node {
+    fn kind(&self) -> Kind {
+        match self {
+            Node::Null => Kind::Null,
             Node::Bool(_)
             | Node::All(_)
             | Node::Any(_)
             | Node::Not(_)
             | Node::Compare(..)
             | Node::In(..) => Kind::Bool,
-            Node::Number(_) | Node::Negative(_) => Kind::Number,
-            Node::Text(_) => Kind::Text,
-            Node::Call(function, _) => function.kind(),
-            Node::Null | Node::Field(_) | Node::Meta(_) | Node::Arithmetic(..) | Node::If(_) => {
-                Kind::Any
+            Node::Number(_) | Node::Negative(_) | Node::Meta(Meta::Offset | Meta::Timestamp) => {
+                Kind::Number
             }
+            Node::Text(_) | Node::Meta(Meta::Key) => Kind::Text,
+            Node::Field(_) => Kind::Any,
+            // Only two texts are joined, and only by `+`.
+            Node::Arithmetic(first, rest) => match rest.first() {
+                Some((Arithmetic::Plus, _)) if first.kind() != Kind::Number => Kind::NumberOrText,
+                _ => Kind::Number,
+            },
+            Node::If(branches) => branches[1].kind().or(branches[2].kind()),
+            Node::Call(Function::Coalesce, arguments) => {
+                let kinds = arguments.iter().map(Node::kind);
+                kinds.reduce(Kind::or).unwrap_or(Kind::Null)
+            }
+            Node::Call(function, _) => function.kind(),
         }
     }
 }

@@ -165,7 +165,10 @@ impl<'a> Scan<'a> {
         loop {
             let name = self.name()?;
             match member(wanted, name) {
-                Some(wanted) => self.value(wanted, found)?,
+                Some(wanted) => {
+                    self.value(wanted, found)?;
+                    found.close(wanted);
+                }
                 None => self.skip()?,
             }
             if found.is_complete() || self.is_last(b'}')? {

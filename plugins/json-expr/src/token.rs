@@ -1,6 +1,7 @@
 //! The words of an expression.
 
 use crate::ParseError;
+use crate::value::fits;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Token {
@@ -18,7 +19,8 @@ pub(crate) enum Token {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Number {
-    Int(i64),
+    /// Of 64 bits.
+    Int(i128),
     Float(f64),
 }
 
@@ -135,7 +137,8 @@ impl Lexer<'_> {
             }
         }
         let text = &self.rest()[..end];
-        let int = text.parse().ok().filter(|_| is_int).map(Number::Int);
+        let int = text.parse().ok().filter(|int| is_int && fits(*int));
+        let int = int.map(Number::Int);
         let float = || {
             text.parse()
                 .ok()

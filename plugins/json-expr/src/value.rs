@@ -10,8 +10,8 @@ pub enum Value<'a> {
     Null,
     /// True or false.
     Bool(bool),
-    /// A whole number that fits.
-    Int(i64),
+    /// A whole number of 64 bits, with or without a sign: from -2^63 to 2^64 - 1.
+    Int(i128),
     /// Any other number; always finite.
     Float(f64),
     /// A text, its escapes resolved.
@@ -31,6 +31,23 @@ impl<'a> Value<'a> {
             Some(b'f') if json == b"false" => Self::Bool(false),
             Some(b'-' | b'0'..=b'9') => number(json),
             _ => Self::Null,
+        }
+    }
+
+    /// A whole number, or nothing if it has more than 64 bits.
+    pub(crate) fn int(int: i128) -> Option<Self> {
+        fits(int).then_some(Self::Int(int))
+    }
+
+    /// The whole number that it is, be it written with a point or without, if it has 63 bits and a sign.
+    pub fn as_whole(&self) -> Option<i64> {
+        match self {
+            Self::Int(int) => i64::try_from(*int).ok(),
+            // 2^63 itself is out of range.
+            Self::Float(float) if float.fract() == 0.0 && (-TWO_63..TWO_63).contains(float) => {
+                Some(*float as i64)
+            }
+            _ => None,
         }
     }
 
@@ -67,9 +84,28 @@ impl<'a> Value<'a> {
         match (self, other) {
             (Self::Int(a), Value::Int(b)) => Some(a.cmp(b)),
             (Self::Text(a), Value::Text(b)) => Some(a.as_ref().cmp(b.as_ref())),
-            _ => self.as_float()?.partial_cmp(&other.as_float()?),
+            (Self::Int(a), Value::Float(b)) => Some(order_exactly(*a, *b)),
+            (Self::Float(a), Value::Int(b)) => Some(order_exactly(*b, *a).reverse()),
+            (Self::Float(a), Value::Float(b)) => a.partial_cmp(b),
+            _ => None,
         }
     }
+}
+
+const TWO_63: f64 = 9_223_372_036_854_775_808.0;
+
+/// Whether a whole number is one of 64 bits, with or without a sign.
+pub(crate) fn fits(int: i128) -> bool {
+    (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&int)
+}
+
+/// How a whole number stands to a finite one that may have more digits than a double can tell apart, or
+/// a fraction.
+fn order_exactly(int: i128, float: f64) -> Ordering {
+    // Saturates far beyond 64 bits, where every `int` is on the same side.
+    let whole = float.trunc() as i128;
+    int.cmp(&whole)
+        .then_with(|| 0.0.partial_cmp(&float.fract()).unwrap_or(Ordering::Equal))
 }
 
 fn text(json: &[u8]) -> Value<'_> {
@@ -92,9 +128,9 @@ fn number(json: &[u8]) -> Value<'_> {
     let Ok(text) = str::from_utf8(json) else {
         return Value::Null;
     };
-    match text.parse() {
-        Ok(int) => Value::Int(int),
-        Err(_) => text.parse().map_or(Value::Null, Value::float),
+    match text.parse().ok().and_then(Value::int) {
+        Some(int) => int,
+        None => text.parse().map_or(Value::Null, Value::float),
     }
 }
 
@@ -149,7 +185,7 @@ fn short_decimal(json: &[u8]) -> Option<Value<'static>> {
     }
     let signed = if negative { -whole } else { whole };
     Some(match point {
-        None => Value::Int(signed),
+        None => Value::Int(signed.into()),
         Some(at) => {
             let float = whole as f64 / POWERS[digits.len() - at - 1];
             Value::Float(if negative { -float } else { float })

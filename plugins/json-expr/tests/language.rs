@@ -103,13 +103,83 @@ fn arithmetic() {
         ("--count", "3"),
         ("1 / 0", "null"),
         ("1 % 0", "null"),
-        // The shortest digits of 2^63.
-        ("9223372036854775807 + 1", "9.223372036854776e18"),
+        ("9223372036854775807 + 1", "9223372036854775808"),
+        // The shortest digits of 2^64.
+        ("18446744073709551615 + 1", "1.8446744073709552e19"),
+        ("-9223372036854775808 - 1", "-9.223372036854776e18"),
         ("'a' + 'b'", "\"ab\""),
         ("'a' + 1", "null"),
         ("0.1 + 0.2", "0.30000000000000004"),
         ("1e300 * 1e300", "null"),
     ]);
+}
+
+#[test]
+fn whole_numbers_of_64_bits_are_exact_also_beside_doubles() {
+    check(&[
+        ("18446744073709551615 == 18446744073709551614", "false"),
+        ("18446744073709551615 > 18446744073709551614", "true"),
+        ("18446744073709551615 - 18446744073709551614", "1"),
+        ("9007199254740993 == 9007199254740992.0", "false"),
+        ("9007199254740993 > 9007199254740992.0", "true"),
+        ("9007199254740992.0 < big", "true"),
+        ("big in [9007199254740992.0]", "false"),
+        ("count < 3.5 && count > 2.5 && -count > -3.5", "true"),
+        ("1e300 > 18446744073709551615 && -1e300 < -1", "true"),
+    ]);
+    let largest = r#"{"n":18446744073709551615}"#;
+    assert_eq!(give("n == 18446744073709551615", largest), "true");
+    assert_eq!(give("n == 18446744073709551614", largest), "false");
+    assert_eq!(give("n - 1", largest), "18446744073709551614");
+}
+
+#[test]
+fn rounding_is_the_same_for_both_kinds_of_numbers() {
+    check(&[
+        ("round(1234, -2)", "1200"),
+        ("round(1234.0, -2)", "1200"),
+        ("round(-1250, -2)", "-1300"),
+        ("round(-1250.0, -2)", "-1300"),
+        ("round(1234, 2)", "1234"),
+        ("round(18446744073709551615, -1)", "1.8446744073709552e19"),
+        ("round(7, -40)", "0"),
+        ("round(1e300, 15)", "1e300"),
+        ("round(2.345, 400)", "2.345"),
+        ("round(0.125, 2)", "0.13"),
+    ]);
+}
+
+#[test]
+fn a_later_member_of_a_name_brings_nothing_that_the_first_has_not() {
+    let doubled = r#"{"a":{"x":1},"a":{"x":2,"y":3},"b":5,"b":{"c":6}}"#;
+    for (expression, expected) in [("a.x", "1"), ("a.y", "null"), ("b.c", "null"), ("b", "5")] {
+        assert_eq!(give(expression, doubled), expected, "{expression}");
+    }
+    assert_eq!(
+        give("a.y == null && b.c == null && a.x == 1", doubled),
+        "true"
+    );
+}
+
+#[test]
+fn what_an_expression_gives_is_told_from_the_outside() {
+    use json_expr::Kind;
+    for (text, kind) in [
+        ("mag + 1", Kind::NumberOrText),
+        ("1 + mag", Kind::Number),
+        ("mag - 1", Kind::Number),
+        ("null", Kind::Null),
+        ("$offset", Kind::Number),
+        ("$key", Kind::Text),
+        ("if(yes, 1, 'a')", Kind::NumberOrText),
+        ("if(yes, null, true)", Kind::Bool),
+        ("coalesce(mag, true)", Kind::Any),
+        ("coalesce(null, 1)", Kind::Number),
+        ("mag", Kind::Any),
+    ] {
+        let expr = Expr::parse(text, &mut Fields::default()).expect(text);
+        assert_eq!(expr.kind(), kind, "{text}");
+    }
 }
 
 #[test]

@@ -45,12 +45,14 @@ fn condition(text: &str, fields: &mut Fields) -> Result<Expr, ParamError> {
     let condition =
         Expr::parse(text, fields).map_err(|error| invalid(error.excerpt(), &error.to_string()))?;
     let gives = |what| {
-        let problem = format!("it gives a {what}, never true or false");
+        let problem = format!("it gives {what}, never true or false");
         Err(invalid(&excerpt(text, 0), &problem))
     };
     match condition.kind() {
-        Kind::Number => gives("number"),
-        Kind::Text => gives("text"),
+        Kind::Null => gives("null"),
+        Kind::Number => gives("a number"),
+        Kind::Text => gives("a text"),
+        Kind::NumberOrText => gives("a number or a text"),
         Kind::Bool | Kind::Any => Ok(condition),
     }
 }

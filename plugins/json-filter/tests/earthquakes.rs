@@ -193,6 +193,9 @@ fn conditions_that_make_no_sense_refuse_the_deployment() {
     );
     assert!(refusal("'mag'").ends_with("it gives a text, never true or false"));
     assert!(refusal("4.5").ends_with("it gives a number, never true or false"));
+    assert!(refusal("$offset").ends_with("it gives a number, never true or false"));
+    assert!(refusal("mag + 1").ends_with("it gives a number or a text, never true or false"));
+    assert!(refusal("null").ends_with("it gives null, never true or false"));
     assert!(refusal(&"(".repeat(10_000)).contains("nested more than 64 deep"));
     let missing = TestHost::new().start::<JsonFilter, _>().unwrap_err();
     assert_eq!(missing, "the parameter `where` is missing");

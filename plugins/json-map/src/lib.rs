@@ -4,7 +4,7 @@ mod shape;
 
 use eddy_guest::ParamError;
 use eddy_guest::prelude::*;
-use json_expr::{Env, Expr, Fields, Found, NotJson, ParseError, Value};
+use json_expr::{Env, Expr, Fields, Found, NotJson, ParseError};
 
 use shape::Shape;
 
@@ -91,9 +91,8 @@ impl JsonMap {
                 false => new.without_key(),
             };
         }
-        if let Some(timestamp) = &self.timestamp
-            && let Value::Int(milliseconds) = timestamp.value(&env)
-        {
+        let timestamp = self.timestamp.as_ref().map(|expr| expr.value(&env));
+        if let Some(milliseconds) = timestamp.and_then(|value| value.as_whole()) {
             new = new.timestamp(milliseconds);
         }
         Ok(new)

@@ -47,7 +47,10 @@ impl Shape {
         let renames: BTreeMap<_, _> = context.params_under("rename.").collect();
         let drop = context.optional("drop");
         let taken = match context.optional("select") {
-            None => rest(drop, &renames, set.keys().copied()),
+            None => {
+                refuse_doubles(&renames, &set)?;
+                rest(drop, &renames, set.keys().copied())
+            }
             Some(_) if drop.is_some() || !renames.is_empty() => {
                 let problem = "with it, `drop` and `rename.…` have nothing to do; a selected field gets a new name with `as`";
                 return Err(ParamError::invalid("select", problem));
@@ -104,6 +107,27 @@ impl Shape {
         out.push(b'}');
         Ok(())
     }
+}
+
+/// Refuses renames that would give one name to two members.
+fn refuse_doubles(
+    renames: &BTreeMap<&str, &str>,
+    set: &BTreeMap<&str, &str>,
+) -> Result<(), ParamError> {
+    let mut takers = BTreeMap::new();
+    for (old, new) in renames {
+        let parameter = format!("rename.{old}");
+        let other = match set.contains_key(new) {
+            true => Some(format!("set.{new}")),
+            false => takers.insert(new, parameter.clone()),
+        };
+        if let Some(other) = other {
+            let problem =
+                format!("two members would be called `{new}`, this one and that of `{other}`");
+            return Err(ParamError::invalid(&parameter, problem));
+        }
+    }
+    Ok(())
 }
 
 /// A member that is renamed or computed takes the place of one that has its new name.

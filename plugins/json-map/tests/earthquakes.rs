@@ -41,6 +41,27 @@ fn selected_fields_are_copied_to_the_last_digit_in_the_order_asked_for() {
 }
 
 #[test]
+fn a_timestamp_is_a_whole_number_however_it_is_written() {
+    let stamped = |expression: &str| {
+        let record = TestRecord::new(r#"{"s":1517363399.65}"#).timestamp(7);
+        let sent = start(&[("timestamp", expression)]).send([record]).unwrap();
+        sent.records("out")[0].timestamp
+    };
+    assert_eq!(stamped("round(s * 1000)"), 1_517_363_399_650);
+    assert_eq!(stamped("12.0"), 12);
+    assert_eq!(stamped("9223372036854775807"), i64::MAX);
+    for leaves in [
+        "12.5",
+        "9223372036854775808",
+        "9223372036854775808.0",
+        "'12'",
+        "null",
+    ] {
+        assert_eq!(stamped(leaves), 7, "{leaves}");
+    }
+}
+
+#[test]
 fn without_a_selection_everything_stays_but_what_is_dropped() {
     maps(&[], VALUE, VALUE);
     maps(
@@ -205,6 +226,11 @@ fn parameters_that_make_no_sense_refuse_the_deployment() {
         refusal(&[("set.x", "1 +")])
             .starts_with("the parameter `set.x` is not valid: `1 +`: at character 4")
     );
+    assert_eq!(
+        refusal(&[("rename.a", "x"), ("rename.b", "x")]),
+        "the parameter `rename.b` is not valid: two members would be called `x`, this one and that of `rename.a`"
+    );
+    assert!(refusal(&[("rename.a", "x"), ("set.x", "1")]).contains("that of `set.x`"));
     assert!(refusal(&[("key", "id id")]).starts_with("the parameter `key` is not valid"));
     assert_eq!(
         refusal(&[("selct", "id")]),

@@ -10,7 +10,7 @@ use eddy_protocol::{ErrorCode, TopicName, WireError};
 use super::progress::Position;
 use super::record::Record;
 use crate::broker::{Broker, plugin, refusal};
-use crate::plugin::{Context, Limits};
+use crate::plugin::{Context, Limits, Place, Plugin};
 
 /// A plugin has at most this many outputs.
 const OUTPUTS_MAX: usize = 64;
@@ -18,6 +18,8 @@ const OUTPUTS_MAX: usize = 64;
 /// A deployment that may begin, and where.
 pub(super) struct Admitted {
     pub(super) record: Record,
+    /// One for each partition.
+    pub(super) places: Vec<Place>,
     offsets: Vec<u64>,
 }
 
@@ -42,35 +44,77 @@ impl Broker {
         plugin::check_name("deployment", &spec.name)?;
         if self.deployments.by_name.contains_key(&spec.name) {
             return Err(ErrorCode::DeploymentExists.because(format!(
-                "there is a deployment `{}` already; delete it first",
+                "there is a deployment `{}` already; replace it, or delete it first",
                 spec.name
             )));
         }
         self.check_topics(&spec)?;
         let (_, compiled) = self.compiled(&spec.plugin).await?;
-        let record = Record {
-            digest: compiled.digest().to_string(),
-            version: 1,
-            generation: fastrand::u64(..),
-            stopped: None,
-            spec,
-        };
-        let limits = self.limits(&record)?;
-        let name = &record.spec.name;
-        let trial = self
-            .engine
-            .instantiate(&compiled, context(&record, 0), limits)
-            .await;
-        trial.map_err(|error| refusal::of_plugin(&format!("deployment `{name}`"), &error))?;
+        let record = Record::new(spec, compiled.digest().to_string());
+        let partitions = self.topic(&record.spec.from)?.partitions();
+        let places = self.reserve(&record, partitions.len() as u32)?;
+        if let Some(place) = places.first() {
+            self.try_out(&record, &compiled, place).await?;
+        }
         let mut offsets = Vec::new();
-        for partition in self.topic(&record.spec.from)?.partitions().iter() {
+        for partition in partitions.iter() {
             offsets.push(match record.spec.start {
                 // Partitions differ in length: an offset beyond one's end means its end.
                 Start::Offset(offset) => offset.min(partition.end()),
                 start => self.resolve(partition, start).await?,
             });
         }
-        Ok(Admitted { record, offsets })
+        Ok(Admitted {
+            record,
+            places,
+            offsets,
+        })
+    }
+
+    /// What may take the place of `old`: it reads the same topic.
+    pub(super) async fn admit_replacement(
+        &self,
+        old: &Record,
+        spec: DeploymentSpec,
+    ) -> Result<Record, WireError> {
+        if spec.from != old.spec.from {
+            return Err(ErrorCode::InvalidArgument.because(format!(
+                "deployment `{}` reads topic `{}`; what replaces it goes on from its positions there, and can't read `{}`",
+                spec.name, old.spec.from, spec.from
+            )));
+        }
+        self.check_topics(&spec)?;
+        let (_, compiled) = self.compiled(&spec.plugin).await?;
+        // Where it began is where it began.
+        let spec = DeploymentSpec {
+            start: old.spec.start,
+            ..spec
+        };
+        let record = old.replaced_by(spec, compiled.digest().to_string());
+        for place in self.reserve(&record, 1)? {
+            self.try_out(&record, &compiled, &place).await?;
+        }
+        Ok(record)
+    }
+
+    fn reserve(&self, record: &Record, instances: u32) -> Result<Vec<Place>, WireError> {
+        let places = self.engine.reserve(instances);
+        places.map_err(|error| refusal::of_start(&of_deployment(record), &error))
+    }
+
+    /// Makes an instance, to hear whether the plugin takes its parameters.
+    async fn try_out(
+        &self,
+        record: &Record,
+        plugin: &Plugin,
+        place: &Place,
+    ) -> Result<(), WireError> {
+        let (context, limits) = (context(record, 0), self.limits(record)?);
+        let trial = self.engine.instantiate_at(place, plugin, context, limits);
+        match trial.await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refusal::of_start(&of_deployment(record), &error)),
+        }
     }
 
     fn check_topics(&self, spec: &DeploymentSpec) -> Result<(), WireError> {
@@ -100,6 +144,10 @@ impl Broker {
         let mut onward: HashMap<TopicName, Vec<TopicName>> = HashMap::new();
         for entry in &self.deployments.by_name {
             let other = &entry.value().record.spec;
+            if other.name == spec.name {
+                // The one that is replaced.
+                continue;
+            }
             onward
                 .entry(other.from.clone())
                 .or_default()
@@ -141,6 +189,10 @@ impl Broker {
         limits.batch_time_max = Duration::from_millis(time_ms);
         Ok(limits)
     }
+}
+
+fn of_deployment(record: &Record) -> String {
+    format!("deployment `{}`", record.spec.name)
 }
 
 /// What the instance on a partition is told.

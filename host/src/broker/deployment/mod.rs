@@ -3,36 +3,45 @@
 //!
 //! A deployment is a row in the store; its positions are rows too, moved in the
 //! same commits as the outputs, which makes it exactly once. A plugin that
-//! fails stops its deployment, with the reason in the row, and nothing else.
+//! fails stops its deployment, with the reason in the row, and nothing else. A
+//! replacement goes on from the positions.
+//!
+//! What is written down comes first and what runs follows from it, so a change
+//! that the store refuses leaves everything as it was.
 
 mod admission;
+mod feed;
+mod lane;
+mod outputs;
 mod progress;
 mod record;
 mod runner;
 mod supervisor;
 
+use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, DeploymentState, InstanceInfo};
-use eddy_protocol::{TopicName, WireError};
+use eddy_protocol::{ErrorCode, TopicName, WireError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Broker, refusal};
 use crate::metrics as names;
-use crate::store::{Change, Table};
+use crate::plugin::Place;
+use crate::store::{Partition, Table};
 
+use lane::Lane;
 use record::Record;
 
 /// Deployments' settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// How many bytes of records an instance is handed at once, unless a
-    /// single batch is larger.
+    /// How many bytes of records, expanded, an instance is handed at once,
+    /// unless a single record is larger.
     pub chunk_bytes: usize,
     /// How many commits of an instance may be under way.
     pub commits_in_flight_max: usize,
@@ -54,28 +63,23 @@ impl Default for Config {
 #[derive(Default)]
 pub(super) struct Deployments {
     by_name: DashMap<String, Arc<Deployment>>,
-    /// Held while one is made or deleted: names and cycles are checked before.
+    /// Held while a deployment or a plugin is made, replaced or deleted: what
+    /// one may rest on the other must not take away.
     pub(super) admission: tokio::sync::Mutex<()>,
 }
 
 /// One deployment.
 struct Deployment {
     record: Record,
+    /// Reserved for the instances of lanes to come.
+    places: Mutex<Vec<Place>>,
     /// Why it is stopped; `None` while it works.
     stopped: Mutex<Option<String>>,
+    /// Why not all of its lanes are there yet.
+    trouble: Mutex<Option<String>>,
     lanes: Mutex<Vec<Arc<Lane>>>,
     stop: watch::Sender<bool>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// A deployment on one partition, as it can be seen from outside.
-#[derive(Default)]
-struct Lane {
-    position: AtomicU64,
-    records_in: AtomicU64,
-    records_out: AtomicU64,
-    batches: AtomicU64,
-    stopped: Mutex<Option<String>>,
 }
 
 impl Deployments {
@@ -91,11 +95,25 @@ impl Deployments {
         self.find(|deployment| deployment.record.digest == digest)
     }
 
+    /// Of the plugins of all deployments, also of those that are stopped.
+    pub(super) fn digests(&self) -> Vec<String> {
+        let digest = |deployment: &Arc<Deployment>| deployment.record.digest.clone();
+        self.by_name
+            .iter()
+            .map(|entry| digest(entry.value()))
+            .collect()
+    }
+
     fn find(&self, matches: impl Fn(&Deployment) -> bool) -> Option<String> {
         self.by_name
             .iter()
             .find(|entry| matches(entry.value()))
             .map(|entry| entry.key().clone())
+    }
+
+    fn named(&self, name: &str) -> Result<Arc<Deployment>, WireError> {
+        let found = self.by_name.get(name).map(|entry| entry.value().clone());
+        found.ok_or_else(|| admission::unknown_deployment(name))
     }
 
     /// Stops all work and returns when it rests.
@@ -115,10 +133,12 @@ impl Deployments {
 }
 
 impl Deployment {
-    fn new(record: Record) -> Arc<Deployment> {
+    fn new(record: Record, places: Vec<Place>) -> Arc<Deployment> {
         Arc::new(Deployment {
             stopped: Mutex::new(record.stopped.clone()),
             record,
+            places: places.into(),
+            trouble: Mutex::default(),
             lanes: Mutex::default(),
             stop: watch::Sender::new(false),
             supervisor: Mutex::default(),
@@ -133,22 +153,77 @@ impl Deployment {
             supervisor.await.ok();
         }
     }
+
+    /// The places of all its instances, once it rests.
+    fn take_places(&self) -> Vec<Place> {
+        let mut places = std::mem::take(&mut *self.places.lock());
+        places.extend(self.lanes.lock().drain(..).map(|lane| lane.place.clone()));
+        places
+    }
+
+    /// Its state as that of its instances comes to, and what is in the way.
+    fn state(&self, instances: &[InstanceInfo]) -> (DeploymentState, Option<String>) {
+        if let Some(reason) = self.stopped.lock().clone() {
+            return (DeploymentState::Stopped, Some(reason));
+        }
+        let is = |state: DeploymentState| move |instance: &&InstanceInfo| instance.state == state;
+        let first = |state| instances.iter().find(is(state));
+        let state = match first(DeploymentState::Starting) {
+            Some(_) => DeploymentState::Starting,
+            None if first(DeploymentState::Running).is_some() => DeploymentState::Running,
+            None => DeploymentState::Stopped,
+        };
+        let reason = instances.iter().find_map(|instance| {
+            let reason = instance.reason.as_ref()?;
+            Some(match instance.state {
+                DeploymentState::Stopped => {
+                    format!("partition {} is stopped: {reason}", instance.partition)
+                }
+                _ => format!("partition {} tries again: {reason}", instance.partition),
+            })
+        });
+        (state, self.trouble.lock().clone().or(reason))
+    }
 }
 
 impl Broker {
-    /// Puts a plugin to work and returns once its instances run.
+    /// Puts a plugin to work. It is there for good when this returns; its
+    /// instances are made from then on.
     pub async fn deploy(
         self: &Arc<Self>,
         spec: DeploymentSpec,
     ) -> Result<DeploymentInfo, WireError> {
-        let _admission = self.deployments.admission.lock().await;
-        let admitted = self.admit(spec).await?;
-        let mut changes = vec![admitted.record.put()?];
-        changes.extend(admitted.positions().map(|position| position.put()));
-        self.change(changes).await?;
-        let deployment = Deployment::new(admitted.record);
-        self.start(&deployment);
-        Ok(self.info(&deployment))
+        let broker = self.clone();
+        whole(async move {
+            let _admission = broker.deployments.admission.lock().await;
+            let admitted = broker.admit(spec).await?;
+            // Of an earlier deployment of the name there may be something left.
+            let mut changes = broker.forget_positions(&admitted.record.spec.name)?;
+            changes.push(admitted.record.put()?);
+            changes.extend(admitted.positions().map(|position| position.put()));
+            broker.change(changes).await?;
+            Ok(broker.start(Deployment::new(admitted.record, admitted.places)))
+        })
+        .await
+    }
+
+    /// Puts another plugin, or other parameters, limits or outputs, in the
+    /// place of a deployment, be it at work or stopped. The replacement goes on
+    /// where it was: no record is processed twice or left out.
+    pub async fn replace_deployment(
+        self: &Arc<Self>,
+        spec: DeploymentSpec,
+    ) -> Result<DeploymentInfo, WireError> {
+        let broker = self.clone();
+        whole(async move {
+            let _admission = broker.deployments.admission.lock().await;
+            let old = broker.deployments.named(&spec.name)?;
+            let record = broker.admit_replacement(&old.record, spec).await?;
+            broker.change(vec![record.put()?]).await?;
+            old.rest().await;
+            Ok(broker.start(Deployment::new(record, old.take_places())))
+        })
+        .await
     }
 
     /// All deployments, in the order of their names.
@@ -165,36 +240,26 @@ impl Broker {
 
     /// One deployment.
     pub fn deployment(&self, name: &str) -> Result<DeploymentInfo, WireError> {
-        let deployment = self
-            .deployments
-            .by_name
-            .get(name)
-            .ok_or_else(|| admission::unknown_deployment(name))?;
-        Ok(self.info(&deployment))
+        Ok(self.info(&*self.deployments.named(name)?))
     }
 
     /// Ends a deployment: when this returns, it writes nothing any more.
-    pub async fn delete_deployment(&self, name: &str) -> Result<(), WireError> {
-        let _admission = self.deployments.admission.lock().await;
-        let deployment = self
-            .deployments
-            .by_name
-            .get(name)
-            .map(|entry| entry.value().clone());
-        let deployment = deployment.ok_or_else(|| admission::unknown_deployment(name))?;
-        deployment.rest().await;
-        let mut changes = vec![deployment.record.delete()];
-        let rows = self.store.scan(Table::Progress, &progress::prefix(name));
-        let rows = rows.map_err(|error| refusal::of_table(&error))?;
-        changes.extend(rows.into_iter().map(|(key, _)| Change::Delete {
-            table: Table::Progress,
-            key,
-        }));
-        self.change(changes).await?;
-        self.deployments.by_name.remove(name);
-        // What is gone lags no more; a scrape would never look at it again.
-        metrics::gauge!(names::DEPLOYMENT_LAG, "deployment" => name.to_owned()).set(0);
-        Ok(())
+    pub async fn delete_deployment(self: &Arc<Self>, name: &str) -> Result<(), WireError> {
+        let (broker, name) = (self.clone(), name.to_owned());
+        whole(async move {
+            let _admission = broker.deployments.admission.lock().await;
+            let deployment = broker.deployments.named(&name)?;
+            let mut changes = broker.forget_positions(&name)?;
+            changes.push(deployment.record.delete());
+            broker.change(changes).await?;
+            // Without its position nothing of it is committed any more.
+            deployment.rest().await;
+            broker.deployments.by_name.remove(&name);
+            // What is gone lags no more; a scrape would never look at it again.
+            metrics::gauge!(names::DEPLOYMENT_LAG, "deployment" => name).set(0);
+            Ok(())
+        })
+        .await
     }
 
     /// Starts what was deployed before the broker stopped.
@@ -203,76 +268,98 @@ impl Broker {
             let record = Record::read(&value).map_err(|error| {
                 anyhow::anyhow!("deployment `{}`: {error}", String::from_utf8_lossy(&key))
             })?;
-            self.start(&Deployment::new(record));
+            let partitions = self.topic(&record.spec.from);
+            let partitions = partitions.map_or(0, |topic| topic.partitions().len());
+            // With less room than there was, its supervisor waits for more.
+            let places = self.engine.reserve(partitions as u32).unwrap_or_default();
+            self.start(Deployment::new(record, places));
         }
         Ok(())
     }
 
-    fn start(self: &Arc<Self>, deployment: &Arc<Deployment>) {
-        self.deployments
-            .by_name
-            .insert(deployment.record.spec.name.clone(), deployment.clone());
+    fn start(self: &Arc<Self>, deployment: Arc<Deployment>) -> DeploymentInfo {
+        let name = deployment.record.spec.name.clone();
+        let mut supervisor = deployment.supervisor.lock();
         if deployment.stopped.lock().is_none() {
-            let supervisor = tokio::spawn(supervisor::supervise(self.clone(), deployment.clone()));
-            *deployment.supervisor.lock() = Some(supervisor);
+            let work = supervisor::supervise(self.clone(), deployment.clone());
+            *supervisor = Some(tokio::spawn(work));
         }
+        drop(supervisor);
+        let info = self.info(&deployment);
+        self.deployments.by_name.insert(name, deployment);
+        info
+    }
+
+    /// A place for one more instance of a deployment.
+    fn place_for(&self, deployment: &Deployment) -> Result<Place, WireError> {
+        if let Some(place) = deployment.places.lock().pop() {
+            return Ok(place);
+        }
+        let reserved = self.engine.reserve(1);
+        let place = reserved.map(|mut places| places.pop()).map_err(|error| {
+            let name = &deployment.record.spec.name;
+            refusal::of_plugin(&format!("deployment `{name}`"), &error)
+        })?;
+        place.ok_or_else(|| ErrorCode::Internal.because("no place where one was reserved"))
     }
 
     fn info(&self, deployment: &Deployment) -> DeploymentInfo {
-        let reason = deployment.stopped.lock().clone();
-        let state = if reason.is_some() {
-            DeploymentState::Stopped
-        } else {
-            DeploymentState::Running
-        };
-        let Record {
-            spec,
-            digest,
-            version,
-            ..
-        } = &deployment.record;
-        let partitions = self.topic(&spec.from).map(|topic| topic.partitions()).ok();
+        let record = &deployment.record;
         let lanes = deployment.lanes.lock().clone();
-        let numbered = partitions
-            .iter()
-            .flat_map(|partitions| partitions.iter())
-            .enumerate();
-        let partitions = numbered.map(|(index, partition)| {
-            let lane = lanes.get(index).cloned().unwrap_or_else(|| {
-                let position = self
-                    .position(&deployment.record, partition.number())
-                    .unwrap_or_default();
-                Arc::new(Lane {
-                    position: position.into(),
-                    ..Lane::default()
-                })
-            });
-            let (position, end) = (lane.position.load(Ordering::Relaxed), partition.end());
-            let stopped = lane.stopped.lock().clone();
-            let runs = reason.is_none() && stopped.is_none();
-            InstanceInfo {
-                partition: partition.number(),
-                position,
-                end,
-                lag: end.saturating_sub(position),
-                state: if runs {
-                    DeploymentState::Running
-                } else {
-                    DeploymentState::Stopped
+        let is_stopped = deployment.stopped.lock().is_some();
+        let look = |partition: &Arc<Partition>| {
+            let info = match lanes.get(partition.number() as usize) {
+                Some(lane) => lane.info(partition),
+                None => {
+                    let position = self.position(record, partition.number());
+                    lane::nobody(partition, position.ok().flatten().unwrap_or_default())
+                }
+            };
+            match is_stopped {
+                true => InstanceInfo {
+                    state: DeploymentState::Stopped,
+                    ..info
                 },
-                reason: stopped,
-                records_in: lane.records_in.load(Ordering::Relaxed),
-                records_out: lane.records_out.load(Ordering::Relaxed),
-                batches: lane.batches.load(Ordering::Relaxed),
+                false => info,
             }
-        });
+        };
+        let topic = self.topic(&record.spec.from);
+        let partitions: Vec<_> = topic.map_or_else(
+            |_| Vec::new(),
+            |topic| topic.partitions().iter().map(look).collect(),
+        );
+        let (state, reason) = deployment.state(&partitions);
         DeploymentInfo {
-            partitions: partitions.collect(),
-            spec: spec.clone(),
-            digest: digest.clone(),
-            version: *version,
+            spec: record.spec.clone(),
+            digest: record.digest.clone(),
+            version: record.version,
             state,
             reason,
+            partitions,
         }
     }
+}
+
+/// Whether what was refused may well be granted later. Where the store failed,
+/// that takes a restart of the broker, and until then nothing is lost by trying.
+fn passes(error: &WireError) -> bool {
+    error.code.retryable() || matches!(error.code, ErrorCode::StorageFailed | ErrorCode::Internal)
+}
+
+async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    stop.wait_for(|stop| *stop).await.ok();
+}
+
+/// Runs to its end even if who asked goes away: half of a change would leave a
+/// row without its work, or work without its row.
+pub(super) async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, WireError>> + Send + 'static,
+) -> Result<T, WireError> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        Err(match error.is_panic() {
+            true => ErrorCode::Internal.because("a panic, whose message is in the log"),
+            false => ErrorCode::ShuttingDown.because("the broker is stopping"),
+        })
+    })
 }

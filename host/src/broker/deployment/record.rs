@@ -6,7 +6,7 @@ use eddy_protocol::{ErrorCode, TopicName, WireError};
 use serde::{Deserialize, Serialize};
 
 use crate::plugin::PORT_OUT;
-use crate::store::{Change, Table};
+use crate::store::{Change, Expect, Table};
 
 /// What is kept of a deployment, as JSON under its name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -14,26 +14,64 @@ pub(super) struct Record {
     pub(super) spec: DeploymentSpec,
     /// Of the plugin, resolved when it was deployed.
     pub(super) digest: String,
+    /// Counts from 1, one more for each replacement.
     pub(super) version: u32,
-    /// Random: tells this deployment from an earlier one of the same name.
+    /// Random: tells this deployment from an earlier one of the same name. A
+    /// replacement keeps it, and with it the positions.
     pub(super) generation: u64,
     /// Why its plugin was stopped.
     #[serde(default)]
     pub(super) stopped: Option<String>,
+    /// The row that it was read from: another version of the broker may write
+    /// the same record in other bytes.
+    #[serde(skip)]
+    row: Option<Bytes>,
 }
 
 impl Record {
-    pub(super) fn read(value: &[u8]) -> Result<Record, serde_json::Error> {
-        serde_json::from_slice(value)
+    /// A deployment that begins.
+    pub(super) fn new(spec: DeploymentSpec, digest: String) -> Record {
+        Record {
+            spec,
+            digest,
+            version: 1,
+            generation: fastrand::u64(..),
+            stopped: None,
+            row: None,
+        }
+    }
+
+    /// What takes this one's place, and goes on from its positions.
+    pub(super) fn replaced_by(&self, spec: DeploymentSpec, digest: String) -> Record {
+        Record {
+            version: self.version.saturating_add(1),
+            generation: self.generation,
+            ..Record::new(spec, digest)
+        }
+    }
+
+    /// The same deployment, stopped.
+    pub(super) fn stopped_for(&self, reason: String) -> Record {
+        Record {
+            stopped: Some(reason),
+            row: None,
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn read(value: &Bytes) -> Result<Record, serde_json::Error> {
+        let record: Record = serde_json::from_slice(value)?;
+        Ok(Record {
+            row: Some(value.clone()),
+            ..record
+        })
     }
 
     pub(super) fn put(&self) -> Result<Change, WireError> {
-        let value = serde_json::to_vec(self)
-            .map_err(|error| ErrorCode::Internal.because(error.to_string()))?;
         Ok(Change::Put {
             table: Table::Deployments,
             key: self.key(),
-            value: value.into(),
+            value: self.value()?,
         })
     }
 
@@ -44,8 +82,26 @@ impl Record {
         }
     }
 
+    /// That the store has this very deployment: neither stopped, replaced nor deleted.
+    pub(super) fn expect(&self) -> Result<Expect, WireError> {
+        Ok(Expect {
+            table: Table::Deployments,
+            key: self.key(),
+            value: Some(self.value()?),
+        })
+    }
+
     fn key(&self) -> Bytes {
         Bytes::from(self.spec.name.clone())
+    }
+
+    fn value(&self) -> Result<Bytes, WireError> {
+        if let Some(row) = &self.row {
+            return Ok(row.clone());
+        }
+        let value = serde_json::to_vec(self)
+            .map_err(|error| ErrorCode::Internal.because(error.to_string()))?;
+        Ok(value.into())
     }
 
     /// The topics of its outputs with their ports, in the order of the ports' names.

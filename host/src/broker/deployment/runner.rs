@@ -3,31 +3,39 @@
 //! Commits are pipelined: while some are on their way to the disk, the next
 //! records are processed. Each commit expects the position that the one before
 //! it leaves, so when one is refused, all behind it are, and the runner begins
-//! again from the committed position with a new instance.
+//! again from the committed position with a new instance. A runner never ends
+//! before the store has answered for everything that it handed over.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use eddy_protocol::batch::{ColumnBuf, Rows};
+use eddy_protocol::batch::ColumnBuf;
 use eddy_protocol::{Batch, WireError};
+use metrics::{Counter, counter};
+use tokio::sync::watch;
 
+use super::feed::{Call, Feed};
+use super::lane::{Lane, Moved};
+use super::outputs::Outputs;
 use super::progress::Position;
-use super::{Deployment, Lane, admission};
+use super::{Deployment, admission, passes, told_to_stop};
 use crate::broker::fetch::{self, News};
-use crate::broker::filter::columns_of;
-use crate::broker::{Broker, produce, refusal};
-use crate::plugin::{Instance, PluginError, Verdict};
-use crate::store::{Append, Commit, CommitError, Partition, Ticket, Topic, WatchGuard};
+use crate::broker::{Broker, refusal};
+use crate::metrics as names;
+use crate::plugin::{Instance, Limits, PluginError, Verdict};
+use crate::store::{Append, Commit, CommitError, Partition, Ticket, WatchGuard};
 
-/// Why a runner stopped.
+/// Why a runner stopped, in words for who runs the deployment.
 pub(super) enum Stop {
     /// The plugin's fault: the deployment stops.
     Plugin(String),
     /// The partition can't be read or written: the others go on.
     Partition(String),
-    /// Try again from the committed position.
+    /// Nobody's fault that lasts: try again from the committed position.
     Retry(String),
+    /// It was told to.
+    Told,
 }
 
 /// A deployment at work on one partition.
@@ -36,20 +44,23 @@ pub(super) struct Runner {
     deployment: Arc<Deployment>,
     lane: Arc<Lane>,
     partition: Arc<Partition>,
-    outputs: Vec<Arc<Topic>>,
+    outputs: Outputs,
     instance: Instance,
-    /// Of the next record to read.
+    /// Of the next record to process.
     position: u64,
+    feed: Feed,
     in_flight: VecDeque<InFlight>,
+    /// Records that retention took before they were read.
+    missed: Counter,
+    /// Whether the lane may show something that was in the way and is no more.
+    is_troubled: bool,
     news: Arc<News>,
     _watch: WatchGuard,
 }
 
 struct InFlight {
     ticket: Ticket,
-    position: u64,
-    records_in: u64,
-    records_out: u64,
+    moves: Moved,
 }
 
 impl Runner {
@@ -61,40 +72,57 @@ impl Runner {
     ) -> Result<Runner, Stop> {
         let record = &deployment.record;
         let (_, partition) = broker.partition(&record.spec.from, number).map_err(stop)?;
-        let outputs = record
-            .outputs()
-            .map(|(_, topic)| broker.topic(topic))
-            .collect::<Result<_, _>>();
+        let topics = record.outputs().map(|(_, topic)| broker.topic(topic));
+        let topics = topics.collect::<Result<_, _>>().map_err(stop)?;
         let plugin = broker.compiled_digest(&record.digest).await.map_err(stop)?;
         let limits = broker.limits(record).map_err(stop)?;
         let context = admission::context(record, number);
-        let instance = broker.engine().instantiate(&plugin, context, limits).await;
-        let position = match broker.position(record, number) {
+        let instance = broker
+            .engine()
+            .instantiate_at(&lane.place, &plugin, context, limits)
+            .await
+            .map_err(|error| failed(&error, String::new()))?;
+        let position = match broker.position(record, number).map_err(stop)? {
             Some(position) => position,
             None => begin(broker, deployment, number).await?,
         };
-        lane.position.store(position, Ordering::Relaxed);
+        lane.opened(position);
         let news = Arc::new(News::default());
         Ok(Runner {
+            outputs: Outputs::new(record, topics, number, broker.config.batch_bytes_max),
+            feed: Feed::new(call_bytes_max(broker, limits)),
             broker: broker.clone(),
             deployment: deployment.clone(),
             lane,
-            outputs: outputs.map_err(stop)?,
-            instance: instance.map_err(|error| Stop::Plugin(error.to_string()))?,
+            instance,
             position,
             in_flight: VecDeque::new(),
+            missed: counter!(names::DEPLOYMENT_MISSED, "deployment" => deployment.record.spec.name.clone()),
+            is_troubled: true,
             _watch: news.watch(&partition),
             news,
             partition,
         })
     }
 
-    pub(super) async fn run(mut self) -> Stop {
-        loop {
-            if let Err(stop) = self.turn().await {
-                return stop;
+    /// Until something stops it. When this returns, the store has answered for
+    /// every commit and the lane shows where the deployment is.
+    pub(super) async fn run(mut self, mut halt: watch::Receiver<bool>) -> Stop {
+        let stop = {
+            let mut told = pin!(told_to_stop(&mut halt));
+            loop {
+                let turn = tokio::select! {
+                    biased;
+                    () = &mut told => break Stop::Told,
+                    turn = self.turn() => turn,
+                };
+                if let Err(stop) = turn {
+                    break stop;
+                }
             }
-        }
+        };
+        self.drain().await;
+        stop
     }
 
     async fn turn(&mut self) -> Result<(), Stop> {
@@ -113,6 +141,7 @@ impl Runner {
                 self.settle(answer.map(drop))
             }
             None => {
+                self.untroubled();
                 self.news.came().await;
                 Ok(())
             }
@@ -121,18 +150,29 @@ impl Runner {
 
     /// Processes the next records, if there are any.
     async fn advance(&mut self) -> Result<bool, Stop> {
-        let batches = self.read().await?;
-        let Some(next) = batches.last().map(Batch::end_offset) else {
+        if self.feed.is_empty() {
+            let batches = self.read().await?;
+            self.feed.extend(batches);
+        }
+        let call = self.feed.next(self.position).map_err(|error| {
+            let offset = self.position;
+            Stop::Partition(format!("the records from offset {offset} on: {error}"))
+        })?;
+        let Some(Call { columns, next }) = call else {
             return Ok(false);
         };
-        let columns = columns_of(&batches).map_err(|error| failed(&error))?;
-        let columns = from_position(columns, self.position);
-        let verdict = self
-            .instance
-            .process(&columns)
-            .await
-            .map_err(|error| self.blame(&columns, &error))?;
-        let appends = self.appends(&columns, verdict)?;
+        let verdict = match columns.is_empty() {
+            true => Verdict::Keep(Vec::new()),
+            false => self
+                .instance
+                .process(&columns)
+                .await
+                .map_err(|error| self.blame(&columns, &error))?,
+        };
+        let appends = self
+            .outputs
+            .place(&columns, verdict)
+            .map_err(|error| Stop::Plugin(error.to_string()))?;
         let records_out = appends
             .iter()
             .map(|append| u64::from(append.batch.count()))
@@ -141,121 +181,49 @@ impl Runner {
         self.broker.room().await;
         self.in_flight.push_back(InFlight {
             ticket: self.broker.store.submit(commit),
-            position: next,
-            records_in: columns.len() as u64,
-            records_out,
+            moves: Moved {
+                position: next,
+                records_in: columns.len() as u64,
+                records_out,
+            },
         });
         self.position = next;
         Ok(true)
     }
 
-    // `&mut` although nothing changes: an instance can be sent between threads, not shared.
+    // `&mut` although little changes: an instance can be sent between threads, not shared.
     async fn read(&mut self) -> Result<Vec<Batch>, Stop> {
-        let next = self.partition.next_from(self.position);
-        if self.position < next {
-            let (name, missing) = (&self.deployment.record.spec.name, next - self.position);
-            tracing::warn!(
-                deployment = name,
-                missing,
-                "retention overtook the deployment, or a repair gave records up"
-            );
-            return self.read_from(next).await;
-        }
-        self.read_from(self.position).await
-    }
-
-    async fn read_from(&mut self, offset: u64) -> Result<Vec<Batch>, Stop> {
         if let Some(reason) = self.partition.stopped() {
             return Err(Stop::Partition(reason));
         }
-        fetch::read(
-            &self.partition,
-            offset,
-            self.broker.config.deployment.chunk_bytes,
-        )
-        .await
-        .map_err(|error| {
-            // Retention may have passed between the check and the read.
-            if self.partition.start() > offset {
-                Stop::Retry(error.message)
-            } else {
-                stop(error)
-            }
-        })
-    }
-
-    /// The verdict's records, placed on the outputs' partitions.
-    fn appends(&self, columns: &ColumnBuf, verdict: Verdict) -> Result<Vec<Append>, Stop> {
-        let mut appends = Vec::new();
-        match verdict {
-            Verdict::All => self.keep(columns, Rows::All, &mut appends)?,
-            Verdict::Keep(rows) => self.keep(columns, Rows::Keep(&rows), &mut appends)?,
-            Verdict::Emit(outputs) => {
-                for output in &outputs {
-                    self.place(
-                        output.port as usize,
-                        &output.records,
-                        Rows::All,
-                        &mut appends,
-                    )?;
+        let from = self.partition.next_from(self.position);
+        let bytes_max = self.broker.config.deployment.chunk_bytes;
+        let batches = fetch::read(&self.partition, from, bytes_max)
+            .await
+            .map_err(|error| {
+                // Retention may have passed between the check and the read.
+                if self.partition.start() > from {
+                    Stop::Retry(error.message)
+                } else {
+                    stop(error)
                 }
-            }
+            })?;
+        if from > self.position && !batches.is_empty() {
+            self.miss(from - self.position);
         }
-        let limit = self.broker.config.batch_bytes_max;
-        match appends
-            .iter()
-            .find(|append| append.batch.bytes().len() > limit)
-        {
-            Some(append) => Err(failed(&PluginError::OutputTooLarge {
-                bytes: append.batch.bytes().len(),
-                limit,
-            })),
-            None => Ok(appends),
-        }
+        Ok(batches)
     }
 
-    /// What is merely kept goes to the port `out`, if that is connected.
-    fn keep(
-        &self,
-        columns: &ColumnBuf,
-        rows: Rows<'_>,
-        appends: &mut Vec<Append>,
-    ) -> Result<(), Stop> {
-        match self.deployment.record.kept_output() {
-            Some(port) => self.place(port, columns, rows, appends),
-            None => Ok(()),
-        }
-    }
-
-    /// By key as producers do; without one, to the partition of the input's number.
-    fn place(
-        &self,
-        port: usize,
-        columns: &ColumnBuf,
-        rows: Rows<'_>,
-        appends: &mut Vec<Append>,
-    ) -> Result<(), Stop> {
-        let Some(topic) = self.outputs.get(port) else {
-            return Ok(());
-        };
-        let partitions = topic.partitions().len() as u32;
-        let is_empty = match rows {
-            Rows::All => columns.is_empty(),
-            Rows::Keep(rows) => rows.is_empty(),
-        };
-        if is_empty {
-            return Ok(());
-        }
-        let keyless = self.partition.number() % partitions;
-        for placed in produce::split(columns, rows, partitions, keyless) {
-            let (partition, batch) = placed.map_err(|error| Stop::Plugin(error.to_string()))?;
-            appends.push(Append {
-                topic: topic.id(),
-                partition,
-                batch,
-            });
-        }
-        Ok(())
+    fn miss(&self, missing: u64) {
+        let name = &self.deployment.record.spec.name;
+        tracing::warn!(
+            deployment = name,
+            partition = self.partition.number(),
+            missing,
+            "retention overtook the deployment, or a repair gave records up"
+        );
+        self.missed.increment(missing);
+        self.lane.missed(missing);
     }
 
     fn commit(&self, appends: Vec<Append>, next: u64) -> Commit {
@@ -281,21 +249,25 @@ impl Runner {
         let Some(settled) = self.in_flight.pop_front() else {
             return Ok(());
         };
-        match answer {
-            Ok(()) => {
-                self.lane
-                    .position
-                    .store(settled.position, Ordering::Relaxed);
-                self.lane
-                    .records_in
-                    .fetch_add(settled.records_in, Ordering::Relaxed);
-                self.lane
-                    .records_out
-                    .fetch_add(settled.records_out, Ordering::Relaxed);
-                self.lane.batches.fetch_add(1, Ordering::Relaxed);
-                Ok(())
+        answer.map_err(|error| stop(refusal::of_commit(&error)))?;
+        self.lane.moved(settled.moves);
+        self.untroubled();
+        Ok(())
+    }
+
+    /// Waits for the answers to all commits. Those behind one that was refused
+    /// are refused too, because they expect its position.
+    async fn drain(&mut self) {
+        while let Some(mut oldest) = self.in_flight.pop_front() {
+            if (&mut oldest.ticket).await.is_ok() {
+                self.lane.moved(oldest.moves);
             }
-            Err(error) => Err(stop(refusal::of_commit(&error))),
+        }
+    }
+
+    fn untroubled(&mut self) {
+        if std::mem::take(&mut self.is_troubled) {
+            self.lane.clear();
         }
     }
 
@@ -314,43 +286,56 @@ impl Runner {
                     .unwrap_or(first);
                 Stop::Plugin(format!("the plugin failed at offset {offset}: {message}"))
             }
-            error => Stop::Plugin(format!("{error} (records from offset {first} on)")),
+            error => failed(error, format!(" (records from offset {first} on)")),
         }
     }
 }
 
-/// The first position of a partition that came after the deployment.
+/// How many bytes of records an instance is handed at once: as the broker is
+/// configured, and so little that what it may have is enough to work on them.
+fn call_bytes_max(broker: &Broker, limits: Limits) -> usize {
+    const SHARE_OF_MEMORY: usize = 16;
+    const SHARE_OF_OUTPUT: usize = 4;
+    broker
+        .config
+        .deployment
+        .chunk_bytes
+        .min(limits.memory_bytes_max / SHARE_OF_MEMORY)
+        .min(limits.output_bytes_max / SHARE_OF_OUTPUT)
+}
+
+/// The first position of a partition that came after the deployment. Refused
+/// where there is one already, and where the deployment is another one by now.
 async fn begin(broker: &Broker, deployment: &Deployment, number: u32) -> Result<u64, Stop> {
     let position = Position {
         record: &deployment.record,
         partition: number,
         offset: 0,
     };
-    broker.change(vec![position.put()]).await.map_err(stop)?;
+    let commit = Commit {
+        changes: vec![position.put()],
+        expect: vec![
+            position.expect_none(),
+            deployment.record.expect().map_err(stop)?,
+        ],
+        ..Commit::default()
+    };
+    let begun = broker.store.commit(commit).await;
+    begun.map_err(|error| stop(refusal::of_commit(&error)))?;
     Ok(0)
 }
 
-/// Without the records before `position`: a batch may begin before it.
-fn from_position(columns: ColumnBuf, position: u64) -> ColumnBuf {
-    let before = columns
-        .offsets()
-        .partition_point(|offset| *offset < position);
-    if before == 0 {
-        return columns;
+/// What a plugin's error comes to: the engine's own troubles are not the plugin's.
+fn failed(error: &PluginError, place: String) -> Stop {
+    let reason = format!("{error}{place}");
+    match error {
+        error if error.is_the_plugins() => Stop::Plugin(reason),
+        _ => Stop::Retry(reason),
     }
-    let mut rest = ColumnBuf::default();
-    for record in columns.iter().skip(before) {
-        rest.push_record(&record).expect("a part of what fits fits");
-    }
-    rest
-}
-
-fn failed(error: &PluginError) -> Stop {
-    Stop::Plugin(error.to_string())
 }
 
 fn stop(error: WireError) -> Stop {
-    if error.code.retryable() {
+    if passes(&error) {
         Stop::Retry(error.message)
     } else {
         Stop::Partition(error.message)

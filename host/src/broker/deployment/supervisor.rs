@@ -7,10 +7,12 @@ use eddy_protocol::WireError;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
+use super::lane::Lane;
 use super::runner::{Runner, Stop};
-use super::{Deployment, Lane};
-use crate::broker::Broker;
+use super::{Deployment, passes, told_to_stop};
+use crate::broker::{Broker, refusal};
 use crate::metrics as names;
+use crate::store::{Commit, CommitError};
 
 /// A runner's number and why it stopped.
 type Finished = (u32, Stop);
@@ -18,88 +20,152 @@ type Finished = (u32, Stop);
 /// Runs until the deployment is told to stop or its plugin fails.
 pub(super) async fn supervise(broker: Arc<Broker>, deployment: Arc<Deployment>) {
     let (mut stop, mut catalog) = (deployment.stop.subscribe(), broker.store.topics_changed());
-    let mut runners: JoinSet<Finished> = JoinSet::new();
-    loop {
-        if let Err(error) = add_runners(&broker, &deployment, &mut runners).await {
-            if error.code.retryable() {
-                tokio::time::sleep(broker.config.deployment.retry_delay).await;
-                continue;
-            }
-            fail(&broker, &deployment, error.message).await;
-            break;
-        }
+    let mut team = Team {
+        broker: broker.clone(),
+        deployment: deployment.clone(),
+        halt: watch::Sender::new(false),
+        runners: JoinSet::new(),
+    };
+    let failure = loop {
+        let trouble = match team.grow().await {
+            Ok(()) => None,
+            Err(error) if passes(&error) => Some(error.message),
+            Err(error) => break Some(error.message),
+        };
+        let delay = trouble
+            .as_ref()
+            .map(|_| broker.config.deployment.retry_delay);
+        *deployment.trouble.lock() = trouble;
         tokio::select! {
-            () = told_to_stop(&mut stop) => break,
-            changed = catalog.changed() => if changed.is_err() { break },
-            Some(finished) = runners.join_next() => {
-                if let Some(reason) = handle(&broker, &deployment, &mut runners, finished) {
-                    fail(&broker, &deployment, reason).await;
-                    break;
+            biased;
+            () = told_to_stop(&mut stop) => break None,
+            changed = catalog.changed() => if changed.is_err() { break None },
+            Some(finished) = team.runners.join_next() => {
+                if let Some(reason) = team.handle(finished) {
+                    break Some(reason);
                 }
             }
+            () = tokio::time::sleep(delay.unwrap_or_default()), if delay.is_some() => {}
+        }
+    };
+    team.rest().await;
+    if let Some(reason) = failure {
+        fail(&broker, &deployment, reason, &mut stop).await;
+    }
+}
+
+/// The runners of one deployment.
+struct Team {
+    broker: Arc<Broker>,
+    deployment: Arc<Deployment>,
+    /// What tells all of them to stop.
+    halt: watch::Sender<bool>,
+    runners: JoinSet<Finished>,
+}
+
+impl Team {
+    /// Adds runners for the partitions that have none yet.
+    async fn grow(&mut self) -> Result<(), WireError> {
+        let deployment = self.deployment.clone();
+        let record = &deployment.record;
+        // Compiled here, once, rather than by every runner.
+        self.broker.compiled_digest(&record.digest).await?;
+        let partitions = self.broker.topic(&record.spec.from)?.partitions().len();
+        let running = deployment.lanes.lock().len();
+        for number in running..partitions {
+            let number = number as u32;
+            let position = self.broker.position(record, number)?.unwrap_or_default();
+            let lane = Arc::new(Lane::new(self.broker.place_for(&deployment)?, position));
+            deployment.lanes.lock().push(lane.clone());
+            self.run(number, lane, Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, number: u32, lane: Arc<Lane>, delay: Duration) {
+        let work = work(
+            self.broker.clone(),
+            self.deployment.clone(),
+            (number, lane),
+            delay,
+            self.halt.subscribe(),
+        );
+        let work = self.broker.engine.spawn(work);
+        self.runners.spawn(async move {
+            // Dropping the guard ends the work on the plugins' threads too.
+            let _guard = AbortOnDrop(work.abort_handle());
+            let stop = work
+                .await
+                .unwrap_or_else(|error| Stop::Plugin(format!("its work was cut off: {error}")));
+            (number, stop)
+        });
+    }
+
+    /// The reason to stop the whole deployment, if there is one.
+    fn handle(&mut self, finished: Result<Finished, JoinError>) -> Option<String> {
+        let (number, stop) = match finished {
+            Ok(finished) => finished,
+            Err(error) => return Some(format!("its work was cut off: {error}")),
+        };
+        let lane = self.deployment.lanes.lock().get(number as usize)?.clone();
+        let name = &self.deployment.record.spec.name;
+        match stop {
+            Stop::Told => None,
+            Stop::Plugin(reason) => Some(format!("partition {number}: {reason}")),
+            Stop::Partition(reason) => {
+                tracing::error!(
+                    deployment = name,
+                    partition = number,
+                    reason,
+                    "deployment stopped on a partition"
+                );
+                lane.stopped(reason);
+                None
+            }
+            Stop::Retry(reason) => {
+                tracing::warn!(
+                    deployment = name,
+                    partition = number,
+                    reason,
+                    "deployment tries again"
+                );
+                lane.waits(reason);
+                let delay = self.broker.config.deployment.retry_delay;
+                self.run(number, lane, delay);
+                None
+            }
         }
     }
-    // Commits that were handed to the store stand; nothing new is handed over.
-    runners.shutdown().await;
-}
 
-async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone means the same.
-    stop.wait_for(|stop| *stop).await.ok();
-}
-
-/// Adds runners for the partitions that have none yet.
-async fn add_runners(
-    broker: &Arc<Broker>,
-    deployment: &Arc<Deployment>,
-    runners: &mut JoinSet<Finished>,
-) -> Result<(), WireError> {
-    // Compiled here, once, rather than by every runner.
-    broker.compiled_digest(&deployment.record.digest).await?;
-    let partitions = broker
-        .topic(&deployment.record.spec.from)?
-        .partitions()
-        .len();
-    let running = deployment.lanes.lock().len();
-    for number in running..partitions {
-        let lane = Arc::new(Lane::default());
-        deployment.lanes.lock().push(lane.clone());
-        run(
-            broker,
-            deployment,
-            runners,
-            number as u32,
-            lane,
-            Duration::ZERO,
-        );
+    /// Tells all runners to stop, and returns when the last commit was answered.
+    async fn rest(mut self) {
+        self.halt.send_replace(true);
+        while self.runners.join_next().await.is_some() {}
     }
-    Ok(())
 }
 
-fn run(
-    broker: &Arc<Broker>,
-    deployment: &Arc<Deployment>,
-    runners: &mut JoinSet<Finished>,
-    number: u32,
-    lane: Arc<Lane>,
+async fn work(
+    broker: Arc<Broker>,
+    deployment: Arc<Deployment>,
+    (number, lane): (u32, Arc<Lane>),
     delay: Duration,
-) {
-    let (broker, deployment) = (broker.clone(), deployment.clone());
-    runners.spawn(async move {
-        tokio::time::sleep(delay).await;
-        let work = broker.engine.clone().spawn(async move {
-            match Runner::open(&broker, &deployment, number, lane).await {
-                Ok(runner) => runner.run().await,
-                Err(stop) => stop,
-            }
-        });
-        // Dropping the guard ends the work on the plugins' threads too.
-        let _guard = AbortOnDrop(work.abort_handle());
-        let stop = work
-            .await
-            .unwrap_or_else(|error| Stop::Plugin(format!("its work was cut off: {error}")));
-        (number, stop)
-    });
+    mut halt: watch::Receiver<bool>,
+) -> Stop {
+    let open = async {
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        Runner::open(&broker, &deployment, number, lane).await
+    };
+    let opened = tokio::select! {
+        biased;
+        () = told_to_stop(&mut halt) => return Stop::Told,
+        opened = open => opened,
+    };
+    match opened {
+        Ok(runner) => runner.run(halt).await,
+        Err(stop) => stop,
+    }
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);
@@ -110,64 +176,46 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// The reason to stop the whole deployment, if there is one.
-fn handle(
-    broker: &Arc<Broker>,
-    deployment: &Arc<Deployment>,
-    runners: &mut JoinSet<Finished>,
-    finished: Result<Finished, JoinError>,
-) -> Option<String> {
-    let (number, stop) = match finished {
-        Ok(finished) => finished,
-        Err(error) => return Some(format!("its work was cut off: {error}")),
-    };
-    let lane = deployment.lanes.lock().get(number as usize)?.clone();
-    let name = &deployment.record.spec.name;
-    match stop {
-        Stop::Plugin(reason) => Some(format!("partition {number}: {reason}")),
-        Stop::Partition(reason) => {
-            tracing::error!(
-                deployment = name,
-                partition = number,
-                reason,
-                "deployment stopped on a partition"
-            );
-            *lane.stopped.lock() = Some(reason);
-            None
-        }
-        Stop::Retry(reason) => {
-            tracing::warn!(
-                deployment = name,
-                partition = number,
-                reason,
-                "deployment tries again"
-            );
-            run(
-                broker,
-                deployment,
-                runners,
-                number,
-                lane,
-                broker.config.deployment.retry_delay,
-            );
-            None
-        }
-    }
-}
-
-/// Marks the deployment as stopped, for good and in the store.
-async fn fail(broker: &Broker, deployment: &Deployment, reason: String) {
+/// Marks the deployment as stopped, for good and in the store, unless it is
+/// another one by now.
+async fn fail(
+    broker: &Broker,
+    deployment: &Deployment,
+    reason: String,
+    stop: &mut watch::Receiver<bool>,
+) {
     let name = &deployment.record.spec.name;
     tracing::error!(deployment = name, reason, "deployment stopped");
     *deployment.stopped.lock() = Some(reason.clone());
     metrics::counter!(names::DEPLOYMENTS_FAILED).increment(1);
-    let mut record = deployment.record.clone();
-    record.stopped = Some(reason);
-    let kept = match record.put() {
-        Ok(put) => broker.change(vec![put]).await,
-        Err(error) => Err(error),
+    loop {
+        let error = match write_down(broker, deployment, reason.clone()).await {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        tracing::warn!(deployment = name, %error, "that the deployment is stopped is not written down");
+        if !passes(&error) {
+            return;
+        }
+        tokio::select! {
+            () = told_to_stop(stop) => return,
+            () = tokio::time::sleep(broker.config.deployment.retry_delay) => {}
+        }
+    }
+}
+
+async fn write_down(
+    broker: &Broker,
+    deployment: &Deployment,
+    reason: String,
+) -> Result<(), WireError> {
+    let commit = Commit {
+        changes: vec![deployment.record.stopped_for(reason).put()?],
+        expect: vec![deployment.record.expect()?],
+        ..Commit::default()
     };
-    if let Err(error) = kept {
-        tracing::warn!(deployment = name, %error, "that the deployment is stopped was not written down");
+    match broker.store.commit(commit).await {
+        Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(refusal::of_commit(&error)),
     }
 }

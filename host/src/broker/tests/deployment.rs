@@ -1,0 +1,366 @@
+//! Deployments at work: exactly once whatever comes between, and only a
+//! plugin's own fault stops one.
+
+use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, DeploymentState, LimitsSpec};
+use eddy_protocol::frame::AlterTopic;
+
+use super::*;
+use crate::io::{CrashKind, Faults};
+
+/// Keeps everything, and traps at a value with an exclamation mark.
+const FRAGILE: Guest<'_> = Guest {
+    init: "i32.const 0",
+    process: "(local $at i32) (local $end i32)
+        (local.set $at (i32.load offset=52 (local.get $batch)))
+        (local.set $end (i32.add (local.get $at) (i32.load offset=56 (local.get $batch))))
+        (block $done
+            (loop $next
+                (br_if $done (i32.ge_u (local.get $at) (local.get $end)))
+                (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 33)) (then unreachable))
+                (local.set $at (i32.add (local.get $at) (i32.const 1)))
+                (br $next)))
+        i32.const 64",
+    fields: "",
+};
+
+fn spec(plugin: &str) -> DeploymentSpec {
+    DeploymentSpec {
+        name: "d".to_owned(),
+        plugin: plugin.to_owned(),
+        from: name("in"),
+        to: BTreeMap::from([("out".to_owned(), name("out"))]),
+        params: BTreeMap::new(),
+        start: Start::Earliest,
+        limits: LimitsSpec::default(),
+    }
+}
+
+/// A call for each batch, so that many commits are under way at a time.
+fn config() -> Config {
+    let deployment = DeploymentConfig {
+        chunk_bytes: 32,
+        retry_delay: Duration::from_millis(1),
+        ..DeploymentConfig::default()
+    };
+    Config {
+        deployment,
+        ..Config::default()
+    }
+}
+
+async fn world_on(disk: &FaultyDisk, config: Config) -> Arc<Broker> {
+    let broker = broker_on(disk, config).await;
+    for topic in ["in", "out"] {
+        broker.with_topic(topic, 1, TopicSettings::default()).await;
+    }
+    broker.with_plugin("all", Guest::default()).await;
+    broker.with_plugin("fragile", FRAGILE).await;
+    broker
+}
+
+async fn world(config: Config) -> Arc<Broker> {
+    world_on(&FaultyDisk::new(7), config).await
+}
+
+impl Broker {
+    async fn with_deployment(self: &Arc<Self>, plugin: &str) {
+        within("deploying", self.deploy(spec(plugin)))
+            .await
+            .expect("deployed");
+    }
+
+    fn shown(&self) -> DeploymentInfo {
+        self.deployment("d").expect("it is there")
+    }
+
+    async fn until(&self, what: &str, done: impl Fn(&DeploymentInfo) -> bool) -> DeploymentInfo {
+        eventually(what, || done(&self.shown())).await;
+        self.shown()
+    }
+
+    /// Until everything is processed and committed.
+    async fn caught_up(&self) -> DeploymentInfo {
+        self.until("catching up", |info| {
+            info.state == DeploymentState::Running && info.partitions.iter().all(|p| p.lag == 0)
+        })
+        .await
+    }
+}
+
+fn numbered(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_trap_with_commits_under_way_loses_and_repeats_none_of_them() {
+    let disk = FaultyDisk::new(7);
+    let broker = world_on(&disk, config()).await;
+    for value in numbered(0..50) {
+        broker.append("in", &[&value]).await;
+    }
+    broker.append("in", &["!"]).await;
+    broker.append("in", &["after"]).await;
+    broker.with_deployment("fragile").await;
+    let stopped = |info: &DeploymentInfo| info.state == DeploymentState::Stopped;
+    let info = broker.until("the trap", stopped).await;
+    let reason = info.reason.expect("a reason");
+    assert!(
+        reason.contains("partition 0") && reason.contains("offset 50"),
+        "{reason}"
+    );
+    // Everything before the trap is there, and the position shown is the one in the store.
+    assert_eq!(broker.values("out", 0).await, numbered(0..50));
+    assert_eq!(info.partitions[0].position, 50);
+    assert_eq!(info.partitions[0].records_out, 50);
+    within("closing", broker.close()).await;
+    drop(broker);
+    disk.crash(CrashKind::Process);
+    let info = broker_on(&disk, config()).await.shown();
+    assert_eq!(info.reason, Some(reason));
+    assert_eq!(info.partitions[0].position, 50);
+}
+
+#[tokio::test]
+async fn a_replacement_of_a_stopped_deployment_goes_on_where_it_stopped() {
+    let disk = FaultyDisk::new(7);
+    let broker = world_on(&disk, config()).await;
+    broker.append("in", &["a", "b"]).await;
+    broker.append("in", &["!"]).await;
+    broker.append("in", &["c"]).await;
+    broker.with_deployment("fragile").await;
+    broker
+        .until("the trap", |info| info.state == DeploymentState::Stopped)
+        .await;
+    let replaced = within("replacing", broker.replace_deployment(spec("all"))).await;
+    assert_eq!(replaced.expect("replaced").version, 2);
+    let info = broker.caught_up().await;
+    assert_eq!((info.version, info.reason), (2, None));
+    assert_eq!(broker.values("out", 0).await, ["a", "b", "!", "c"]);
+    within("closing", broker.close()).await;
+    drop(broker);
+    disk.crash(CrashKind::Process);
+    let broker = broker_on(&disk, config()).await;
+    broker.append("in", &["d"]).await;
+    assert_eq!(broker.caught_up().await.version, 2);
+    assert_eq!(broker.values("out", 0).await, ["a", "b", "!", "c", "d"]);
+}
+
+#[tokio::test]
+async fn replacements_of_a_deployment_at_work_repeat_and_lose_nothing() {
+    let broker = world(config()).await;
+    broker.with_deployment("all").await;
+    for round in 0..10 {
+        for value in numbered(round * 20..(round + 1) * 20) {
+            broker.append("in", &[&value]).await;
+        }
+        let plugin = if round % 2 == 0 { "fragile" } else { "all" };
+        let replaced = within("replacing", broker.replace_deployment(spec(plugin))).await;
+        assert_eq!(replaced.expect("replaced").version, 2 + round as u32);
+    }
+    broker.caught_up().await;
+    assert_eq!(broker.values("out", 0).await, numbered(0..200));
+    assert_eq!(
+        broker.engine.instances(),
+        1,
+        "each replacement takes the old place"
+    );
+}
+
+#[tokio::test]
+async fn a_replacement_that_is_refused_leaves_the_deployment_as_it_was() {
+    let broker = world(config()).await;
+    broker
+        .with_topic("other", 1, TopicSettings::default())
+        .await;
+    refused(
+        within("replacing", broker.replace_deployment(spec("all"))).await,
+        ErrorCode::UnknownDeployment,
+        "`d`",
+    );
+    broker.with_deployment("all").await;
+    let elsewhere = DeploymentSpec {
+        from: name("other"),
+        ..spec("all")
+    };
+    for (spec, code, words) in [
+        (elsewhere, ErrorCode::InvalidArgument, "`other`"),
+        (spec("missing"), ErrorCode::UnknownPlugin, "`missing`"),
+    ] {
+        let outcome = within("replacing", broker.replace_deployment(spec)).await;
+        refused(outcome, code, words);
+    }
+    broker.append("in", &["a"]).await;
+    assert_eq!(broker.caught_up().await.version, 1);
+}
+
+#[tokio::test]
+async fn a_full_disk_with_commits_under_way_loses_and_repeats_nothing() {
+    let disk = FaultyDisk::new(7);
+    let broker = world_on(&disk, config()).await;
+    broker.with_deployment("all").await;
+    let mut produced = Vec::new();
+    for round in 0..5 {
+        disk.set_faults(Faults {
+            bytes_max: Some(disk.used_bytes() + 6_000),
+            ..Faults::default()
+        });
+        for number in 0.. {
+            let value = format!("{round}-{number}");
+            match broker.try_append("in", &value).await {
+                Ok(_) => produced.push(value),
+                Err(error) => {
+                    assert_eq!(error.code, ErrorCode::DiskFull, "{error}");
+                    break;
+                }
+            }
+        }
+        disk.set_faults(Faults::default());
+        let room = || broker.health() == Health::Ok;
+        eventually("room", room).await;
+        broker.caught_up().await;
+        assert_eq!(broker.values("out", 0).await, produced, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_the_disk_has_no_room_for_leaves_the_deployment_at_work() {
+    let disk = FaultyDisk::new(7);
+    let broker = world_on(&disk, config()).await;
+    broker.with_deployment("all").await;
+    disk.set_faults(Faults {
+        bytes_max: Some(disk.used_bytes()),
+        ..Faults::default()
+    });
+    let mut outcome = Ok(());
+    while outcome.is_ok() {
+        outcome = broker.try_append("in", "filler").await.map(drop);
+    }
+    refused(
+        within("deleting", broker.delete_deployment("d")).await,
+        ErrorCode::DiskFull,
+        "full",
+    );
+    disk.set_faults(Faults::default());
+    eventually("room", || broker.health() == Health::Ok).await;
+    broker.append("in", &["last"]).await;
+    broker.caught_up().await;
+    let (input, output) = (broker.values("in", 0).await, broker.values("out", 0).await);
+    assert_eq!(input, output);
+    within("deleting", broker.delete_deployment("d"))
+        .await
+        .expect("there is room");
+    assert_eq!(broker.deployments(), []);
+}
+
+#[tokio::test]
+async fn who_asks_may_go_away_without_leaving_half_a_change() {
+    let broker = world(config()).await;
+    for round in 0..20 {
+        let mut deploying = std::pin::pin!(broker.deploy(spec("all")));
+        for _ in 0..round {
+            if futures_done(deploying.as_mut()).await {
+                break;
+            }
+        }
+    }
+    // Whoever came first, the deployment is there and at work.
+    eventually("a deployment", || broker.deployment("d").is_ok()).await;
+    broker.append("in", &["a"]).await;
+    broker.caught_up().await;
+    assert_eq!(broker.values("out", 0).await, ["a"]);
+}
+
+/// Polls once and lets others work.
+async fn futures_done(future: std::pin::Pin<&mut impl Future>) -> bool {
+    let mut future = future;
+    let polled =
+        std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_ready()));
+    let done = polled.await;
+    tokio::task::yield_now().await;
+    done
+}
+
+#[tokio::test]
+async fn a_deployment_is_let_in_only_with_a_place_for_each_partition() {
+    let broker = world(config()).await;
+    broker
+        .with_topic("wide", 17, TopicSettings::default())
+        .await;
+    let wide = DeploymentSpec {
+        from: name("wide"),
+        ..spec("all")
+    };
+    refused(
+        within("deploying", broker.deploy(wide)).await,
+        ErrorCode::TooMany,
+        "it takes 17 plugin instances, and 16 of 16 places are free",
+    );
+    assert_eq!(broker.engine.instances(), 0);
+}
+
+#[tokio::test]
+async fn a_partition_without_a_place_waits_for_one_and_says_so() {
+    let broker = world(config()).await;
+    let taken = broker.engine.reserve(14).expect("room");
+    broker.with_deployment("all").await;
+    let grown: AlterTopic =
+        serde_json::from_str(r#"{"topic":"in","partitions":3}"#).expect("a request");
+    broker.alter_topic(grown).await.expect("altered");
+    let waits = |info: &DeploymentInfo| info.reason.is_some() && info.partitions.len() == 3;
+    let info = broker.until("a lack of places", waits).await;
+    assert_eq!(info.state, DeploymentState::Starting);
+    assert!(info.reason.expect("a reason").contains("places are free"));
+    drop(taken);
+    let info = broker.caught_up().await;
+    assert_eq!((info.partitions.len(), info.reason), (3, None));
+}
+
+#[tokio::test]
+async fn batches_that_expand_reach_a_plugin_in_parts_that_it_has_memory_for() {
+    let broker = world(Config::default()).await;
+    let value = vec![b'z'; 400_000];
+    for _ in 0..4 {
+        let mut batch = BatchBuilder::default();
+        for _ in 0..10 {
+            batch.push(1, None, Some(&value), &[]).expect("small");
+        }
+        let batch = batch.finish(Compression::Zstd, None).expect("a batch");
+        let pending = broker.produce(Produce {
+            topic: name("in"),
+            partition: Some(0),
+            batch: batch.into(),
+        });
+        within("producing", pending.expect("accepted").answer())
+            .await
+            .expect("durable");
+    }
+    // 4 MB in a batch, 16 MB in what is read at once.
+    let modest = DeploymentSpec {
+        limits: LimitsSpec {
+            memory_bytes_max: Some(2 << 20),
+            ..LimitsSpec::default()
+        },
+        ..spec("all")
+    };
+    within("deploying", broker.deploy(modest))
+        .await
+        .expect("deployed");
+    let info = broker.caught_up().await;
+    assert_eq!(info.partitions[0].records_out, 40);
+}
+
+#[tokio::test]
+async fn what_was_gathered_is_cut_to_the_largest_batch_again() {
+    let small = Config {
+        batch_bytes_max: 1 << 10,
+        ..Config::default()
+    };
+    let broker = world(small).await;
+    let values: Vec<String> = (0..100).map(|number| format!("{number:0200}")).collect();
+    for value in &values {
+        broker.append("in", &[value]).await;
+    }
+    broker.with_deployment("all").await;
+    broker.caught_up().await;
+    assert_eq!(broker.values("out", 0).await, values);
+}
