@@ -454,7 +454,7 @@ async fn a_filter_is_evaluated_once_for_all_who_ask_for_the_same() {
     }
     // Four readers, two filters.
     assert_eq!(
-        broker.metric("eddy_plugin_records_total"),
+        broker.metric("eddy_filter_records_total"),
         2.0 * RECORDS as f64
     );
 }

@@ -23,7 +23,7 @@ impl Broker {
         let (_, partition) = self.partition(&request.topic, request.partition)?;
         let offset = self.resolve(&partition, request.from).await?;
         let bytes_max = fetch_bytes(&request);
-        let mut batches = read(&partition, offset, bytes_max).await?;
+        let mut batches = read_on(&partition, offset, bytes_max).await?;
         let wait = Duration::from_millis(request.wait_ms.into()).min(self.config.fetch_wait_max);
         if batches.is_empty() && !wait.is_zero() {
             let until = Instant::now() + wait;
@@ -85,7 +85,30 @@ async fn wait_and_read(
     }
 }
 
-/// What is there from `offset` on; nothing at the end.
+/// What is there from `offset` on, from as many segments as `bytes_max` wants;
+/// nothing at the end.
+async fn read_on(
+    partition: &Arc<Partition>,
+    offset: u64,
+    bytes_max: usize,
+) -> Result<Vec<Batch>, WireError> {
+    let mut batches = read(partition, offset, bytes_max).await?;
+    while let Some(last) = batches.last() {
+        let taken: usize = batches.iter().map(Batch::expanded_len).sum();
+        if taken >= bytes_max {
+            break;
+        }
+        // What was read stands, whatever comes behind it.
+        match read(partition, last.end_offset(), bytes_max - taken).await {
+            Ok(more) if !more.is_empty() => batches.extend(more),
+            _ => break,
+        }
+    }
+    Ok(batches)
+}
+
+/// What is there from `offset` on, up to the end of a segment at the furthest;
+/// nothing at the end.
 pub(super) async fn read(
     partition: &Arc<Partition>,
     offset: u64,

@@ -9,6 +9,7 @@ use eddy_protocol::{Batch, BatchError, Compression, ErrorCode, WireError, frame}
 use metrics::{Counter, counter};
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::stream::count;
 use super::{Broker, refusal};
 use crate::metrics as names;
 use crate::plugin::{
@@ -33,6 +34,7 @@ pub(super) struct Filter {
     limits: Limits,
     failure: OnceLock<WireError>,
     evaluations: Counter,
+    records: Counter,
 }
 
 /// Where a partition's instance sits. Whoever holds it evaluates.
@@ -65,6 +67,7 @@ impl Broker {
             limits: self.engine.config().limits(),
             failure: OnceLock::new(),
             evaluations: counter!(names::FILTER_EVALUATIONS, "topic" => topic.name().to_string()),
+            records: counter!(names::FILTER_RECORDS, "topic" => topic.name().to_string()),
         })
     }
 }
@@ -95,6 +98,7 @@ impl Filter {
         batches: Vec<Batch>,
     ) -> Result<Vec<Batch>, WireError> {
         self.evaluations.increment(1);
+        self.records.increment(count(&batches));
         let kept = self.keep(seat, partition, batches).await;
         kept.map_err(|error| match error {
             PluginError::NoCapacity { .. } | PluginError::Internal(_) => self.refuse(&error),

@@ -282,7 +282,7 @@ fn without_delay_for_others<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 /// What a batch takes once its records are read, as its header says.
 fn expanded_len(batch: &Batches) -> Result<usize, WireError> {
     let header = batch::peek(&batch.0).map_err(corrupt)?;
-    Ok(batch.0.len().max(header.raw_len()))
+    Ok(header.expanded_len())
 }
 
 /// Rows of `columns`, by key as Kafka's default partitioner places them and to

@@ -109,7 +109,7 @@ fn accepts_lines(headers: &HeaderMap) -> bool {
 /// What the records take once they are expanded.
 fn expanded_bytes(fetched: &Fetched) -> usize {
     let batches = fetched.batches.iter_trusted().flatten();
-    batches.map(|batch| batch.len().max(batch.raw_len())).sum()
+    batches.map(|batch| batch.expanded_len()).sum()
 }
 
 /// Shows the records from `from` on, one batch being expanded at a time. A

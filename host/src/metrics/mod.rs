@@ -65,6 +65,7 @@ metrics_table! {
     counter PLUGIN_FAILURES = "eddy_plugin_failures_total", Count, "Calls in which a plugin trapped, looped, grew or failed, by deployment; filters of subscriptions have none.";
     histogram PLUGIN_SECONDS = "eddy_plugin_seconds", Seconds, "How long a call of a plugin took.";
     counter FILTER_EVALUATIONS = "eddy_filter_evaluations_total", Count, "Times that a filter looked at records for all its subscribers at once, by topic.";
+    counter FILTER_RECORDS = "eddy_filter_records_total", Count, "Records that filters looked at, once for all their subscribers, by topic.";
     gauge TOPICS = "eddy_topics", Count, "Topics.";
     gauge PARTITIONS = "eddy_partitions", Count, "Partitions of all topics.";
     gauge PARTITIONS_STOPPED = "eddy_partitions_stopped", Count, "Partitions that are stopped because their files are damaged.";

@@ -222,9 +222,9 @@ impl Engine {
         context: Context,
         limits: Limits,
     ) -> Result<Instance, PluginError> {
-        let limit = self.0.config.instances_max;
-        let kept = limit / KEPT_FOR_DEPLOYMENTS;
-        let place = Slot::take(&self.0, 1, limit - kept).pop();
+        let all = self.0.config.instances_max;
+        let limit = all - all / KEPT_FOR_DEPLOYMENTS;
+        let place = Slot::take(&self.0, 1, limit).pop();
         let place = place.ok_or(PluginError::NoCapacity { limit })?;
         self.make(Use::Filter, place, plugin, context, limits).await
     }

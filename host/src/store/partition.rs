@@ -841,7 +841,7 @@ impl Inner {
         let mut bytes = 0;
         let mut found = Vec::new();
         for batch in self.tail.range(from..) {
-            bytes += read::cost(batch);
+            bytes += batch.expanded_len() as u64;
             found.push(batch.clone());
             if bytes >= bytes_max {
                 break;

@@ -248,10 +248,7 @@ fn framed(id: u32, answer: Result<Answer, WireError>) -> ServerFrame {
 /// Whether its records take long to be written as JSON.
 fn expands(fetched: &Fetched) -> bool {
     let batches = fetched.batches.iter_trusted().filter_map(Result::ok);
-    batches
-        .map(|batch| batch.len().max(batch.raw_len()))
-        .sum::<usize>()
-        > INLINE_BYTES_MAX
+    batches.map(|batch| batch.expanded_len()).sum::<usize>() > INLINE_BYTES_MAX
 }
 
 /// Writes an answer on a thread that may take its time.

@@ -287,6 +287,12 @@ impl Header {
         self.raw_length as usize
     }
 
+    /// What the batch takes once its records are read: the larger one of its
+    /// lengths, encoded and expanded.
+    pub fn expanded_len(&self) -> usize {
+        self.length().max(self.raw_len())
+    }
+
     /// The oldest timestamp, milliseconds since 1970 UTC.
     pub fn timestamp_min(&self) -> i64 {
         self.timestamp_min

@@ -171,6 +171,12 @@ impl Batch {
         self.header.raw_len()
     }
 
+    /// What it takes once its records are read: the larger one of its lengths,
+    /// encoded and expanded.
+    pub fn expanded_len(&self) -> usize {
+        self.header.expanded_len()
+    }
+
     /// The offset of the first record (before the broker gave one: 0).
     pub fn base_offset(&self) -> u64 {
         self.header.base_offset

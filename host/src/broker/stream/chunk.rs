@@ -42,7 +42,7 @@ impl Chunk {
     /// What is left of the offsets from `start` to `next`.
     pub(super) fn covering(start: u64, next: u64, batches: Vec<Batch>, charge: Charge) -> Chunk {
         // As expanded: a small batch from disk keeps the memory alive that was read with it.
-        charge.add(FIXED_BYTES + batches.iter().map(expanded_len).sum::<usize>());
+        charge.add(FIXED_BYTES + batches.iter().map(Batch::expanded_len).sum::<usize>());
         Chunk {
             start,
             next,
@@ -107,7 +107,7 @@ impl Chunk {
     }
 
     fn takes_long(&self, form: Form) -> bool {
-        let expanded = || self.batches.iter().map(expanded_len).sum::<usize>();
+        let expanded = || self.batches.iter().map(Batch::expanded_len).sum::<usize>();
         form == Form::Json && expanded() > INLINE_BYTES_MAX
     }
 
@@ -129,11 +129,6 @@ impl Chunk {
 /// How many records the batches hold.
 pub(in crate::broker) fn count(batches: &[Batch]) -> u64 {
     batches.iter().map(|batch| u64::from(batch.count())).sum()
-}
-
-/// What a batch takes once its records are read.
-fn expanded_len(batch: &Batch) -> usize {
-    batch.len().max(batch.raw_len())
 }
 
 fn trim(batches: &[Batch], from: u64) -> Result<Vec<Batch>, BatchError> {

@@ -358,7 +358,8 @@ async fn a_subscriber_that_catches_up_leaves_the_others_their_filter_and_their_c
 
 #[tokio::test]
 async fn too_many_instances_end_a_subscription_for_now_and_its_stream_goes_on() {
-    const INSTANCES_MAX: u32 = 16;
+    // Of 16, a quarter is kept for deployments.
+    const INSTANCES_MAX: u32 = 12;
     let broker = broker().await;
     let partitions = INSTANCES_MAX + 1;
     broker

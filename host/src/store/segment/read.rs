@@ -34,16 +34,10 @@ pub(crate) struct Found {
 pub(crate) struct Wanted {
     /// Batches that end at or before this offset are left out.
     pub(crate) offset: u64,
-    /// Stop after the batch with which their [`cost`] passes this many bytes.
+    /// Stop after the batch with which their [`expanded_len`](Batch::expanded_len) passes this many bytes.
     pub(crate) bytes_max: u64,
     /// How much of the file is in use.
     pub(crate) len: u64,
-}
-
-/// What a batch takes of a reader's limit: who reads the records of a compressed
-/// one holds what it becomes expanded.
-pub(crate) fn cost(batch: &Batch) -> u64 {
-    batch.len().max(batch.raw_len()) as u64
 }
 
 /// Reads from `from` on. Every batch that is returned was checked: its
@@ -144,7 +138,7 @@ impl<'a> Reader<'a> {
                 let encoded = cut.take(header.length());
                 if header.end_offset() > wanted.offset {
                     let batch = self.check(encoded)?;
-                    bytes += cost(&batch);
+                    bytes += batch.expanded_len() as u64;
                     batches.push(batch);
                 }
                 let is_hole = self.advance(&header);
