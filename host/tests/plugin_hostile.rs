@@ -5,7 +5,7 @@ mod plugin_support;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use eddy::plugin::{Config, Limits, PluginError, Verdict};
+use eddy::plugin::{Config, Context, Limits, PluginError, Verdict};
 use plugin_support::*;
 
 /// What becomes of the first batch that this guest gets.
@@ -830,7 +830,7 @@ async fn filters_leave_places_for_deployments_and_what_is_reserved_is_there() {
             Err(error) => break error,
         }
     };
-    assert_eq!(refused, PluginError::NoCapacity { limit: 8 });
+    assert_eq!(refused, PluginError::NoCapacity { limit: 6 });
     assert_eq!(filters.len(), 6);
     let places = engine.reserve(2).unwrap();
     assert_eq!(
@@ -1032,14 +1032,22 @@ async fn loops_on_every_thread_leave_others_their_latency() {
         ..Guest::default()
     }
     .component();
+    let limits = engine.config().limits();
+    // Those of one deployment would wait for each other.
+    let of = |deployment: String| Context {
+        deployment,
+        ..context(&[])
+    };
+    let good = engine.compile(Guest::default().component()).await.unwrap();
+    let good = engine.instantiate(&good, of("good".to_owned()), limits);
+    let mut good = good.await.unwrap();
+    let looper = engine.compile(looper).await.unwrap();
     let mut loopers = Vec::new();
-    for _ in 0..4 {
-        let mut instance = start(&engine, looper.clone(), &[]).await.unwrap();
+    for number in 0..4 {
+        let instance = engine.instantiate(&looper, of(format!("looper {number}")), limits);
+        let mut instance = instance.await.unwrap();
         loopers.push(engine.spawn(async move { instance.process(&three()).await }));
     }
-    let mut good = start(&engine, Guest::default().component(), &[])
-        .await
-        .unwrap();
     let work = engine.spawn(async move {
         let mut latencies = Vec::new();
         for _ in 0..100 {
