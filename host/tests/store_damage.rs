@@ -5,10 +5,12 @@ mod store_kit;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use eddy::io::FaultyDisk;
+use eddy::io::{Disk, FaultyDisk};
+use eddy::store::inspect::inspect;
 use eddy::store::{Append, Commit, Table};
 use eddy_protocol::frame::{Durability, TopicSettings};
 use store_kit::*;
@@ -164,6 +166,33 @@ fn bad_bytes_anywhere_give_an_error_or_the_right_records() {
     );
 }
 
+#[test]
+fn a_damaged_end_of_the_journal_is_told_of_whatever_is_left_of_its_headers() {
+    let disk = FaultyDisk::new(1);
+    let written = folder(&disk);
+    let shared: Arc<dyn Disk> = Arc::new(disk.fork());
+    let journal = inspect(&shared).expect("it can be read").journal;
+    let file = journal.last().expect("there is a journal");
+    let newest = file.groups.last().expect("there are groups");
+    let content = disk.content(&file.path).expect("it is there");
+    for from in (0..100).chain([newest.bytes - 80, newest.bytes - 1]) {
+        for (mask, has_header) in [(1, true), (0x80, true), (0xff, true), (1, false)] {
+            let at = newest.at + from;
+            let junk: Vec<u8> = content[at as usize..].iter().map(|b| b ^ mask).collect();
+            let fork = disk.fork();
+            fork.corrupt(&file.path, at, &junk);
+            if !has_header {
+                fork.corrupt(&file.path, 20, &[0xee]);
+            }
+            let outcome = check(&fork, &written);
+            assert!(
+                from >= 100 || outcome != "whole",
+                "byte {from} with {mask}: both copies are damaged and nobody says so"
+            );
+        }
+    }
+}
+
 /// A topic of a killed store: id, epoch, and what each partition acknowledged.
 type Killed = BTreeMap<&'static str, (u64, u32, Vec<Vec<String>>)>;
 
@@ -300,7 +329,7 @@ fn files_that_are_cut_short_or_gone_give_an_error_or_the_right_records() {
         ] {
             let fork = disk.fork();
             match length {
-                None => eddy::io::Disk::remove(&fork, &path).expect("it is there"),
+                None => Disk::remove(&fork, &path).expect("it is there"),
                 Some(length) => {
                     let content = fork.content(&path).expect("it is there");
                     fork.insert(&path, content[..length as usize].to_vec());

@@ -7,7 +7,7 @@
 //! +--------+--------+----------------+----------------+----------------+
 //! | time ms         | records before | changes before | payload bytes  |
 //! +-----------------+----------------+----------------+----------------+
-//! 64 directory bytes u32 | 68 operations u32 | 72 reserved, zero        80
+//! 64 directory bytes u32 | 68 operations u32 | 72 check u32 | 76 zero   80
 //! directory   the operations, filled with zeros to a multiple of 8
 //! payload     the batches of the appends in their order, filled likewise
 //! directory   again
@@ -16,7 +16,10 @@
 //!
 //! Little endian. `crc` is CRC-32C over bytes 8..80 of the header and the
 //! directory; a batch carries its own checksum, so the payload is not summed a
-//! second time. The second copy tells after damage what the group did. Groups
+//! second time. `check` is CRC-32C over bytes 8..72 alone: it tells the beginning
+//! of a group that a crash cut off, where `crc` can't be checked any more, from
+//! a header whose numbers are damaged. Groups from before it was there have 0.
+//! The second copy tells after damage what the group did. Groups
 //! follow each other without a gap; their sequences rise by one, also from file
 //! to file. `salt` is the data folder's: bytes of users that look like a group
 //! are not taken for one.
@@ -33,6 +36,8 @@ use super::operation::Operation;
 
 /// Bytes of a group's header.
 pub(crate) const HEADER_BYTES: usize = 80;
+/// Where a header's own checksum is: over what is before it, from byte 8 on.
+const CHECK_AT: usize = 72;
 const HEAD: u32 = u32::from_le_bytes(*b"EGRP");
 const TAIL: u32 = u32::from_le_bytes(*b"EGRT");
 /// A directory larger than this is damage, not a directory.
@@ -84,6 +89,8 @@ impl Header {
         out.put_u64_le(self.payload_bytes);
         out.put_u32_le(self.directory_bytes);
         out.put_u32_le(self.operations);
+        let check = crc32c::crc32c(&bytes[8..CHECK_AT]);
+        bytes[CHECK_AT..CHECK_AT + 4].copy_from_slice(&check.to_le_bytes());
         let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[8..]), directory);
         bytes[..4].copy_from_slice(&place.magic().to_le_bytes());
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
@@ -154,8 +161,9 @@ pub(crate) fn head(bytes: &Bytes, salt: u64) -> Option<(Header, Bytes)> {
 
 /// Whether these bytes, which end where the file ends, are the beginning of the
 /// group `sequence` and nothing else: what a write leaves that a crash cut off.
-/// Where the cut leaves no checksum to go by, the header's numbers must do; where
-/// it leaves no whole header either, only the bytes' number is there to go by.
+/// Only numbers that a checksum vouches for may say that something is missing: a
+/// group that is all there and damaged was acknowledged. Where the cut leaves no
+/// whole header, the bytes' number says it: no group is that short.
 pub(crate) fn is_cut_off(bytes: &Bytes, salt: u64, sequence: u64) -> bool {
     if bytes.len() < HEADER_BYTES {
         return true;
@@ -164,10 +172,16 @@ pub(crate) fn is_cut_off(bytes: &Bytes, salt: u64, sequence: u64) -> bool {
         return false;
     };
     let has_directory = HEADER_BYTES + header.directory_bytes as usize <= bytes.len();
-    header.salt == salt
-        && header.sequence == sequence
-        && header.group_bytes() > bytes.len() as u64
-        && (!has_directory || head(bytes, salt).is_some())
+    let is_vouched_for = match has_directory {
+        true => head(bytes, salt).is_some(),
+        false => has_check(bytes) && header.salt == salt,
+    };
+    is_vouched_for && header.sequence == sequence && header.group_bytes() > bytes.len() as u64
+}
+
+/// Whether a header's numbers are as they were written.
+fn has_check(bytes: &[u8]) -> bool {
+    bytes[CHECK_AT..CHECK_AT + 4] == crc32c::crc32c(&bytes[8..CHECK_AT]).to_le_bytes()
 }
 
 /// The second copies of header and directory that end at `end`, if they are whole.
@@ -260,9 +274,18 @@ mod tests {
             assert_eq!(is_cut_off(&bytes, 7, 41), end < HEADER_BYTES);
         }
         assert!(!is_cut_off(&Bytes::from(whole.clone()), 7, 42));
-        whole[HEADER_BYTES] ^= 1;
-        let bytes = Bytes::copy_from_slice(&whole[..whole.len() - 1]);
+        let mut changed = whole.clone();
+        changed[HEADER_BYTES] ^= 1;
+        let bytes = Bytes::copy_from_slice(&changed[..whole.len() - 1]);
         assert!(!is_cut_off(&bytes, 7, 42));
+        // Whatever a whole group's header says now: nothing was cut off.
+        for from in 0..HEADER_BYTES {
+            for mask in [1, 0x80, 0xff] {
+                let mut changed = whole.clone();
+                changed[from..].iter_mut().for_each(|byte| *byte ^= mask);
+                assert!(!is_cut_off(&Bytes::from(changed), 7, 42), "byte {from}");
+            }
+        }
     }
 
     #[test]

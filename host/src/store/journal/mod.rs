@@ -204,12 +204,14 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Begins a file. Its name is durable after this; its content is not.
+    /// Begins a file. Its header and its name are durable after this: where groups follow a
+    /// header that cannot be read, it is damaged.
     pub(crate) fn create(disk: &dyn Disk, header: FileHeader) -> io::Result<Journal> {
         let path = path_of(header.first_sequence);
         let file = disk.create(&path)?;
         let started = file
             .write_at(&mut [IoSlice::new(&header.encode())], 0)
+            .and_then(|()| file.sync_data())
             .and_then(|()| disk.sync_dir(FOLDER));
         if let Err(error) = started {
             // Its name would say that the groups to come in the file before do not count. Whatever

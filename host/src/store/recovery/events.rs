@@ -79,7 +79,7 @@ pub(crate) struct Events {
     until: u64,
     /// How many bytes of groups the files have.
     pub(crate) bytes: u64,
-    /// The boot of the newest file; `None` if its header cannot be read.
+    /// The boot in which the newest file was written to; `None` if damage hides it.
     pub(crate) boot: Option<u64>,
     /// Files whose header cannot be read although groups follow.
     pub(crate) bad_headers: Vec<u64>,
@@ -203,12 +203,12 @@ impl Events {
         })?);
         match FileHeader::decode(&bytes) {
             Some(header) => self.boot = Some(header.boot),
-            None => {
+            None if bytes.len() > FILE_HEADER_BYTES => {
                 self.boot = None;
-                if bytes.len() > FILE_HEADER_BYTES {
-                    self.bad_headers.push(first);
-                }
+                self.bad_headers.push(first);
             }
+            // Whoever wrote the file before was stopped while it began this one.
+            None => {}
         }
         if let Some(held) = self.held.take() {
             if first > self.next {

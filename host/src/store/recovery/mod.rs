@@ -225,8 +225,8 @@ impl Recovery<'_> {
                 What::Rest { .. } => {}
             }
         }
-        let is_same_boot = self.is_same_boot();
-        self.tail = (!tail.is_empty()).then(|| Tail::of(&tail, is_same_boot));
+        let has_stopped = self.has_machine_stopped();
+        self.tail = (!tail.is_empty()).then(|| Tail::of(&tail, has_stopped));
         Ok(())
     }
 
@@ -247,6 +247,12 @@ impl Recovery<'_> {
     /// Whether the machine runs since the journal was last written to.
     fn is_same_boot(&self) -> bool {
         self.events.boot == Some(self.boot)
+    }
+
+    /// Whether the machine stopped since, which alone takes what was written. Damage
+    /// may hide whether it did; then nothing is put down to that.
+    fn has_machine_stopped(&self) -> bool {
+        self.events.boot.is_some_and(|boot| boot != self.boot)
     }
 
     fn group(&mut self, event: Event) -> Result<(), OpenError> {
@@ -302,13 +308,13 @@ impl Recovery<'_> {
 }
 
 impl Tail {
-    fn of(events: &[Event], is_same_boot: bool) -> Tail {
+    fn of(events: &[Event], has_machine_stopped: bool) -> Tail {
         let mut tail = Tail {
             file: events[0].file,
             at: None,
             bytes: 0,
             groups: 0,
-            is_torn: !is_same_boot,
+            is_torn: has_machine_stopped,
             partitions: Vec::new(),
             has_unknown: false,
         };
