@@ -866,7 +866,7 @@ async fn many_loops_of_one_deployment_wait_for_each_other_and_not_others_for_the
     let plugin = engine.compile(wasm).await.unwrap();
     let mut instances = Vec::new();
     for name in ["many"; 6].into_iter().chain(["one"]) {
-        let context = eddy::plugin::Context {
+        let context = Context {
             deployment: name.into(),
             ..context(&[])
         };
