@@ -1,6 +1,6 @@
 //! A client: calls on a connection that a task of its own keeps up.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use eddy_protocol::TopicName;
@@ -62,6 +62,8 @@ pub(crate) struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     wake: Arc<Notify>,
     status: watch::Receiver<Status>,
+    /// Why the task has ended, where it was not closed.
+    end: Arc<OnceLock<ClientError>>,
 }
 
 impl Handle {
@@ -69,11 +71,13 @@ impl Handle {
         commands: mpsc::UnboundedSender<Command>,
         wake: Arc<Notify>,
         status: watch::Receiver<Status>,
+        end: Arc<OnceLock<ClientError>>,
     ) -> Handle {
         Handle {
             commands,
             wake,
             status,
+            end,
         }
     }
 
@@ -99,7 +103,10 @@ impl Handle {
     ) -> Result<T, ClientError> {
         let (sender, receiver) = oneshot::channel();
         self.tell(command(sender));
-        receiver.await.unwrap_or(Err(ClientError::Closed))
+        receiver.await.unwrap_or_else(|_| {
+            let end = self.end.get().cloned();
+            Err(end.unwrap_or(ClientError::Closed))
+        })
     }
 
     pub(crate) async fn close(&self) {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,6 +68,8 @@ pub(crate) struct Driver {
     /// The subscription does not stand, or not yet for certain.
     down: Option<Down>,
     ended: bool,
+    /// Why, for calls that come too late to be answered.
+    end: Arc<OnceLock<ClientError>>,
 }
 
 /// See [`Driver::away`].
@@ -91,7 +93,8 @@ impl Driver {
         let (sender, commands) = mpsc::unbounded_channel();
         let wake = Arc::new(Notify::new());
         let (status, status_receiver) = watch::channel(Status::Connecting);
-        let handle = Handle::new(sender, Arc::clone(&wake), status_receiver);
+        let end = Arc::new(OnceLock::new());
+        let handle = Handle::new(sender, Arc::clone(&wake), status_receiver, Arc::clone(&end));
         let mut session = Session::new(session_config(&config));
         if let Some(sink) = &sink {
             session.subscribe(sink.request.clone());
@@ -121,6 +124,7 @@ impl Driver {
                 refusal: None,
             }),
             ended: false,
+            end,
         };
         tokio::spawn(driver.run());
         handle
@@ -522,6 +526,8 @@ impl Driver {
         if let Some(sink) = &self.sink {
             sink.fail(error.clone());
         }
+        // The first reason is the one that counts.
+        let _ = self.end.set(error.clone());
         self.ended = true;
     }
 

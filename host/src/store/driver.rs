@@ -328,6 +328,8 @@ impl Drop for Handle {
 
 impl Shared {
     fn start(self: &Arc<Self>) -> std::io::Result<Vec<JoinHandle<()>>> {
+        // Before the first commit: a disk may be full before the keeper has its first turn.
+        self.engine.make_reserve();
         let spawn = |name: &str, run: fn(&Shared)| {
             let shared = self.clone();
             thread::Builder::new()

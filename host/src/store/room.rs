@@ -12,6 +12,9 @@ use crate::io::Disk;
 
 /// Free space is asked for anew at least once per so many bytes.
 const ROOM_BYTES: i64 = 64 << 20;
+/// What a segment and its index may take beyond what is in them, to the ends of
+/// their last blocks.
+const SEGMENT_ENDS_BYTES: u64 = 2 * 4096;
 /// The file that is there to be removed.
 const RESERVE: &str = "RESERVE";
 /// For so long a commit that was refused counts as waiting for room.
@@ -33,9 +36,12 @@ impl Engine {
         let unapplied = self.unapplied_bytes.load(Ordering::Relaxed);
         // A checkpoint copies the pages that it changes, and the pages above them.
         let tables = self.tables.unwritten_bytes().saturating_mul(3);
+        // A segment may be begun before the last one is half full.
+        let segments = unapplied / (self.config.segment_bytes / 2).max(1) + 1;
         let needed = bytes
             .saturating_mul(2)
             .saturating_add(unapplied)
+            .saturating_add(segments.saturating_mul(SEGMENT_ENDS_BYTES))
             .saturating_add(tables)
             .saturating_add(self.config.headroom_bytes);
         let needed = i64::try_from(needed).unwrap_or(i64::MAX);
