@@ -113,6 +113,9 @@ impl Disk for Picky {
     fn sync_dir(&self, path: &str) -> io::Result<()> {
         self.disk.sync_dir(path)
     }
+    fn keep_dir(&self, path: &str) -> io::Result<()> {
+        self.disk.keep_dir(path)
+    }
     fn sync_everything(&self) -> io::Result<()> {
         self.disk.sync_everything()
     }
@@ -489,6 +492,9 @@ fn a_repair_gives_up_what_is_damaged_and_serves_the_rest_for_good() {
     head.corrupt(&first, within(b"1/17") + 4 - length, &[0xff; 30]);
     let lost = check_repair(&head, 150, "a header");
     assert!((1..20).contains(&lost), "{lost}");
+    let file = disk.fork();
+    file.corrupt(&first, 20, b"x");
+    assert_eq!(check_repair(&file, 150, "the file's header"), 0);
     let (newest, bytes) = newest_segment(&disk, 1);
     let end = disk.fork();
     end.corrupt(&newest, bytes - length, &[0xff; 8]);

@@ -23,7 +23,8 @@ pub struct Faults {
     pub stop_at_operation: Option<u64>,
     /// The machine stops at this sync, before it did anything.
     pub stop_at_sync: Option<u64>,
-    /// This sync fails with an input/output error, and the machine goes on.
+    /// This sync fails with an input/output error, and the machine goes on: as with real ones, the
+    /// next sync of the same file says that all is well, and what was to be synced is not.
     pub fail_sync: Option<u64>,
     /// Every read of a file fails with an input/output error.
     pub fail_reads: bool,
@@ -582,6 +583,10 @@ impl Disk for FaultyDisk {
         Ok(())
     }
 
+    fn keep_dir(&self, _path: &str) -> io::Result<()> {
+        self.state.lock().running()
+    }
+
     fn sync_everything(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         state.sync()?;
@@ -727,11 +732,14 @@ impl File for FaultyFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.with(|state| {
-            state.sync()?;
-            if let Some(node) = state.nodes.get_mut(&self.node) {
-                node.sync();
+            let synced = state.sync();
+            let is_stopped = state.stopped;
+            match state.nodes.get_mut(&self.node) {
+                Some(node) if synced.is_ok() => node.sync(),
+                Some(node) if !is_stopped => node.dirty.clear(),
+                _ => {}
             }
-            Ok(())
+            synced
         })
     }
 }

@@ -42,6 +42,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn create_dir(&self, path: &str) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
+    /// Keeps what [`sync_dir`](Disk::sync_dir) of a folder that stays takes, so
+    /// that it works when no file can be opened.
+    fn keep_dir(&self, path: &str) -> io::Result<()>;
     /// Makes everything durable that was written anywhere in the folder: for
     /// many files at once, where a sync of each would take too long.
     fn sync_everything(&self) -> io::Result<()>;
@@ -115,6 +118,13 @@ pub fn is_full(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
+}
+
+/// Whether an error says that no file can be opened for now, which says nothing
+/// about any file.
+pub fn is_short_of_files(error: &io::Error) -> bool {
+    let short = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    rustix::io::Errno::from_io_error(error).is_some_and(|errno| short.contains(&errno))
 }
 
 /// Fills `buf` from `at`, or says that the file is too short.

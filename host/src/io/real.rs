@@ -1,10 +1,13 @@
 //! A folder of the machine as [`Disk`]: thin over `std::fs`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::{Disk, Entry, File, Lock, LockError};
 
@@ -16,14 +19,17 @@ const SLICES_MAX: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct RealDisk {
     root: PathBuf,
+    /// Open from the beginning, so that [`Disk::sync_everything`] hears of every write that failed since.
+    folder: Arc<fs::File>,
+    kept: Arc<Mutex<BTreeMap<String, Arc<fs::File>>>>,
 }
 
 impl RealDisk {
     /// The folder `root`, created if it is missing.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<RealDisk> {
         let root = root.into();
-        fs::create_dir_all(&root)?;
-        Ok(RealDisk { root })
+        create_durably(&root)?;
+        RealDisk::opened(root)
     }
 
     /// The folder `root`, which must be there.
@@ -32,7 +38,13 @@ impl RealDisk {
         if !fs::metadata(&root)?.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, "not a folder"));
         }
-        Ok(RealDisk { root })
+        RealDisk::opened(root)
+    }
+
+    fn opened(root: PathBuf) -> io::Result<RealDisk> {
+        let folder = Arc::new(fs::File::open(&root)?);
+        let kept = Arc::default();
+        Ok(RealDisk { root, folder, kept })
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -88,7 +100,7 @@ impl Disk for RealDisk {
             Err(error) => return Err(error),
         };
         let mut found = entries
-            .map(|entry| describe_entry(&entry?))
+            .filter_map(|entry| entry.and_then(|entry| describe_entry(&entry)).transpose())
             .collect::<io::Result<Vec<_>>>()?;
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
@@ -99,11 +111,21 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
-        fs::File::open(self.path(path))?.sync_all()
+        let kept = self.kept.lock().get(path).cloned();
+        match kept {
+            Some(folder) => folder.sync_all(),
+            None => fs::File::open(self.path(path))?.sync_all(),
+        }
+    }
+
+    fn keep_dir(&self, path: &str) -> io::Result<()> {
+        let folder = Arc::new(fs::File::open(self.path(path))?);
+        self.kept.lock().insert(path.to_owned(), folder);
+        Ok(())
     }
 
     fn sync_everything(&self) -> io::Result<()> {
-        rustix::fs::syncfs(fs::File::open(&self.root)?)?;
+        rustix::fs::syncfs(&*self.folder)?;
         Ok(())
     }
 
@@ -135,13 +157,32 @@ fn fold(id: &[u8]) -> u64 {
     })
 }
 
-fn describe_entry(entry: &fs::DirEntry) -> io::Result<Entry> {
-    let metadata = entry.metadata()?;
-    Ok(Entry {
+/// Nothing where the entry has gone since its folder was read.
+fn describe_entry(entry: &fs::DirEntry) -> io::Result<Option<Entry>> {
+    let metadata = match entry.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    Ok(Some(Entry {
         name: entry.file_name().to_string_lossy().into_owned(),
         is_dir: metadata.is_dir(),
         bytes: metadata.len(),
-    })
+    }))
+}
+
+/// Creates a folder and those above it, each with a name that is durable.
+fn create_durably(path: &Path) -> io::Result<()> {
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let created: Vec<&Path> = path.ancestors().take_while(missing).collect();
+    fs::create_dir_all(path)?;
+    for folder in created {
+        let above = match folder.parent() {
+            Some(above) if !above.as_os_str().is_empty() => above,
+            _ => Path::new("."),
+        };
+        fs::File::open(above)?.sync_all()?;
+    }
+    Ok(())
 }
 
 #[derive(Debug)]

@@ -37,7 +37,7 @@ pub(crate) enum Applied {
     /// The system could not write for this partition; its records stay in
     /// memory, and another try after a while may do.
     Again,
-    /// The store has failed.
+    /// The store has failed, or is closed.
     Failed,
 }
 
@@ -45,7 +45,7 @@ impl Engine {
     /// Gives one partition a turn.
     pub(crate) fn apply(&self) -> Applied {
         let _alone = self.applying.lock();
-        if self.failure().is_some() {
+        if self.failure().is_some() || self.is_unlocked.load(Ordering::Relaxed) {
             return Applied::Failed;
         }
         let Some(partition) = self.apply_queue.lock().pop_front() else {

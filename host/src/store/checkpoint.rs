@@ -29,7 +29,6 @@
 //! synced: the partition is stopped until it is (or is given up), but what the
 //! journal had behind it went on into other segments.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -52,14 +51,13 @@ use super::producer::{Identity, PartitionKey, Sent, Window};
 use super::segment::{HEADER_BYTES, Hole, SyncFault};
 use super::table::{Changes, WriteError, full_key};
 use super::writer::Writer;
+use crate::io::is_short_of_files;
 
 pub(crate) const STATE: u8 = 200;
 pub(crate) const TOPIC: u8 = 201;
 pub(crate) const PARTITION: u8 = 202;
 pub(crate) const IDENTITY: u8 = 203;
 
-/// Entries of the checkpoint's own.
-type Own = HashMap<Bytes, Option<Bytes>>;
 /// How far partitions' segments are.
 type Entries = Vec<(Arc<Partition>, PartitionEntry)>;
 
@@ -171,7 +169,8 @@ impl Engine {
             if !closed && !self.differs(&writer) {
                 return Outcome::Nothing;
             }
-            if !closed && self.rotate(&mut writer).is_err() {
+            // What the checkpoint covers must end where a file does.
+            if !closed && (self.rotate(&mut writer).is_err() || !writer.journal.is_empty()) {
                 return if self.failure().is_some() {
                     Outcome::Failed
                 } else {
@@ -184,7 +183,9 @@ impl Engine {
         let outcome = self.write_checkpoint(&frozen);
         match outcome {
             Outcome::Done => {
-                self.checkpointed(&frozen);
+                if let Err(error) = self.remove_journal(frozen.state.sequence) {
+                    tracing::warn!(%error, "could not remove journal files that are not needed any more");
+                }
                 let left = self.journaled_bytes.load(Ordering::Relaxed);
                 self.meters.checkpointed(begin, left);
             }
@@ -262,19 +263,29 @@ impl Engine {
         if self.sync_all().is_err() {
             return Outcome::Failed;
         }
-        let outcome = self.apply_frozen(frozen);
-        if outcome != Outcome::Done {
-            return outcome;
+        match self.apply_frozen(frozen) {
+            Outcome::Done => self.write_frozen(frozen),
+            other => other,
         }
+    }
+
+    /// Makes durable what is in the segments, and with it the tables.
+    fn write_frozen(&self, frozen: &Frozen) -> Outcome {
         let entries = match self.sync_segments(frozen) {
             Ok(Some(entries)) => entries,
             Ok(None) => return Outcome::Postponed,
-            Err(error) if crate::io::is_full(&error) => return Outcome::Postponed,
+            // A folder could not be opened for its sync.
+            Err(error) if is_short_of_files(&error) => return Outcome::Postponed,
             Err(error) => {
                 self.fail("sync the segments", &error);
                 return Outcome::Failed;
             }
         };
+        // The segments may be further than what was frozen, by records that are visible before
+        // their group is synced. They must not be there without the rest of their group.
+        if self.sync_all().is_err() {
+            return Outcome::Failed;
+        }
         let mut own = own_entries(frozen, &entries);
         match self.forget_deleted(frozen, &mut own) {
             Ok(()) => {}
@@ -306,7 +317,7 @@ impl Engine {
     }
 
     /// Removes what earlier checkpoints kept of the partitions of deleted topics.
-    fn forget_deleted(&self, frozen: &Frozen, own: &mut Own) -> Result<(), TableError> {
+    fn forget_deleted(&self, frozen: &Frozen, own: &mut Changes) -> Result<(), TableError> {
         for (id, _) in frozen.topics.iter().filter(|(_, entry)| entry.is_none()) {
             for (key, _) in self
                 .tables
@@ -364,9 +375,12 @@ impl Engine {
             unsynced.extend(newer.map(|segment| (partition.clone(), segment.clone())));
             entries.push((partition.clone(), entry));
         }
-        unsynced
-            .iter()
-            .for_each(|(_, segment)| segment.save_index(&self.files));
+        // An index is made anew where it is missing; the last room is for the tables.
+        if !self.is_full() {
+            unsynced
+                .iter()
+                .for_each(|(_, segment)| segment.save_index(&self.files));
+        }
         if unsynced.len() > self.config.sync_files_max {
             self.files.sync_everything()?;
             return Ok(Some(entries));
@@ -411,12 +425,6 @@ impl Engine {
         (entry, segments)
     }
 
-    fn checkpointed(&self, frozen: &Frozen) {
-        if let Err(error) = self.remove_journal(frozen.state.sequence) {
-            tracing::warn!(%error, "could not remove journal files that are not needed any more");
-        }
-    }
-
     /// Removes the files whose groups are all at or below `sequence`. Damaged
     /// ones are kept aside, for whoever wants to look.
     pub(crate) fn remove_journal(&self, sequence: u64) -> std::io::Result<()> {
@@ -447,8 +455,8 @@ impl Engine {
     }
 }
 
-fn own_entries(frozen: &Frozen, partitions: &[(Arc<Partition>, PartitionEntry)]) -> Own {
-    let mut own = Own::new();
+fn own_entries(frozen: &Frozen, partitions: &[(Arc<Partition>, PartitionEntry)]) -> Changes {
+    let mut own = Changes::new();
     own.insert(full_key(STATE, b""), Some(encode_state(&frozen.state)));
     for (id, entry) in &frozen.topics {
         own.insert(topic_key(*id), entry.as_ref().map(encode_topic));
@@ -630,4 +638,103 @@ pub(crate) fn decode_identity(key: &[u8], mut from: Bytes) -> Option<(u64, Ident
         identity.windows.insert(key, window);
     }
     from.is_empty().then_some((id, identity))
+}
+
+#[cfg(test)]
+mod tests {
+    use eddy_protocol::frame::Durability;
+    use eddy_protocol::{BatchBuilder, Compression};
+
+    use super::*;
+    use crate::io::{CrashKind, FaultyDisk, ManualClock};
+    use crate::store::commit::{Append, CatalogChange, Change, Commit, Table};
+    use crate::store::config::Config;
+    use crate::store::recovery;
+    use crate::store::request::{Request, ticket};
+
+    const DONE: &[u8] = b"done";
+
+    fn engine(disk: &FaultyDisk) -> Engine {
+        let clock = Arc::new(ManualClock::new(0));
+        let disk = Arc::new(disk.clone());
+        recovery::open(Config::default(), disk, clock, Box::new(|_| {})).expect("the disk works")
+    }
+
+    fn write(engine: &Engine, commit: Commit) {
+        let (reply, _) = ticket();
+        engine.write(vec![Request::Commit { commit, reply }]);
+    }
+
+    fn create() -> Commit {
+        let settings = TopicSettings {
+            durability: Durability::Memory,
+            ..TopicSettings::default()
+        };
+        Commit {
+            catalog: vec![CatalogChange::Create {
+                name: TopicName::parse("t").expect("the name is plain"),
+                partitions: 1,
+                settings,
+            }],
+            ..Commit::default()
+        }
+    }
+
+    fn record() -> Commit {
+        let mut builder = BatchBuilder::new();
+        let pushed = builder.push(0, None, Some(b"output"), &[]);
+        pushed.expect("the record is small");
+        let batch = builder.finish(Compression::None, None);
+        Commit {
+            appends: vec![Append {
+                topic: TopicId(1),
+                partition: 0,
+                batch: batch.expect("the batch is small"),
+            }],
+            ..Commit::default()
+        }
+    }
+
+    /// A record, and the note that its work is done.
+    fn output() -> Commit {
+        Commit {
+            changes: vec![Change::Put {
+                table: Table::Progress,
+                key: Bytes::from_static(DONE),
+                value: Bytes::from_static(DONE),
+            }],
+            ..record()
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_keeps_no_record_without_the_rest_of_its_commit() {
+        for seed in 0..50 {
+            let disk = FaultyDisk::new(seed);
+            let before = engine(&disk);
+            write(&before, create());
+            before.sync();
+            write(&before, record());
+            let frozen = {
+                let mut writer = before.writer.lock();
+                before.rotate(&mut writer).expect("the disk works");
+                before.freeze(&mut writer, false)
+            };
+            before.sync_all().expect("the disk works");
+            // Visible at once, so it may go to its segment before the checkpoint looks at that.
+            write(&before, output());
+            before.apply_all();
+            assert_eq!(before.write_frozen(&frozen), Outcome::Done);
+            disk.crash(CrashKind::Machine);
+            drop(before);
+            let after = engine(&disk);
+            let topic = after.catalog.by_id(TopicId(1)).expect("it was synced");
+            let has_output = topic.partitions()[0].end() > 1;
+            let is_noted = after
+                .tables
+                .get(Table::Progress, DONE)
+                .expect("it is whole");
+            assert_eq!(has_output, is_noted.is_some(), "seed {seed}");
+        }
+    }
 }

@@ -133,6 +133,15 @@ pub enum Table {
     Cursors = 4,
 }
 
+impl Change {
+    /// Whether the commit it is in waits for the sync for its sake.
+    pub(crate) fn waits_for_sync(&self) -> bool {
+        match self {
+            Change::Put { table, .. } | Change::Delete { table, .. } => table.waits_for_sync(),
+        }
+    }
+}
+
 impl Table {
     /// Every table, in the order of their numbers.
     pub const ALL: &[Table] = &[
@@ -150,7 +159,7 @@ impl Table {
             .find(|table| *table as u8 == number)
     }
 
-    pub(crate) fn waits_for_sync(self) -> bool {
+    fn waits_for_sync(self) -> bool {
         self != Table::Progress
     }
 }

@@ -41,6 +41,10 @@ const KEEPER_PAUSE: Duration = Duration::from_millis(500);
 const FULL_PAUSE: Duration = Duration::from_millis(100);
 /// How long the keeper waits at most between two checkpoints on a full disk.
 const FULL_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The longest pause before another try of a checkpoint that could not be made.
+const POSTPONED_MAX: Duration = Duration::from_secs(30);
+/// What has become visible waits so long for more to go to the segments with it, unless it is much.
+const GATHER_TIME: Duration = Duration::from_millis(5);
 /// How often producers that were idle for too long are looked for.
 const FORGET_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -418,7 +422,24 @@ impl Shared {
             match self.guarded("applier", || self.engine.apply()) {
                 Some(Applied::Some) => {}
                 Some(Applied::Full | Applied::Again) => thread::park_timeout(FULL_PAUSE),
-                Some(Applied::Nothing | Applied::Failed) | None => thread::park(),
+                Some(Applied::Nothing | Applied::Failed) | None => {
+                    thread::park();
+                    self.gather();
+                }
+            }
+        }
+    }
+
+    /// Nobody waits for the segments: few large writes cost those who wait for the journal less.
+    /// If the disk is full by then, the reserve has room for it.
+    fn gather(&self) {
+        let until = Instant::now() + GATHER_TIME;
+        let unapplied = &self.engine.unapplied_bytes;
+        let bytes = self.engine.config.reserve_bytes / 4;
+        while !self.is_over() && unapplied.load(Ordering::Relaxed) < bytes {
+            match until.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => return,
+                left => thread::park_timeout(left),
             }
         }
     }
@@ -460,12 +481,14 @@ impl Shared {
         }
         times.full_pause = FULL_PAUSE;
         engine.make_reserve();
+        engine.keep_spare();
         let journaled = engine.journaled_bytes.load(Ordering::Relaxed);
         let pause = engine.config.checkpoint_interval;
         let is_due = times.checkpoint.elapsed() >= pause && engine.is_dirty();
-        if journaled >= engine.config.checkpoint_bytes || is_due {
-            engine.checkpoint();
-            times.checkpoint = Instant::now();
+        let may_do = times.checkpoint.elapsed() >= times.postponed;
+        if may_do && (journaled >= engine.config.checkpoint_bytes || is_due) {
+            let outcome = engine.checkpoint();
+            times.checkpointed(outcome);
         }
         if times.retention.elapsed() >= engine.config.retention_interval {
             engine.retain();
@@ -520,6 +543,8 @@ struct Times {
     checkpoint: Instant,
     retention: Instant,
     forgetting: Instant,
+    /// For how long a checkpoint that could not be made is not tried again.
+    postponed: Duration,
     full: Instant,
     full_pause: Duration,
 }
@@ -531,8 +556,21 @@ impl Times {
             checkpoint: now,
             retention: now,
             forgetting: now,
+            postponed: Duration::ZERO,
             full: now,
             full_pause: FULL_PAUSE,
         }
+    }
+
+    fn checkpointed(&mut self, outcome: Outcome) {
+        self.checkpoint = Instant::now();
+        if outcome != Outcome::Postponed {
+            self.postponed = Duration::ZERO;
+            return;
+        }
+        if self.postponed.is_zero() {
+            tracing::warn!("no checkpoint can be made; until then the journal grows");
+        }
+        self.postponed = (self.postponed * 2).clamp(KEEPER_PAUSE, POSTPONED_MAX);
     }
 }

@@ -11,6 +11,7 @@
 //! kernel dropped cannot be written again with any hope.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
@@ -24,15 +25,16 @@ use super::error::{CommitError, Health};
 use super::flight::{Flight, Job, Landing};
 use super::journal::group::{self, Header};
 use super::journal::operation::Operation;
-use super::journal::{AppendError, FileHeader, Journal};
+use super::journal::{AppendError, Journal, Spare};
 use super::meter::Meters;
 use super::partition::{Opened, Partition, Published};
 use super::request::{Answer, Request};
+use super::retention::Doomed;
 use super::segment::files::Files;
 use super::table::Tables;
 use super::topic::{Catalog, Topic};
 use super::writer::{Draft, Log, Writer};
-use crate::io::{Clock, Disk, Lock, is_full};
+use crate::io::{Clock, Disk, File, Lock, is_full};
 
 /// Work that a step left for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +66,8 @@ pub(crate) struct Engine {
     /// In the journal since the last checkpoint.
     pub(crate) journaled_bytes: AtomicU64,
     pub(crate) checkpointing: Mutex<()>,
-    /// Topics whose files go once this group is synced.
-    pub(crate) doomed: Mutex<Vec<(u64, TopicId)>>,
+    /// Deleted topics whose files are still there.
+    pub(crate) doomed: Mutex<Vec<Doomed>>,
     /// First sequences of journal files in which recovery found damage.
     pub(crate) damaged_journal: Mutex<FxHashSet<u64>>,
     pub(super) room: AtomicI64,
@@ -74,6 +76,12 @@ pub(crate) struct Engine {
     pub(super) refused_bytes: AtomicU64,
     pub(super) refused_ms: AtomicI64,
     pub(crate) apply_full: AtomicBool,
+    /// The journal file to be begun next.
+    spare: Mutex<Option<Spare>>,
+    /// Whether the last attempt to begin a journal file found no way to.
+    is_short_of_files: AtomicBool,
+    /// Whether the data folder is somebody else's now.
+    pub(crate) is_unlocked: AtomicBool,
     failed: Mutex<Option<Arc<str>>>,
     pub(crate) wake: Box<dyn Fn(Work) + Send + Sync>,
     pub(crate) meters: Meters,
@@ -100,8 +108,12 @@ pub(crate) struct Parts {
     pub(crate) tables: Tables,
     pub(crate) catalog: Catalog,
     pub(crate) writer: Writer,
+    /// The newest group that is synced.
+    pub(crate) synced: u64,
+    /// The journal's older files that hold groups behind it.
+    pub(crate) unsynced: Vec<Arc<dyn File>>,
     pub(crate) journaled_bytes: u64,
-    pub(crate) doomed: Vec<TopicId>,
+    pub(crate) doomed: Vec<Doomed>,
     pub(crate) damaged_journal: FxHashSet<u64>,
     pub(crate) lock: Box<dyn Lock>,
 }
@@ -109,7 +121,9 @@ pub(crate) struct Parts {
 impl Engine {
     /// The store as recovery left it; `wake` is told of work.
     pub(crate) fn new(parts: Parts, wake: Box<dyn Fn(Work) + Send + Sync>) -> Engine {
-        let flight = Flight::new(parts.writer.sequence, parts.writer.journal.file().clone());
+        let mut unsynced = parts.unsynced;
+        unsynced.push(parts.writer.journal.file().clone());
+        let flight = Flight::new(parts.writer.sequence, parts.synced, unsynced);
         Engine {
             config: parts.config,
             disk: parts.disk,
@@ -129,13 +143,16 @@ impl Engine {
             unapplied_bytes: AtomicU64::new(0),
             journaled_bytes: AtomicU64::new(parts.journaled_bytes),
             checkpointing: Mutex::new(()),
-            doomed: Mutex::new(parts.doomed.into_iter().map(|topic| (0, topic)).collect()),
+            doomed: Mutex::new(parts.doomed),
             damaged_journal: Mutex::new(parts.damaged_journal),
             room: AtomicI64::new(0),
             write_full: AtomicBool::new(false),
             refused_bytes: AtomicU64::new(0),
             refused_ms: AtomicI64::new(0),
             apply_full: AtomicBool::new(false),
+            spare: Mutex::default(),
+            is_short_of_files: AtomicBool::new(false),
+            is_unlocked: AtomicBool::new(false),
             failed: Mutex::new(None),
             wake,
             meters: Meters::new(),
@@ -286,21 +303,52 @@ impl Engine {
         if writer.journal.is_empty() {
             return Ok(());
         }
-        let header = FileHeader {
-            salt: self.salt,
-            first_sequence: writer.sequence + 1,
-            boot: self.boot,
-        };
-        match Journal::create(&*self.disk, header) {
+        let begun = self.begin_spare(writer.sequence + 1);
+        (self.wake)(Work::Keep);
+        match begun {
             Ok(journal) => {
+                self.is_short_of_files.store(false, Ordering::Relaxed);
                 self.flight.rotate(journal.file().clone());
                 writer.journal = journal;
                 Ok(())
             }
-            Err(error) if is_full(&error) => Err(self.refuse_for_room(0)),
-            Err(error) => Err(CommitError::StorageFailed(
+            Err(AppendError::Refused(error)) if is_full(&error) => Err(self.refuse_for_room(0)),
+            Err(AppendError::Refused(error)) => {
+                // The file that there is takes more; so much for a moment without descriptors.
+                if !self.is_short_of_files.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "cannot begin another journal file; this one grows");
+                }
+                Ok(())
+            }
+            Err(AppendError::Torn(error)) => Err(CommitError::StorageFailed(
                 self.fail("begin a journal file", &error),
             )),
+        }
+    }
+
+    fn make_spare(&self) -> io::Result<Spare> {
+        Spare::prepare(&*self.disk, self.salt, self.boot)
+    }
+
+    fn begin_spare(&self, first: u64) -> Result<Journal, AppendError> {
+        // There is one name for it, so it is made and begun under the lock.
+        let mut spare = self.spare.lock();
+        let begun = match spare.take() {
+            Some(spare) => spare,
+            None => self.make_spare().map_err(AppendError::Refused)?,
+        };
+        begun.begin(&*self.disk, first)
+    }
+
+    /// Makes the next journal file ahead, so that no writer waits for its sync.
+    pub(crate) fn keep_spare(&self) {
+        let mut spare = self.spare.lock();
+        if spare.is_some() || self.failure().is_some() || self.is_full() {
+            return;
+        }
+        match self.make_spare() {
+            Ok(made) => *spare = Some(made),
+            Err(error) => tracing::debug!(%error, "could not make a journal file ahead"),
         }
     }
 
@@ -350,7 +398,7 @@ impl Engine {
                 });
                 let created = Arc::new(Topic::new(topic, name.clone(), settings, made.collect()));
                 writer.next_topic = writer.next_topic.max(topic.0 + 1);
-                writer.add_logs(&created);
+                writer.add_logs(&created, writer.sequence);
                 self.catalog.insert(created.clone());
                 writer.touched_topics.insert(topic);
                 return Some(created);
@@ -366,7 +414,7 @@ impl Engine {
                     Arc::new(self.partition(topic, known.name(), number, Opened::fresh(topic)))
                 });
                 known.alter(settings, added.collect::<Vec<_>>());
-                writer.add_logs(&known);
+                writer.add_logs(&known, writer.sequence);
                 writer.touched_topics.insert(topic);
                 self.catalog.tick();
             }
@@ -376,7 +424,7 @@ impl Engine {
                 writer.touched.retain(|(of, _), _| *of != topic);
                 writer.producers.forget_topic(topic);
                 writer.touched_topics.insert(topic);
-                self.doomed.lock().push((writer.sequence, topic));
+                self.doomed.lock().push(Doomed::new(topic, writer.sequence));
                 (self.wake)(Work::Keep);
             }
             Operation::Repair {
@@ -458,7 +506,7 @@ impl Engine {
     fn sync_now(&self) {
         let job = self.flight.begin();
         let begin = Instant::now();
-        let result = job.run();
+        let result = job.run(&*self.disk);
         if result.is_ok() {
             self.meters.synced(begin);
         }
@@ -466,7 +514,7 @@ impl Engine {
     }
 
     /// Ends a sync that was begun with [`Flight::begin`].
-    pub(crate) fn finish_sync(&self, job: &Job, result: std::io::Result<()>) {
+    pub(crate) fn finish_sync(&self, job: &Job, result: io::Result<()>) {
         if self.failure().is_some() {
             return;
         }
@@ -474,15 +522,20 @@ impl Engine {
             self.fail("sync the journal", &error);
             return;
         }
+        let before = self.flight.synced();
         let (landing, synced) = self.flight.finish(job);
         self.land(landing, synced);
-        if !self.doomed.lock().is_empty() {
+        let is_ready = |doomed: &Doomed| before < doomed.sequence && doomed.sequence <= synced;
+        if self.doomed.lock().iter().any(is_ready) {
             (self.wake)(Work::Keep);
         }
     }
 
     /// Lets another process have the data folder. Nothing may be written any more.
     pub(crate) fn unlock(&self) {
+        // A turn of the applier ends before, and there is no other.
+        let _alone = self.applying.lock();
+        self.is_unlocked.store(true, Ordering::Relaxed);
         // They write when they close, so not after the lock is gone.
         self.tables.close();
         self.lock.lock().take();
@@ -546,11 +599,10 @@ fn directory_bytes(draft: &Draft) -> Result<u32, CommitError> {
 }
 
 impl Writer {
-    /// Knows the partitions of a topic that it did not know. The newest group
+    /// Knows the partitions of a topic that it did not know. The group `needs`
     /// made or altered the topic: without it nothing that rests on it may be
     /// visible or acknowledged, however durable the topic is.
-    pub(crate) fn add_logs(&mut self, topic: &Arc<Topic>) {
-        let needs = self.sequence;
+    pub(crate) fn add_logs(&mut self, topic: &Arc<Topic>, needs: u64) {
         for partition in topic.partitions().iter() {
             self.logs
                 .entry((topic.id(), partition.number()))

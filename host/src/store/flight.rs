@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::journal;
 use super::partition::Partition;
 use super::request::Answer;
-use crate::io::File;
+use crate::io::{Disk, File};
 
 /// Groups between their write and their sync.
 #[derive(Debug)]
@@ -22,8 +23,22 @@ struct State {
     synced: u64,
     waiting: BTreeMap<u64, Landing>,
     /// Files with groups that are not synced; the last one is written to.
-    files: Vec<Arc<dyn File>>,
+    files: Vec<Unsynced>,
     is_abandoned: bool,
+}
+
+/// A journal file that the next sync is for.
+#[derive(Debug, Clone)]
+struct Unsynced {
+    file: Arc<dyn File>,
+    /// Whether its name may not be durable either.
+    is_new: bool,
+}
+
+impl Unsynced {
+    fn is(&self, other: &Unsynced) -> bool {
+        Arc::ptr_eq(&self.file, &other.file)
+    }
 }
 
 /// What happens when a group is durable.
@@ -36,25 +51,34 @@ pub(crate) struct Landing {
 /// A sync to be made.
 #[derive(Debug)]
 pub(crate) struct Job {
-    files: Vec<Arc<dyn File>>,
+    files: Vec<Unsynced>,
     through: u64,
 }
 
 impl Job {
     /// Syncs; may take long, holds no lock.
-    pub(crate) fn run(&self) -> io::Result<()> {
-        self.files.iter().try_for_each(|file| file.sync_data())
+    pub(crate) fn run(&self, disk: &dyn Disk) -> io::Result<()> {
+        self.files
+            .iter()
+            .try_for_each(|unsynced| unsynced.file.sync_data())?;
+        match self.files.iter().any(|unsynced| unsynced.is_new) {
+            true => disk.sync_dir(journal::FOLDER),
+            false => Ok(()),
+        }
     }
 }
 
 impl Flight {
-    /// Nothing is waiting; what has been written so far is synced.
-    pub(crate) fn new(synced: u64, file: Arc<dyn File>) -> Flight {
+    /// Nothing is waiting. What has been written after `synced` is in `files`, of
+    /// which the last one is written to and whose names are durable.
+    pub(crate) fn new(written: u64, synced: u64, files: Vec<Arc<dyn File>>) -> Flight {
+        let is_new = false;
+        let files = files.into_iter();
         let state = State {
-            written: synced,
+            written,
             synced,
             waiting: BTreeMap::new(),
-            files: vec![file],
+            files: files.map(|file| Unsynced { file, is_new }).collect(),
             is_abandoned: false,
         };
         Flight {
@@ -66,9 +90,10 @@ impl Flight {
         self.state.lock().synced
     }
 
-    /// Groups go to another file from now on.
+    /// Groups go to another file from now on, of which nothing is durable yet.
     pub(crate) fn rotate(&self, file: Arc<dyn File>) {
-        self.state.lock().files.push(file);
+        let is_new = true;
+        self.state.lock().files.push(Unsynced { file, is_new });
     }
 
     /// Takes note of a group; returns what need not wait, how far the journal is
@@ -130,7 +155,10 @@ impl Flight {
         let complete = &job.files[..done];
         state
             .files
-            .retain(|file| !complete.iter().any(|synced| Arc::ptr_eq(synced, file)));
+            .retain(|file| !complete.iter().any(|synced| synced.is(file)));
+        for file in &mut state.files {
+            file.is_new &= !job.files.iter().any(|synced| synced.is(file));
+        }
         let later = state.synced + 1;
         let rest = state.waiting.split_off(&later);
         let landed = std::mem::replace(&mut state.waiting, rest);

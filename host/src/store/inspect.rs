@@ -341,7 +341,8 @@ fn journal_file(disk: &dyn Disk, first: u64, salt: u64) -> io::Result<JournalFil
         path: disk.describe(&path),
         first_sequence: first,
         bytes: bytes.len() as u64,
-        has_header: FileHeader::decode(&bytes).is_some_and(|header| header.first_sequence == first),
+        has_header: FileHeader::decode(&bytes)
+            .is_some_and(|header| [0, first].contains(&header.first_sequence)),
         groups: Vec::new(),
         damage: Vec::new(),
     };

@@ -605,6 +605,7 @@ impl Partition {
     /// that are not waited for any more.
     pub(crate) fn repair(&self, epoch: u32, holes: Vec<Hole>) -> Vec<Key> {
         let holes: Arc<[Hole]> = holes.into();
+        let damaged = self.stopped.read().as_ref().and_then(|stop| stop.segment);
         let mut inner = self.inner.lock();
         let all = inner.segments.clone();
         let ends = all.iter().skip(1).map(|segment| segment.key.base);
@@ -626,7 +627,13 @@ impl Partition {
         self.has_holes.store(!holes.is_empty(), Ordering::Release);
         inner.holes = holes;
         inner.places = NO_PLACES;
+        let kept = inner.segments.clone();
         drop(inner);
+        if let Some(segment) = kept.iter().find(|it| Some(it.key.base) == damaged)
+            && let Err(error) = self.files.mend_header(segment.key)
+        {
+            tracing::warn!(%error, path = segment.key.path(), "could not mend a segment's header");
+        }
         let bytes: u64 = lost.iter().map(|segment| segment.len()).sum();
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.set_epoch(epoch);

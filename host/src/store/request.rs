@@ -84,13 +84,13 @@ impl<T> Ticket<T> {
         match self.0.try_recv() {
             Ok(answer) => Some(answer),
             Err(oneshot::error::TryRecvError::Empty) => None,
-            Err(oneshot::error::TryRecvError::Closed) => Some(Err(CommitError::Closed)),
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(dropped())),
         }
     }
 
     /// Waits for the answer on a thread that may block.
     pub fn wait(self) -> Result<T, CommitError> {
-        self.0.blocking_recv().unwrap_or(Err(CommitError::Closed))
+        self.0.blocking_recv().unwrap_or_else(|_| Err(dropped()))
     }
 }
 
@@ -100,8 +100,16 @@ impl<T> Future for Ticket<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0)
             .poll(context)
-            .map(|answer| answer.unwrap_or(Err(CommitError::Closed)))
+            .map(|answer| answer.unwrap_or_else(|_| Err(dropped())))
     }
+}
+
+/// Whoever had the request ended without a word, as a panic does: before or
+/// behind the journal, nobody can say.
+fn dropped() -> CommitError {
+    CommitError::StorageFailed(
+        "the request was dropped; what it asked for may have happened".into(),
+    )
 }
 
 /// An answer that waits for a sync.

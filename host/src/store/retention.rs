@@ -7,9 +7,31 @@ use std::sync::Arc;
 
 use eddy_protocol::frame::TopicSettings;
 
+use super::commit::TopicId;
 use super::engine::Engine;
 use super::partition::Partition;
 use super::segment::{Segment, topic_folder};
+
+/// A deleted topic whose files go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Doomed {
+    /// Once this group is synced.
+    pub(crate) sequence: u64,
+    topic: TopicId,
+    /// Whether it was tried in vain, and said.
+    has_failed: bool,
+}
+
+impl Doomed {
+    /// A topic that the group `sequence` deletes.
+    pub(crate) fn new(topic: TopicId, sequence: u64) -> Doomed {
+        Doomed {
+            sequence,
+            topic,
+            has_failed: false,
+        }
+    }
+}
 
 impl Engine {
     /// Deletes what no topic's settings keep. Returns how many segments went.
@@ -42,19 +64,28 @@ impl Engine {
             // Whoever repairs it should find everything.
             return Ok(0);
         }
+        let mut fault = None;
         while let Some(oldest) = self.expired(partition, settings) {
             if partition.remove_first_segment().is_none() {
                 break;
             }
-            self.files.remove(oldest.key)?;
-            removed += 1;
+            // Where it begins has changed, whether or not the file goes.
+            self.touch(partition);
+            match self.files.remove(oldest.key) {
+                Ok(()) => removed += 1,
+                Err(error) => fault = Some(error),
+            }
         }
-        let begins = self.newest_is_expired(partition, settings) && self.begin_anew(partition)?;
-        if begins || removed > 0 {
-            let key = (partition.topic(), partition.number());
-            self.writer.lock().touched.insert(key, partition.clone());
+        if self.newest_is_expired(partition, settings) && self.begin_anew(partition)? {
+            self.touch(partition);
         }
-        Ok(removed)
+        fault.map_or(Ok(removed), Err)
+    }
+
+    /// Has the next checkpoint look at a partition.
+    fn touch(&self, partition: &Arc<Partition>) {
+        let key = (partition.topic(), partition.number());
+        self.writer.lock().touched.insert(key, partition.clone());
     }
 
     /// Begins a segment, if everything visible is in the older ones.
@@ -106,19 +137,25 @@ impl Engine {
             let mut doomed = self.doomed.lock();
             let ready = doomed
                 .iter()
-                .filter(|(sequence, _)| *sequence <= synced)
+                .filter(|doomed| doomed.sequence <= synced)
                 .copied()
                 .collect();
-            doomed.retain(|(sequence, _)| *sequence > synced);
+            doomed.retain(|doomed| doomed.sequence > synced);
             ready
         };
-        for (sequence, topic) in ready {
+        for doomed in ready {
+            let topic = doomed.topic;
             // After this no turn of the applier writes to the topic: its partitions know.
             drop(self.applying.lock());
             self.files.forget_topic(topic);
             if let Err(error) = self.remove_folder(&topic_folder(topic)) {
-                tracing::warn!(%error, %topic, "could not remove the files of a deleted topic");
-                self.doomed.lock().push((sequence, topic));
+                if !doomed.has_failed {
+                    tracing::warn!(%error, %topic, "could not remove the files of a deleted topic; this is tried again");
+                }
+                self.doomed.lock().push(Doomed {
+                    has_failed: true,
+                    ..doomed
+                });
             }
         }
     }

@@ -12,7 +12,7 @@
 //! one-phase commit redb takes a damaged page for a write that a crash cut off,
 //! and goes back to the transaction before without a word.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -203,13 +203,7 @@ impl Tables {
     }
 
     /// Writes what was frozen and the checkpoint's own entries, durably.
-    pub(crate) fn write(
-        &self,
-        frozen: &Changes,
-        own: &HashMap<Bytes, Option<Bytes>>,
-    ) -> Result<(), WriteError> {
-        let mut own: Vec<_> = own.iter().collect();
-        own.sort_unstable();
+    pub(crate) fn write(&self, frozen: &Changes, own: &Changes) -> Result<(), WriteError> {
         let written = self.guarded_write(|database| {
             let mut write = database.begin_write()?;
             write.set_two_phase_commit(true);
@@ -432,7 +426,7 @@ mod tests {
 
     fn write(tables: &Tables) -> Result<(), WriteError> {
         let frozen = tables.freeze();
-        let written = tables.write(&frozen, &HashMap::new());
+        let written = tables.write(&frozen, &Changes::new());
         if written.is_err() {
             tables.thaw();
         }

@@ -9,9 +9,7 @@ use eddy_protocol::frame::Durability;
 use eddy_protocol::{Batch, TopicName};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::commit::{
-    Append, Appended, CatalogChange, Change, Commit, Committed, Producer, TopicId,
-};
+use super::commit::{Append, Appended, CatalogChange, Commit, Committed, Producer, TopicId};
 use super::error::CommitError;
 use super::journal::Journal;
 use super::journal::operation::{Operation, Placed};
@@ -207,7 +205,7 @@ impl Writer {
             let (key, value) = entry(change);
             draft.table.insert(key, value);
             draft.note(&Operation::Change(change.clone()));
-            waits.for_this |= change_waits(change);
+            waits.for_this |= change.waits_for_sync();
         }
         for operation in operations {
             draft.note(&operation);
@@ -270,9 +268,11 @@ impl Writer {
         }
         let offset = log.next;
         if offset.checked_add(u64::from(append.batch.span())).is_none() {
-            return Err(CommitError::TooLarge {
-                bytes: u64::MAX,
-                bytes_max: u64::MAX,
+            let (topic, partition) = (log.topic.name().clone(), append.partition);
+            return Err(CommitError::Stopped {
+                topic,
+                partition,
+                reason: "its offsets are used up".to_owned(),
             });
         }
         waits.for_this |= log.topic.settings().durability == Durability::Disk;
@@ -431,12 +431,6 @@ struct Waits {
     for_this: bool,
     /// The sync of a group before it: 0, or a sequence.
     for_earlier: u64,
-}
-
-fn change_waits(change: &Change) -> bool {
-    match change {
-        Change::Put { table, .. } | Change::Delete { table, .. } => table.waits_for_sync(),
-    }
 }
 
 fn expect(commit: &Commit, draft: &Draft, tables: &Tables) -> Result<(), CommitError> {

@@ -10,7 +10,8 @@
 //! +---------+---------+---------+---------+----------------+--------+---------+
 //! ```
 //!
-//! Little endian; `crc` is CRC-32C over bytes 16..64; `boot` is another number
+//! Little endian; `crc` is CRC-32C over bytes 16..64; `first sequence` is 0 where
+//! the file was made ahead and only its name says it; `boot` is another number
 //! after each start of the machine, and 0 in the file that a store leaves which
 //! was closed. A group is appended with one write; whether it is synced is
 //! somebody else's business. After a write that failed, the file ends where it
@@ -42,6 +43,8 @@ const MAGIC: [u8; 8] = *b"EDDYJRNL";
 const VERSION: u32 = 1;
 /// The boot in a file that a closed store left: nothing was written since.
 pub(crate) const CLOSED: u64 = 0;
+/// The file that will be begun when the newest one is full.
+const SPARE: &str = "journal/spare";
 /// Behind the path of a file that is not adopted yet.
 const PREPARED: &str = ".new";
 /// Behind the path of a file that is kept for whoever wants to look.
@@ -196,6 +199,54 @@ fn is_prepared(bytes: &Bytes, header: &FileHeader, name: &str) -> bool {
     is_whole && path_of(header.first_sequence) == format!("{FOLDER}/{name}")
 }
 
+/// A file that waits to be begun. Its header is durable, so that where groups
+/// follow one that cannot be read, it is damaged.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    file: Arc<dyn File>,
+}
+
+impl Spare {
+    /// Makes the one spare file. Waits for a sync.
+    pub(crate) fn prepare(disk: &dyn Disk, salt: u64, boot: u64) -> io::Result<Spare> {
+        let header = FileHeader {
+            salt,
+            first_sequence: 0,
+            boot,
+        };
+        let file = disk.create(SPARE)?;
+        file.write_at(&mut [IoSlice::new(&header.encode())], 0)?;
+        file.sync_data()?;
+        Ok(Spare { file })
+    }
+
+    /// Begins it, or changes nothing. Its name is not durable after this: that is
+    /// for the sync that makes its first group so.
+    pub(crate) fn begin(self, disk: &dyn Disk, first: u64) -> Result<Journal, AppendError> {
+        if let Err(error) = disk.rename(SPARE, &path_of(first)) {
+            // The name would say that the groups to come in the file before do not count.
+            match disk.remove(&path_of(first)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => disk.sync_dir(FOLDER),
+            }
+            .map_err(AppendError::Torn)?;
+            return Err(AppendError::Refused(error));
+        }
+        Ok(Journal {
+            file: self.file,
+            bytes: FILE_HEADER_BYTES as u64,
+        })
+    }
+}
+
+/// Removes the spare file of whoever used the folder before.
+pub(crate) fn remove_spare(disk: &dyn Disk) -> io::Result<()> {
+    match disk.remove(SPARE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The file that groups are appended to.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -204,29 +255,6 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Begins a file. Its header and its name are durable after this: where groups follow a
-    /// header that cannot be read, it is damaged.
-    pub(crate) fn create(disk: &dyn Disk, header: FileHeader) -> io::Result<Journal> {
-        let path = path_of(header.first_sequence);
-        let file = disk.create(&path)?;
-        let started = file
-            .write_at(&mut [IoSlice::new(&header.encode())], 0)
-            .and_then(|()| file.sync_data())
-            .and_then(|()| disk.sync_dir(FOLDER));
-        if let Err(error) = started {
-            // Its name would say that the groups to come in the file before do not count. Whatever
-            // keeps that name from going durably is worse than what went wrong.
-            disk.remove(&path)
-                .and_then(|()| disk.sync_dir(FOLDER))
-                .map_err(io::Error::other)?;
-            return Err(error);
-        }
-        Ok(Journal {
-            file,
-            bytes: FILE_HEADER_BYTES as u64,
-        })
-    }
-
     /// Appends a group, whole or not at all.
     pub(crate) fn append(&mut self, frame: &Frame, batches: &[Bytes]) -> Result<u64, AppendError> {
         self.write(&gather(frame, batches))
@@ -258,7 +286,7 @@ impl Journal {
     }
 }
 
-/// Why a group is not in the journal.
+/// Why a group or a file is not in the journal.
 #[derive(Debug)]
 pub(crate) enum AppendError {
     /// Nothing of it is there.

@@ -2,7 +2,7 @@
 //! which cuts the torn tail, and the store begins.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -10,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::replay::Known;
 use super::{Recovery, Tail, salvage};
-use crate::io::{Clock, Disk, Lock};
+use crate::io::{Clock, Disk, File, Lock};
 use crate::store::commit::TopicId;
 use crate::store::config::Config;
 use crate::store::engine::Parts;
@@ -20,10 +20,14 @@ use crate::store::journal::operation::Operation;
 use crate::store::journal::{self, FILE_HEADER_BYTES, FileHeader, Journal};
 use crate::store::partition::{Opened, Partition};
 use crate::store::producer::PartitionKey;
+use crate::store::retention::Doomed;
 use crate::store::segment::files::Files;
 use crate::store::table::Tables;
 use crate::store::topic::{Catalog, Topic};
 use crate::store::writer::Writer;
+
+/// How much of a file is written again at a time.
+const AGAIN_BYTES: usize = 1 << 20;
 
 /// What the engine will need besides what is recovered.
 pub(super) struct Opening {
@@ -67,13 +71,21 @@ impl Recovery<'_> {
             self.note_cut(tail, &opening);
         }
         self.note_lost_memory(&opening);
-        self.sync(&opening).map_err(&fault)?;
+        let findings = self.findings();
+        let is_plain = findings.is_empty() && tail.is_none() && self.replay.damages == 0;
+        if !is_plain || self.newest_waiting > self.synced {
+            self.sync(&opening).map_err(&fault)?;
+            self.synced = self.sequence;
+        }
+        let unsynced = self.unsynced(&*opening.disk).map_err(&fault)?;
         let next = self.sequence + 1;
-        let journal = self.begin_journal(&opening, is_torn).map_err(&fault)?;
+        let journal = self
+            .begin_journal(&opening, &findings, is_torn)
+            .map_err(&fault)?;
         if let Some(tail) = tail.filter(|tail| tail.file < next) {
             self.cut(&*opening.disk, &tail).map_err(&fault)?;
         }
-        Ok(self.build(opening, journal))
+        Ok(self.build(opening, journal, unsynced))
     }
 
     /// The folders of topics that are not known: those of deleted topics go,
@@ -167,18 +179,37 @@ impl Recovery<'_> {
             // Some of it may be in segments alone.
             opening.files.sync_everything()?;
         }
-        for (first, bytes) in journal::list(disk)? {
-            if bytes > FILE_HEADER_BYTES as u64 {
-                disk.open(&journal::path_of(first))?.sync_data()?;
-            }
+        for file in self.unsynced(disk)? {
+            // A sync that failed before the restart left pages that say they are on the disk and
+            // are not: written once more, they will be.
+            write_again(&*file)?;
+            file.sync_data()?;
         }
-        Ok(())
+        disk.sync_dir(journal::FOLDER)
+    }
+
+    /// The journal's files with groups that are not known to be synced.
+    fn unsynced(&self, disk: &dyn Disk) -> io::Result<Vec<Arc<dyn File>>> {
+        let files = journal::list(disk)?;
+        let nexts = files.iter().skip(1).map(|(first, _)| *first);
+        let lasts = nexts.map(|next| next - 1).chain([self.sequence]);
+        files
+            .iter()
+            .zip(lasts)
+            .filter(|((_, bytes), last)| *bytes > FILE_HEADER_BYTES as u64 && *last > self.synced)
+            .map(|((first, _), _)| disk.open(&journal::path_of(*first)))
+            .collect()
     }
 
     /// A new file, which begins with what recovery found out. From here on all of
     /// it has happened: also that the store is in use, which must be known after a
     /// crash of the machine.
-    fn begin_journal(&mut self, opening: &Opening, is_torn: bool) -> io::Result<Journal> {
+    fn begin_journal(
+        &mut self,
+        opening: &Opening,
+        operations: &[Operation],
+        is_torn: bool,
+    ) -> io::Result<Journal> {
         let disk = &*opening.disk;
         let header = FileHeader {
             salt: opening.salt,
@@ -186,7 +217,6 @@ impl Recovery<'_> {
             boot: self.boot,
         };
         let mut directory = Vec::new();
-        let operations = self.findings();
         operations
             .iter()
             .for_each(|operation| operation.encode(&mut directory));
@@ -239,17 +269,22 @@ impl Recovery<'_> {
         operations
     }
 
-    fn build(self, opening: Opening, journal: Journal) -> Parts {
+    fn build(self, opening: Opening, journal: Journal, unsynced: Vec<Arc<dyn File>>) -> Parts {
         let tails_bytes = Arc::new(AtomicU64::new(0));
         let shared = (opening.files.clone(), tails_bytes.clone());
         let journaled_bytes = self.events.bytes + journal.bytes() - FILE_HEADER_BYTES as u64;
+        // What has just begun the new file is synced with it.
+        let synced = match unsynced.is_empty() {
+            true => self.sequence,
+            false => self.synced,
+        };
         let replay = self.replay;
         let known: BTreeSet<TopicId> = replay.topics.keys().copied().collect();
         let doomed = opening
             .strays
             .iter()
             .filter(|topic| !known.contains(topic))
-            .copied()
+            .map(|topic| Doomed::new(*topic, 0))
             .collect();
         let mut writer = Writer {
             journal,
@@ -265,7 +300,7 @@ impl Recovery<'_> {
         let topics = replay
             .topics
             .into_iter()
-            .map(|(id, topic)| build_topic(id, topic, &shared, &mut writer))
+            .map(|(id, topic)| build_topic(id, topic, synced, &shared, &mut writer))
             .collect();
         opening.tables.apply(replay.table);
         Parts {
@@ -279,6 +314,8 @@ impl Recovery<'_> {
             tables: opening.tables,
             catalog: Catalog::new(topics),
             writer,
+            synced,
+            unsynced,
             journaled_bytes,
             doomed,
             damaged_journal: self.damaged.into_iter().collect(),
@@ -287,9 +324,24 @@ impl Recovery<'_> {
     }
 }
 
+/// Writes a file's bytes where they are.
+fn write_again(file: &dyn File) -> io::Result<()> {
+    let mut at = 0;
+    let mut chunk = vec![0; AGAIN_BYTES];
+    loop {
+        let got = file.read_at(&mut chunk, at)?;
+        if got == 0 {
+            return Ok(());
+        }
+        file.write_at(&mut [IoSlice::new(&chunk[..got])], at)?;
+        at += got as u64;
+    }
+}
+
 fn build_topic(
     id: TopicId,
     topic: Known,
+    synced: u64,
     shared: &(Arc<Files>, Arc<AtomicU64>),
     writer: &mut Writer,
 ) -> Arc<Topic> {
@@ -329,6 +381,6 @@ fn build_topic(
         partitions.push(partition);
     }
     let topic = Arc::new(Topic::new(id, topic.name, topic.settings, partitions));
-    writer.add_logs(&topic);
+    writer.add_logs(&topic, synced);
     topic
 }

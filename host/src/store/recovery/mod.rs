@@ -90,7 +90,10 @@ fn recover(
     };
     disk.create_dir(journal::FOLDER)
         .map_err(|source| fault("create", journal::FOLDER, source))?;
-    journal::adopt_prepared(&**disk, salt)
+    disk.keep_dir(journal::FOLDER)
+        .map_err(|source| fault("open", journal::FOLDER, source))?;
+    journal::remove_spare(&**disk)
+        .and_then(|()| journal::adopt_prepared(&**disk, salt))
         .map_err(|source| fault("write", journal::FOLDER, source))?;
     let journal_files =
         journal::list(&**disk).map_err(|source| fault("list", journal::FOLDER, source))?;
@@ -136,6 +139,9 @@ fn recover(
         gaps: salvage::Gaps::new(state.next_topic),
         tail: None,
         lost: FxHashSet::default(),
+        synced: state.sequence,
+        newest_waiting: state.sequence,
+        file: None,
     };
     recovery.run()?;
     recovery.finish(finish::Opening {
@@ -165,6 +171,12 @@ struct Recovery<'a> {
     tail: Option<Tail>,
     /// Partitions whose history may have lost something, which their new epoch says.
     lost: FxHashSet<PartitionKey>,
+    /// The newest group that is known to be synced.
+    synced: u64,
+    /// The newest group that nobody may see before it is synced.
+    newest_waiting: u64,
+    /// The file that is replayed.
+    file: Option<u64>,
 }
 
 /// What was cut from the journal's end.
@@ -259,8 +271,13 @@ impl Recovery<'_> {
         let What::Group(group) = event.what else {
             return Ok(());
         };
+        if self.file.replace(event.file) != Some(event.file) {
+            // What is buffered is slices of whole files.
+            self.replay.flush_all()?;
+        }
         self.gaps.measure(&mut self.replay, &group.header);
         self.sequence = group.header.sequence;
+        self.synced = self.synced.max(group.header.synced_through);
         let Group {
             header,
             operations,
@@ -274,9 +291,13 @@ impl Recovery<'_> {
                 Operation::Append(_) => batches.next().flatten(),
                 _ => None,
             };
+            if self.replay.waits(&operation) {
+                self.newest_waiting = self.sequence;
+            }
             self.replay.operate(operation, batch, header.time_ms)?;
         }
-        if self.replay.adopted.len() > adopted {
+        // The file has what may be nowhere else, for whoever wants to look.
+        if self.replay.adopted.len() > adopted || std::mem::take(&mut self.replay.has_dropped) {
             self.damaged.push(event.file);
         }
         Ok(())

@@ -119,6 +119,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) changes: u64,
     /// How often the journal was found damaged so far.
     pub(crate) damages: usize,
+    /// Whether records were left where they are, because their partition is stopped.
+    pub(crate) has_dropped: bool,
     buffered: u64,
     listed: FxHashMap<PartitionKey, BTreeMap<u64, u64>>,
 }
@@ -346,6 +348,7 @@ impl<'a> Replay<'a> {
             records: 0,
             changes: 0,
             damages: 0,
+            has_dropped: false,
             buffered: 0,
             listed,
         };
@@ -377,6 +380,18 @@ impl<'a> Replay<'a> {
         self.topics
             .values_mut()
             .flat_map(|topic| topic.parts.iter_mut())
+    }
+
+    /// Whether a store that makes this operation waits for its sync.
+    pub(crate) fn waits(&self, operation: &Operation) -> bool {
+        match operation {
+            Operation::Append(placed) => self
+                .topics
+                .get(&placed.topic)
+                .is_none_or(|topic| topic.settings.durability == Durability::Disk),
+            Operation::Change(change) => change.waits_for_sync(),
+            _ => true,
+        }
     }
 
     /// Makes one operation of a group that was written at `time_ms`. `batch` is
@@ -557,6 +572,7 @@ impl<'a> Replay<'a> {
             self.grow(placed.topic, placed.partition + 1);
         }
         let Some(part) = self.part(key).filter(|part| part.takes()) else {
+            self.has_dropped = true;
             return Ok(());
         };
         if placed.base > part.end {

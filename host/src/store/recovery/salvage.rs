@@ -19,6 +19,9 @@ use crate::store::segment::files::Files;
 use crate::store::segment::read::{self, Place, Wanted};
 use crate::store::segment::{HEADER_BYTES, Key};
 
+/// How much of a segment is looked at at a time.
+const REST_BYTES: u64 = 1 << 20;
+
 /// Where a batch may be: a segment, from this place, up to its length.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
@@ -63,7 +66,7 @@ pub(crate) fn rest(files: &Files, part: &Part, until: u64) -> Vec<Batch> {
         while from.at < candidate.len && end < until {
             let wanted = Wanted {
                 offset: end,
-                bytes_max: 1,
+                bytes_max: REST_BYTES,
                 len: candidate.len,
             };
             let Ok(found) = read::read(files, candidate.key, from, wanted) else {

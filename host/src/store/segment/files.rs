@@ -1,7 +1,7 @@
 //! The segments' open files: a bounded number of them, the least recently used
 //! one closed first. Idle partitions hold none.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -76,6 +76,18 @@ impl Files {
             Some(file) => Ok(file),
             None => self.disk.open(&key.path()),
         }
+    }
+
+    /// Writes a segment's header anew where it is damaged: the name says all that is in it.
+    pub(crate) fn mend_header(&self, key: Key) -> io::Result<()> {
+        let file = self.open_unchecked(key)?;
+        let mut header = [0; HEADER_BYTES as usize];
+        let got = file.read_at(&mut header, 0)?;
+        if key.check_header(&header[..got]).is_ok() {
+            return Ok(());
+        }
+        file.write_at(&mut [IoSlice::new(&key.header())], 0)?;
+        file.sync_data()
     }
 
     fn opened(&self, key: Key) -> Option<Arc<dyn File>> {
@@ -157,8 +169,7 @@ impl Files {
 
     /// Makes all names durable that were created since the last call.
     pub(crate) fn sync_folders(&self) -> io::Result<()> {
-        let folders: Vec<String> = self.state.lock().unsynced_folders.iter().cloned().collect();
-        let mut folders: Vec<_> = folders.into_iter().collect();
+        let mut folders: Vec<String> = self.state.lock().unsynced_folders.iter().cloned().collect();
         folders.sort_unstable();
         for folder in folders {
             match self.disk.sync_dir(&folder) {

@@ -110,6 +110,22 @@ impl<'a> Reader<'a> {
         Ok(reader)
     }
 
+    /// From the first batch on, whatever the header is.
+    fn of_any(files: &'a Files, key: Key, len: u64) -> Result<Reader<'a>, Fault> {
+        let file = files.open_unchecked(key);
+        Ok(Reader {
+            files,
+            key,
+            file: file.map_err(|error| files.fault(key, &error))?,
+            next: Place {
+                offset: key.base,
+                at: HEADER_BYTES,
+            },
+            len,
+            holes: &[],
+        })
+    }
+
     /// Goes over the holes that begin here; says whether there were any. One that
     /// begins where the segment ends is the next one's.
     fn skip(&mut self) -> bool {
@@ -305,18 +321,18 @@ pub(crate) fn survey(
     (len, until): (u64, u64),
     marks: &[Place],
 ) -> Result<Vec<Hole>, Fault> {
-    let first = Place {
-        offset: key.base,
-        at: HEADER_BYTES,
-    };
-    let mut reader = Reader::open(files, key, first, len, &[])?;
+    let mut reader = Reader::of_any(files, key, len)?;
     let mut holes: Vec<Hole> = Vec::new();
+    let wanted = Wanted {
+        offset: 0,
+        bytes_max: CHUNK_BYTES_MAX,
+        len,
+    };
     while reader.next.offset < until {
-        match reader.one() {
-            Ok(header) => {
-                reader.advance(&header);
-            }
-            Err(Fault::Damaged { .. }) => {
+        let before = reader.next;
+        match reader.fill(&mut Vec::new(), wanted) {
+            Ok(()) if reader.next != before => {}
+            Ok(()) | Err(Fault::Damaged { .. }) => {
                 let from = reader.next.offset;
                 let next = reader.behind(marks)?.filter(|next| next.offset < until);
                 reader.next = next.unwrap_or(Place {

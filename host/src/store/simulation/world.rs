@@ -38,7 +38,7 @@ const TOPICS: [(&str, u32, Durability, Option<u64>); 5] = [
     ("memory", 1, Durability::Memory, None),
     ("short", 1, Durability::Disk, Some(2000)),
     ("out-disk", 1, Durability::Disk, None),
-    ("out-memory", 1, Durability::Disk, None),
+    ("out-memory", 1, Durability::Memory, None),
 ];
 /// Deployments: input and output.
 const DEPLOYMENTS: [(&str, &str); 2] = [("disk", "out-disk"), ("memory", "out-memory")];
@@ -257,7 +257,8 @@ impl World {
                 let lost = self.random.usize(..self.clients.len());
                 self.clients[lost].1.lose_answers();
             }
-            92..94 => self.check(),
+            92..93 => self.check(),
+            93..94 => self.engine().keep_spare(),
             94..95 if self.plan.full_percent > 0 => self.disk.set_faults(Faults::default()),
             _ => self.clock.advance(self.random.i64(1..1000)),
         }
@@ -326,7 +327,7 @@ impl World {
         }
         let job = self.engine().flight.begin();
         self.write();
-        let result = job.run();
+        let result = job.run(&self.disk);
         self.engine().finish_sync(&job, result);
     }
 
