@@ -39,7 +39,7 @@ impl Broker {
         let scanned = tokio::task::spawn_blocking(move || store.scan(Table::Cursors, &prefix));
         match scanned.await {
             Ok(rows) => rows.map_err(|error| refusal::of_table(&error)),
-            Err(_) => Err(ErrorCode::ShuttingDown.because("the broker is stopping")),
+            Err(error) => Err(refusal::of_join(&error)),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::plugin::{Digest, Engine, Plugin};
 use crate::store::{Health, Store};
 
 pub use deployment::Config as DeploymentConfig;
-pub use fetch::fetch_bytes;
+pub use fetch::Awaited;
 pub use frame::Frame;
 pub use plugin::StoredCode;
 pub use produce::{PendingCommit, PendingProduce, Placed, PlacedRecord, Placement};
