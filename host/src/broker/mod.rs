@@ -7,6 +7,7 @@
 mod catalog;
 mod cursor;
 mod deployment;
+mod feed;
 mod fetch;
 mod filter;
 mod frame;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use dashmap::DashMap;
+use eddy_protocol::WireError;
 
 use crate::io::Clock;
 use crate::plugin::{Digest, Engine, Plugin};
@@ -135,6 +137,15 @@ impl Broker {
         self.deployments.stop_all().await;
         self.store.close().await;
     }
+}
+
+/// Runs to its end even if who asked goes away: half of a change would leave a row without its work,
+/// and the next change would begin before this one is in effect.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, WireError>> + Send + 'static,
+) -> Result<T, WireError> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|error| Err(refusal::of_join(&error)))
 }
 
 #[cfg(test)]
