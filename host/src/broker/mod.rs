@@ -45,8 +45,8 @@ pub struct Config {
     pub topics_max: usize,
     /// How many partitions all topics may have together.
     pub partitions_max: usize,
-    /// How many bytes of records one delivered frame holds at most, unless a
-    /// single batch is larger.
+    /// A delivered frame takes no further batch once it holds so many bytes of
+    /// records.
     pub frame_bytes_target: usize,
     /// The longest that a fetch waits for a record.
     pub fetch_wait_max: std::time::Duration,
@@ -94,7 +94,7 @@ impl Broker {
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Arc<Broker>> {
         let broker = Arc::new(Broker {
-            streams: Streams::new(engine.clone(), config.frame_bytes_target),
+            streams: Streams::new(config.frame_bytes_target),
             deployments: Deployments::default(),
             catalog: tokio::sync::Mutex::default(),
             compiled: DashMap::new(),
