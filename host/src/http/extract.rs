@@ -147,11 +147,7 @@ pub(super) async fn bytes(
 }
 
 async fn collect(mut body: Body, limit: &Limit, bodies: &Bodies) -> Result<Taken, Failure> {
-    let mut gathered = Gathered {
-        first: Bytes::new(),
-        several: Vec::new(),
-        room: bodies.hold(0)?,
-    };
+    let mut gathered = Gathered::new(bodies)?;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| invalid(format!("the body ended too early: {error}")))?;
         // Trailers say nothing here.
@@ -175,6 +171,14 @@ struct Gathered {
 }
 
 impl Gathered {
+    fn new(bodies: &Bodies) -> Result<Gathered, Failure> {
+        Ok(Gathered {
+            first: Bytes::new(),
+            several: Vec::new(),
+            room: bodies.hold(0)?,
+        })
+    }
+
     fn len(&self) -> usize {
         self.first.len() + self.several.len()
     }
@@ -226,4 +230,27 @@ pub(super) async fn json<T: DeserializeOwned>(
     let body = bytes(context, headers, body, limit).await?;
     serde_json::from_slice(&body.bytes)
         .map_err(|error| invalid(format!("the body is not what is expected here: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_of_single_bytes_takes_what_is_counted_and_a_whole_one_is_not_copied() {
+        let bodies = Bodies::new(1 << 20);
+        let mut gathered = Gathered::new(&bodies).unwrap_or_else(|_| panic!("there is room"));
+        let whole = Bytes::from(vec![1; 100]);
+        assert!(gathered.push(whole.clone(), &bodies).is_ok());
+        assert_eq!(gathered.first.as_ptr(), whole.as_ptr());
+        for _ in 0..10_000 {
+            assert!(gathered.push(Bytes::from_static(b"x"), &bodies).is_ok());
+        }
+        assert!(gathered.several.capacity() <= gathered.room.num_permits());
+        assert!(gathered.room.num_permits() <= 2 * gathered.len());
+        let taken = gathered.finish();
+        assert_eq!(taken.bytes.len(), 10_100);
+        drop(taken);
+        assert!(bodies.hold(1 << 20).is_ok(), "all is free again");
+    }
 }
