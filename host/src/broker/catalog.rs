@@ -111,7 +111,9 @@ impl Broker {
             }
             broker
                 .change_catalog(CatalogChange::Delete { topic: topic.id() })
-                .await
+                .await?;
+            broker.forget_cursors(topic.id()).await;
+            Ok(())
         })
         .await
     }

@@ -33,6 +33,7 @@ pub use plugin::StoredCode;
 pub use produce::{PendingCommit, PendingProduce, Placed, PlacedRecord, Placement};
 pub use stream::{Cursor, FollowGuard, Follower, Load, Loaded, Next, Stream};
 
+use cursor::Groups;
 use deployment::Deployments;
 use stream::Streams;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub topics_max: usize,
     /// How many partitions all topics may have together.
     pub partitions_max: usize,
+    /// How many groups may have cursors in one topic.
+    pub groups_max: usize,
     /// A delivered frame takes no further batch once it holds so many bytes of
     /// records.
     pub frame_bytes_target: usize,
@@ -60,6 +63,7 @@ impl Default for Config {
             batch_bytes_max: 8 << 20,
             topics_max: 10_000,
             partitions_max: 100_000,
+            groups_max: 10_000,
             frame_bytes_target: 256 << 10,
             fetch_wait_max: std::time::Duration::from_secs(60),
             deployment: DeploymentConfig::default(),
@@ -77,6 +81,8 @@ pub struct Broker {
     deployments: Deployments,
     /// Held while topics are created, altered or deleted: each change rests on the ones before.
     catalog: tokio::sync::Mutex<()>,
+    /// Who has cursors, to keep it within the limit.
+    groups: Groups,
     /// What was compiled since the start.
     compiled: DashMap<Digest, Plugin>,
     /// Where the next records without a key go.
@@ -97,6 +103,7 @@ impl Broker {
             streams: Streams::new(config.frame_bytes_target),
             deployments: Deployments::default(),
             catalog: tokio::sync::Mutex::default(),
+            groups: Groups::default(),
             compiled: DashMap::new(),
             spread: AtomicU64::new(fastrand::u64(..)),
             incarnation: fastrand::u64(1..1 << 53),
@@ -107,6 +114,7 @@ impl Broker {
         });
         let topics = broker.store.topics_changed();
         tokio::spawn(stream::tend(Arc::downgrade(&broker), topics));
+        broker.count_groups()?;
         broker.resume_deployments().await?;
         broker.sweep_plugins().await;
         Ok(broker)

@@ -20,6 +20,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         |c| Box::new(Count(&mut c.broker.partitions_max, 1..=1_000_000)),
     ),
     setting(
+        "broker.groups_max",
+        "How many groups may have cursors in one topic.",
+        |c| Box::new(Count(&mut c.broker.groups_max, 1..=10_000_000)),
+    ),
+    setting(
         "broker.frame_bytes_target",
         "A delivered frame takes no further batch once it holds so many bytes of records.",
         |c| Box::new(Bytes(&mut c.broker.frame_bytes_target, KIB..=64 * MIB)),
