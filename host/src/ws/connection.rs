@@ -37,6 +37,8 @@ use crate::metrics::{self as names, Present};
 const READ_BUFFER_BYTES: usize = 1 << 10;
 /// What a peer may send before it is greeted.
 const HELLO_BYTES_MAX: usize = 8 << 10;
+/// What a ping's or a pong's bytes come with.
+const CONTROL_HEADER_BYTES: usize = 6;
 /// How many reads from disk a connection has under way at most.
 const LOADS_MAX: usize = 4;
 /// How soon a filtered subscriber learns that its cursor has moved.
@@ -64,6 +66,8 @@ pub(super) struct Connection {
     phase: Phase,
     heard: Instant,
     pinged: bool,
+    /// Since when the message that comes in is not whole; time in which nothing is read left out.
+    unfinished: Option<Instant>,
     progress_due: Option<Instant>,
     /// Wakes the connection no later than at its [deadline](Connection::deadline).
     timer: Pin<Box<Sleep>>,
@@ -149,6 +153,7 @@ impl Connection {
             phase: Phase::New(hello_due),
             heard: now,
             pinged: false,
+            unfinished: None,
             progress_due: None,
             timer: Box::pin(tokio::time::sleep_until(hello_due)),
             shutdown: Box::pin(async move {
@@ -185,7 +190,29 @@ impl Connection {
             self.heard = Instant::now();
             self.pinged = false;
         }
+        if let Poll::Ready(Event::Message(message)) = &event {
+            self.finished(message);
+        } else if self.ws.get_ref().is_unfinished() && self.unfinished.is_none() {
+            self.unfinished = Some(Instant::now());
+            if event.is_pending() {
+                // The timer knows of a new deadline only once it is looked at again.
+                cx.waker().wake_by_ref();
+            }
+        }
         event
+    }
+
+    /// A message has come: what comes next has its own time. A ping may come amid the parts of another
+    /// message, and says nothing of that.
+    fn finished(&mut self, message: &Message) {
+        let bytes = match message {
+            Message::Binary(_) | Message::Text(_) => usize::MAX,
+            control => control.len() + CONTROL_HEADER_BYTES,
+        };
+        self.ws.get_mut().finished(bytes);
+        if !self.ws.get_ref().is_unfinished() {
+            self.unfinished = None;
+        }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -299,7 +326,9 @@ impl Connection {
                     idle_timeout / 2
                 };
                 let silent = self.heard + silence_max;
-                self.progress_due.map_or(silent, |due| due.min(silent))
+                let late = self.unfinished.map(|at| at + self.config.message_timeout);
+                let others = self.progress_due.into_iter().chain(late);
+                others.fold(silent, Instant::min)
             }
         }
     }
@@ -515,6 +544,16 @@ impl Connection {
         if self.held.is_some() || self.owes_much() {
             // It may have said something that was not read yet.
             self.heard = now;
+            self.unfinished = self.unfinished.and(Some(now));
+        }
+        let limit = self.config.message_timeout;
+        if self.unfinished.is_some_and(|at| now - at >= limit) {
+            if !self.is_backed_up() {
+                let sentence =
+                    format!("a message did not arrive within {limit:?} (`ws.message_timeout`)");
+                return self.end(ErrorCode::TimedOut.because(sentence), CloseCode::Policy);
+            }
+            self.unfinished = Some(now);
         }
         let silence = now - self.heard;
         if silence >= self.config.idle_timeout {

@@ -39,6 +39,9 @@ pub struct Config {
     /// A peer from which nothing was heard for so long is gone. It is pinged at
     /// half of that. Time in which the broker puts off reading does not count.
     pub idle_timeout: Duration,
+    /// How long a message may take to arrive, not counting time in which the
+    /// broker puts off reading.
+    pub message_timeout: Duration,
     /// How many bytes wait for a peer's socket before its cursors, its answers
     /// and reading from it pause.
     pub write_bytes_target: usize,
@@ -53,6 +56,7 @@ impl Default for Config {
             request_bytes_in_flight_max: 16 << 20,
             hello_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            message_timeout: Duration::from_secs(60),
             write_bytes_target: 256 << 10,
         }
     }

@@ -77,6 +77,11 @@ pub(super) const WS: &[Setting] = &[
         |c| Box::new(Time(&mut c.ws.idle_timeout, SECOND..=HOUR)),
     ),
     setting(
+        "ws.message_timeout",
+        "How long a message may take to arrive.",
+        |c| Box::new(Time(&mut c.ws.message_timeout, SECOND..=HOUR)),
+    ),
+    setting(
         "ws.write_bytes_target",
         "How many bytes wait for a peer's socket before its cursors, its answers and reading from it pause.",
         |c| Box::new(Bytes(&mut c.ws.write_bytes_target, KIB..=64 * MIB)),
