@@ -14,6 +14,8 @@ use eddy_tests::refusal::{assert_error, assert_refused};
 use eddy_tests::wait::LIMIT;
 use eddy_tests::{Broker, Process, Wire, artefact, http, wait_until};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 const FORMS: [Form; 2] = [Form::Binary, Form::Json];
@@ -427,4 +429,42 @@ fn a_second_broker_on_the_same_port_says_which_port_is_taken() {
     let named = format!("cannot listen on {} (server.listen)", broker.address());
     assert!(said.contains(&named), "{said}");
     broker.get("/health").ok();
+}
+
+#[tokio::test]
+async fn a_message_that_does_not_come_to_its_end_ends_the_connection() {
+    let broker = Broker::start_with(&["--set", "ws.message_timeout=1s"]);
+    let mut wire = Wire::greeted(broker.address(), Form::Binary).await;
+    let part = Frame::message(vec![0; 1 << 10], OpCode::Data(Data::Binary), false);
+    wire.send(Message::Frame(part)).await;
+    // A sign of life is no part of it.
+    wire.send(Message::Ping("there".into())).await;
+    let error = wire.last_error().await;
+    assert_error(&error, ErrorCode::TimedOut, &["1s", "ws.message_timeout"]);
+}
+
+#[tokio::test]
+async fn fetches_that_wait_leave_other_requests_their_turn_and_are_all_answered() {
+    let broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    for form in FORMS {
+        let mut wire = Wire::greeted(broker.address(), form).await;
+        let mut waiting = Vec::new();
+        for _ in 0..100 {
+            let request = Request::Fetch(Fetch {
+                topic: topic("t"),
+                partition: 0,
+                from: Start::Latest,
+                bytes_max: u32::MAX,
+                wait_ms: 60_000,
+            });
+            waiting.push(wire.request(request).await);
+        }
+        wire.ask(Request::Ping {}).await.expect("a pong");
+        let record = produce("t", Some(0), batch(&[b"a"], None));
+        wire.ask(record).await.expect("appended");
+        for id in waiting {
+            wire.answer(id).await.expect("a record");
+        }
+    }
 }

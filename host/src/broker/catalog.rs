@@ -7,7 +7,7 @@ use eddy_protocol::frame::{
 };
 use eddy_protocol::{ErrorCode, TopicName, WireError};
 
-use super::{Broker, refusal};
+use super::{Broker, refusal, whole};
 use crate::store::{CatalogChange, Commit, Partition, Topic};
 
 /// A topic has at least 1 and at most this many partitions.
@@ -27,7 +27,7 @@ impl Broker {
         check_partitions(&name, partitions)?;
         check_settings(&name, &settings)?;
         let broker = self.clone();
-        in_turn(async move {
+        whole(async move {
             let _turn = broker.catalog.lock().await;
             broker.check_room(&name, partitions as usize, 1)?;
             let change = CatalogChange::Create {
@@ -47,7 +47,7 @@ impl Broker {
         request: AlterTopic,
     ) -> Result<TopicInfo, WireError> {
         let broker = self.clone();
-        in_turn(async move {
+        whole(async move {
             let _turn = broker.catalog.lock().await;
             let change = broker.alteration(&request)?;
             broker.change_catalog(change).await?;
@@ -99,7 +99,7 @@ impl Broker {
     /// Ends a topic and frees its files. Refused while a deployment uses it.
     pub async fn delete_topic(self: &Arc<Self>, name: &TopicName) -> Result<(), WireError> {
         let (broker, name) = (self.clone(), name.clone());
-        in_turn(async move {
+        whole(async move {
             // No deployment may come between.
             let _admission = broker.deployments.admission.lock().await;
             let _turn = broker.catalog.lock().await;
@@ -111,7 +111,9 @@ impl Broker {
             }
             broker
                 .change_catalog(CatalogChange::Delete { topic: topic.id() })
-                .await
+                .await?;
+            broker.forget_cursors(topic.id()).await;
+            Ok(())
         })
         .await
     }
@@ -187,18 +189,6 @@ impl Broker {
             )));
         }
         Ok(())
-    }
-}
-
-/// Does the work to its end, whatever becomes of who asked for it: a turn that
-/// was cut short would let the next one begin before its change is in effect.
-async fn in_turn<T: Send + 'static>(
-    work: impl Future<Output = Result<T, WireError>> + Send + 'static,
-) -> Result<T, WireError> {
-    match tokio::spawn(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(ErrorCode::ShuttingDown.because("the broker is stopping")),
     }
 }
 

@@ -1,14 +1,37 @@
 //! Groups' cursors: where a named reader goes on.
 
+use std::hash::BuildHasher;
+
 use bytes::Bytes;
+use dashmap::DashMap;
 use eddy_protocol::frame::{Cursor, Cursors};
 use eddy_protocol::{ErrorCode, TopicName, WireError};
+use rustc_hash::{FxBuildHasher, FxHashSet};
 
 use super::{Broker, refusal};
-use crate::store::{Change, Table, TopicId};
+use crate::store::{Change, Table, TableError, TopicId};
 
 /// A group's name has at most this many bytes.
 const GROUP_BYTES_MAX: usize = 255;
+/// How many cursors of a deleted topic one commit forgets.
+const FORGOTTEN_AT_ONCE: usize = 1_000;
+
+/// The groups that have cursors in each topic: hashes of their names, which is enough to count them.
+#[derive(Default)]
+pub(super) struct Groups(DashMap<TopicId, FxHashSet<u64>>);
+
+impl Groups {
+    /// Whether `group` is one of at most `most`.
+    fn admit(&self, topic: TopicId, group: &[u8], most: usize) -> bool {
+        let mut groups = self.0.entry(topic).or_default();
+        let hash = FxBuildHasher.hash_one(group);
+        if groups.len() >= most && !groups.contains(&hash) {
+            return false;
+        }
+        groups.insert(hash);
+        true
+    }
+}
 
 impl Broker {
     /// Where a group's cursors are, in the order of topic and partition.
@@ -39,8 +62,48 @@ impl Broker {
         let scanned = tokio::task::spawn_blocking(move || store.scan(Table::Cursors, &prefix));
         match scanned.await {
             Ok(rows) => rows.map_err(|error| refusal::of_table(&error)),
-            Err(_) => Err(ErrorCode::ShuttingDown.because("the broker is stopping")),
+            Err(error) => Err(refusal::of_join(&error)),
         }
+    }
+
+    /// Looks up who has cursors; those of topics that are no more don't count.
+    pub(super) fn count_groups(&self) -> Result<(), TableError> {
+        let topics: FxHashSet<TopicId> = self.store.topics().iter().map(|t| t.id()).collect();
+        for (key, value) in self.store.scan(Table::Cursors, b"")? {
+            let group = key.split(|byte| *byte == 0).next();
+            if let (Some(group), Some(topic)) = (group, topic_of(&value))
+                && topics.contains(&topic)
+            {
+                self.groups.admit(topic, group, usize::MAX);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the cursors in a topic that is no more. They say nothing of a new one of its name, so
+    /// what is left behind where this fails does no harm.
+    pub(super) async fn forget_cursors(&self, topic: TopicId) {
+        self.groups.0.remove(&topic);
+        if let Err(error) = self.delete_cursors(topic).await {
+            tracing::warn!(%error, "cursors of a deleted topic were not removed");
+        }
+    }
+
+    async fn delete_cursors(&self, topic: TopicId) -> Result<(), WireError> {
+        let rows = self.rows(Vec::new()).await?;
+        let of_it = rows
+            .into_iter()
+            .filter(|(_, value)| topic_of(value) == Some(topic));
+        let changes: Vec<Change> = of_it
+            .map(|(key, _)| Change::Delete {
+                table: Table::Cursors,
+                key,
+            })
+            .collect();
+        for changes in changes.chunks(FORGOTTEN_AT_ONCE) {
+            self.change(changes.to_vec()).await?;
+        }
+        Ok(())
     }
 
     /// The changes that move a group's cursors.
@@ -67,6 +130,13 @@ impl Broker {
                 cursor.offset
             )));
         }
+        let most = self.config.groups_max;
+        if !self.groups.admit(topic.id(), group.as_bytes(), most) {
+            return Err(ErrorCode::TooMany.because(format!(
+                "{most} groups have cursors in topic `{}`, which is the limit (`broker.groups_max`): group `{group}` can't be added",
+                cursor.topic
+            )));
+        }
         let mut key = group_prefix(group);
         key.extend_from_slice(cursor.topic.as_ref().as_bytes());
         key.push(0);
@@ -88,8 +158,14 @@ fn group_prefix(group: &str) -> Vec<u8> {
     prefix
 }
 
+/// The topic that a row's cursor is in.
+fn topic_of(value: &[u8]) -> Option<TopicId> {
+    let (_, topic) = value.split_first_chunk::<8>()?;
+    Some(TopicId(u64::from_le_bytes(topic.try_into().ok()?)))
+}
+
 fn parse(key: &[u8], value: &[u8]) -> Option<(TopicId, Cursor)> {
-    let (offset, topic) = value.split_first_chunk::<8>()?;
+    let (offset, _) = value.split_first_chunk::<8>()?;
     let (name, partition) = key.split_last_chunk::<4>()?;
     let name = std::str::from_utf8(name.strip_suffix(&[0])?).ok()?;
     let cursor = Cursor {
@@ -97,7 +173,7 @@ fn parse(key: &[u8], value: &[u8]) -> Option<(TopicId, Cursor)> {
         partition: u32::from_be_bytes(*partition),
         offset: u64::from_le_bytes(*offset),
     };
-    Some((TopicId(u64::from_le_bytes(topic.try_into().ok()?)), cursor))
+    Some((topic_of(value)?, cursor))
 }
 
 fn check_group(group: &str) -> Result<(), WireError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use eddy_protocol::batch::Batches;
 use eddy_protocol::frame::{Fetch, Fetched, Start};
-use eddy_protocol::{Batch, ErrorCode, WireError};
+use eddy_protocol::{Batch, WireError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -14,21 +14,29 @@ use super::stream::count;
 use super::{Broker, refusal};
 use crate::store::{Partition, ReadError, TailRead, TopicId, WatchGuard, Watcher};
 
-/// What a fetch returns at the most, whatever was asked for.
+/// What a fetch returns at the most, whatever was asked for, unless a single batch is larger.
 const FETCH_BYTES_MAX: u32 = 4 << 20;
 
-impl Broker {
-    /// Reads from one partition; waits up to `wait_ms` for a first record.
-    pub async fn fetch(&self, request: Fetch) -> Result<Fetched, WireError> {
-        let (_, partition) = self.partition(&request.topic, request.partition)?;
-        let offset = self.resolve(&partition, request.from).await?;
-        let bytes_max = fetch_bytes(&request);
-        let mut batches = read_on(&partition, offset, bytes_max).await?;
-        let wait = Duration::from_millis(request.wait_ms.into()).min(self.config.fetch_wait_max);
-        if batches.is_empty() && !wait.is_zero() {
-            let until = Instant::now() + wait;
-            batches = wait_and_read(&partition, offset, bytes_max, until).await?;
-        }
+/// A fetch that waits no longer: it has yet to read.
+pub struct Awaited {
+    partition: Arc<Partition>,
+    offset: u64,
+    bytes_max: usize,
+    /// The largest batch that there should be.
+    batch_bytes_max: usize,
+}
+
+impl Awaited {
+    /// What [`read`](Awaited::read) holds at the most.
+    pub fn bytes_max(&self) -> usize {
+        // The last batch may begin just below the limit.
+        self.bytes_max.saturating_add(self.batch_bytes_max)
+    }
+
+    /// Reads what is there, perhaps nothing.
+    pub async fn read(self) -> Result<Fetched, WireError> {
+        let (partition, offset) = (self.partition, self.offset);
+        let batches = read_on(&partition, offset, self.bytes_max).await?;
         let bytes = batches.iter().map(|batch| batch.len() as u64).sum();
         partition.meters().delivered(count(&batches), bytes);
         Ok(Fetched {
@@ -37,6 +45,30 @@ impl Broker {
             end: partition.end(),
             next: batches.last().map_or(offset, Batch::end_offset),
             batches: Batches(concatenate(&batches)),
+        })
+    }
+}
+
+impl Broker {
+    /// Reads from one partition; waits up to `wait_ms` for a first record.
+    pub async fn fetch(&self, request: Fetch) -> Result<Fetched, WireError> {
+        self.await_records(&request).await?.read().await
+    }
+
+    /// The wait of a [`fetch`](Broker::fetch) without its read: it holds no records, however long
+    /// it lasts.
+    pub async fn await_records(&self, request: &Fetch) -> Result<Awaited, WireError> {
+        let (_, partition) = self.partition(&request.topic, request.partition)?;
+        let offset = self.resolve(&partition, request.from).await?;
+        let wait = Duration::from_millis(request.wait_ms.into()).min(self.config.fetch_wait_max);
+        if !wait.is_zero() && is_at_end(&partition, offset) {
+            wait_for_more(&partition, offset, Instant::now() + wait).await;
+        }
+        Ok(Awaited {
+            partition,
+            offset,
+            bytes_max: request.bytes_max.clamp(1, FETCH_BYTES_MAX) as usize,
+            batch_bytes_max: self.config.batch_bytes_max,
         })
     }
 
@@ -63,24 +95,18 @@ impl Broker {
     }
 }
 
-/// How many bytes of records a fetch returns at the most, unless a single batch is larger.
-pub fn fetch_bytes(request: &Fetch) -> usize {
-    request.bytes_max.clamp(1, FETCH_BYTES_MAX) as usize
+/// Whether there is nothing to read, and nothing in the way of reading it, once it comes.
+fn is_at_end(partition: &Partition, offset: u64) -> bool {
+    matches!(partition.read_tail(offset, 1), TailRead::AtEnd)
 }
 
-/// The first records that come, or nothing once it is too late.
-async fn wait_and_read(
-    partition: &Arc<Partition>,
-    offset: u64,
-    bytes_max: usize,
-    until: Instant,
-) -> Result<Vec<Batch>, WireError> {
+/// Until there is something to read at `offset`, or it is too late.
+async fn wait_for_more(partition: &Arc<Partition>, offset: u64, until: Instant) {
     let news = Arc::new(News::default());
     let _guard = news.watch(partition);
-    loop {
-        let batches = read(partition, offset, bytes_max).await?;
-        if !batches.is_empty() || timeout_at(until, news.came()).await.is_err() {
-            return Ok(batches);
+    while is_at_end(partition, offset) {
+        if timeout_at(until, news.came()).await.is_err() {
+            return;
         }
     }
 }
@@ -134,7 +160,7 @@ async fn blocking<T: Send + 'static>(
     let reading = partition.clone();
     match tokio::task::spawn_blocking(move || work(&reading)).await {
         Ok(result) => result.map_err(|error| refusal::of_read(partition, asked, &error)),
-        Err(_) => Err(ErrorCode::ShuttingDown.because("the broker is stopping")),
+        Err(error) => Err(refusal::of_join(&error)),
     }
 }
 

@@ -1,14 +1,15 @@
 //! A plugin on a subscription: evaluated once per batch for all subscribers
 //! with the same plugin and parameters.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, OnceLock, Weak};
 
 use eddy_protocol::batch::{ColumnBuf, OffsetMode, Rows};
 use eddy_protocol::{Batch, BatchError, Compression, ErrorCode, WireError, frame};
 use metrics::{Counter, counter};
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::feed::{self, Call, Feed};
 use super::stream::count;
 use super::{Broker, refusal};
 use crate::metrics as names;
@@ -32,6 +33,8 @@ pub(super) struct Filter {
     plugin: Plugin,
     engine: Engine,
     limits: Limits,
+    call_bytes_max: usize,
+    seats: Arc<Seats>,
     failure: OnceLock<WireError>,
     evaluations: Counter,
     records: Counter,
@@ -47,6 +50,43 @@ impl Seat {
     }
 }
 
+/// The seats that keep their instances between calls.
+#[derive(Default)]
+pub(super) struct Seats(parking_lot::Mutex<VecDeque<Weak<Mutex<Option<Instance>>>>>);
+
+impl Seats {
+    /// One more, empty.
+    pub(super) fn add(&self) -> Seat {
+        let seat = Seat::default();
+        self.0.lock().push_back(Arc::downgrade(&seat.0));
+        seat
+    }
+
+    /// Forgets those that are gone.
+    pub(super) fn tidy(&self) {
+        self.0.lock().retain(|seat| seat.strong_count() > 0);
+    }
+
+    /// Gives up an instance that no call needs at present: its seat makes another one when it has
+    /// to. `false` if all are at work. In turn, so that it isn't always the same one.
+    fn free_one(&self) -> bool {
+        let mut seats = self.0.lock();
+        for _ in 0..seats.len() {
+            let Some(seat) = seats.pop_front() else {
+                return false;
+            };
+            let Some(held) = seat.upgrade() else {
+                continue;
+            };
+            seats.push_back(seat);
+            if held.try_lock().is_ok_and(|mut held| held.take().is_some()) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 impl Broker {
     /// The filter that a subscription asks for.
     pub(super) async fn filter(
@@ -55,6 +95,7 @@ impl Broker {
         asked: &frame::Filter,
     ) -> Result<Filter, WireError> {
         let (info, plugin) = self.compiled(&asked.plugin).await?;
+        let limits = self.engine.config().limits();
         Ok(Filter {
             key: FilterKey {
                 digest: plugin.digest(),
@@ -64,7 +105,9 @@ impl Broker {
             topic: topic.clone(),
             plugin,
             engine: self.engine.clone(),
-            limits: self.engine.config().limits(),
+            limits,
+            call_bytes_max: feed::call_bytes_max(self.config.deployment.chunk_bytes, limits),
+            seats: self.streams.seats(),
             failure: OnceLock::new(),
             evaluations: counter!(names::FILTER_EVALUATIONS, "topic" => topic.name().to_string()),
             records: counter!(names::FILTER_RECORDS, "topic" => topic.name().to_string()),
@@ -100,9 +143,9 @@ impl Filter {
         self.evaluations.increment(1);
         self.records.increment(count(&batches));
         let kept = self.keep(seat, partition, batches).await;
-        kept.map_err(|error| match error {
-            PluginError::NoCapacity { .. } | PluginError::Internal(_) => self.refuse(&error),
-            _ => self.failure.get_or_init(|| self.refuse(&error)).clone(),
+        kept.map_err(|error| match error.is_the_plugins() {
+            true => self.failure.get_or_init(|| self.refuse(&error)).clone(),
+            false => self.refuse(&error),
         })
     }
 
@@ -116,10 +159,10 @@ impl Filter {
             Some(instance) => instance,
             None => self.instantiate(partition.number()).await?,
         };
+        let call_bytes_max = self.call_bytes_max;
         let evaluated = self.engine.spawn(async move {
-            let columns = columns_of(&batches)?;
-            let verdict = instance.process(&columns).await?;
-            Ok((instance, kept(&batches, &columns, verdict)?))
+            let kept = sift(&mut instance, batches, call_bytes_max).await?;
+            Ok((instance, kept))
         });
         let (instance, kept) = evaluated
             .await
@@ -137,9 +180,15 @@ impl Filter {
             params: self.key.params.clone(),
             outputs: vec![PORT_OUT.to_owned()],
         };
-        self.engine
-            .instantiate(&self.plugin, context, self.limits)
-            .await
+        loop {
+            let made = self
+                .engine
+                .instantiate(&self.plugin, context.clone(), self.limits);
+            match made.await {
+                Err(PluginError::NoCapacity { .. }) if self.seats.free_one() => {}
+                made => return made,
+            }
+        }
     }
 
     fn refuse(&self, error: &PluginError) -> WireError {
@@ -150,49 +199,85 @@ impl Filter {
     }
 }
 
-/// The records of several batches as one set of columns.
-pub(super) fn columns_of(batches: &[Batch]) -> Result<ColumnBuf, PluginError> {
-    let mut columns = ColumnBuf::default();
-    for batch in batches {
-        columns
-            .extend_from(batch)
-            .map_err(|error| PluginError::Internal(error.to_string()))?;
+/// The kept records of `batches`, in as many calls as a deployment would be handed them.
+async fn sift(
+    instance: &mut Instance,
+    batches: Vec<Batch>,
+    call_bytes_max: usize,
+) -> Result<Vec<Batch>, PluginError> {
+    let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
+        return Ok(batches);
+    };
+    let (base, end) = (first.base_offset(), last.end_offset());
+    let mut feed = Feed::new(call_bytes_max);
+    feed.extend(batches.clone());
+    let (mut kept, mut position) = (Kept::default(), base);
+    while let Some(Call { columns, next }) = feed.next(position).map_err(internal)? {
+        if !columns.is_empty() {
+            let verdict = instance.process(&columns).await?;
+            kept.add(columns, verdict)?;
+        }
+        position = next;
     }
-    Ok(columns)
+    if !kept.is_less {
+        return Ok(batches);
+    }
+    kept.encode(base, (end - base) as u32)
 }
 
-fn kept(
-    batches: &[Batch],
-    columns: &ColumnBuf,
-    verdict: Verdict,
-) -> Result<Vec<Batch>, PluginError> {
-    let rows = match verdict {
-        Verdict::All => return Ok(batches.to_vec()),
-        Verdict::Keep(rows) => rows,
-        // Nothing new was made: whatever there was is dropped.
-        Verdict::Emit(outputs) if outputs.iter().all(|output| output.records.is_empty()) => {
-            Vec::new()
+/// What is kept of several calls.
+#[derive(Default)]
+struct Kept {
+    /// Of the first call all, of others what is kept of them.
+    columns: ColumnBuf,
+    rows: Vec<u32>,
+    /// Whether a record was dropped.
+    is_less: bool,
+}
+
+impl Kept {
+    fn add(&mut self, columns: ColumnBuf, verdict: Verdict) -> Result<(), PluginError> {
+        let rows = match verdict {
+            Verdict::All => (0..columns.len() as u32).collect(),
+            Verdict::Keep(rows) => rows,
+            // Nothing new was made: whatever there was is dropped.
+            Verdict::Emit(outputs) if outputs.iter().all(|output| output.records.is_empty()) => {
+                Vec::new()
+            }
+            Verdict::Emit(_) => {
+                return Err(PluginError::InvalidVerdict(
+                    "on a subscription a plugin can only keep or drop records; this one made new ones"
+                        .into(),
+                ));
+            }
+        };
+        self.is_less |= rows.len() < columns.len();
+        if self.columns.is_empty() {
+            // Nearly always there is no other call, and no copy is made.
+            (self.columns, self.rows) = (columns, rows);
+            return Ok(());
         }
-        Verdict::Emit(_) => {
-            return Err(PluginError::InvalidVerdict(
-                "on a subscription a plugin can only keep or drop records; this one made new ones"
-                    .into(),
-            ));
+        for record in rows.iter().filter_map(|row| columns.record(*row as usize)) {
+            self.rows.push(self.columns.len() as u32);
+            self.columns.push_record(&record).map_err(internal)?;
         }
-    };
-    let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
-        return Ok(Vec::new());
-    };
-    if rows.is_empty() {
-        return Ok(Vec::new());
+        Ok(())
     }
-    let base = first.base_offset();
-    let span = (last.end_offset() - base) as u32;
-    let offsets = OffsetMode::Sparse { base, span };
-    let kept = columns.encode(Rows::Keep(&rows), offsets, Compression::None, None);
-    Ok(vec![kept.map_err(|error| {
-        PluginError::Internal(error.to_string())
-    })?])
+
+    /// One batch for `span` offsets from `base` on, or none.
+    fn encode(self, base: u64, span: u32) -> Result<Vec<Batch>, PluginError> {
+        if self.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let offsets = OffsetMode::Sparse { base, span };
+        let (rows, codec) = (Rows::Keep(&self.rows), Compression::None);
+        let batch = self.columns.encode(rows, offsets, codec, None);
+        Ok(vec![batch.map_err(internal)?])
+    }
+}
+
+fn internal(error: BatchError) -> PluginError {
+    PluginError::Internal(error.to_string())
 }
 
 /// The records of `batch` from offset `from` on; nothing if there are none.

@@ -7,6 +7,7 @@
 mod catalog;
 mod cursor;
 mod deployment;
+mod feed;
 mod fetch;
 mod filter;
 mod frame;
@@ -19,18 +20,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use dashmap::DashMap;
+use eddy_protocol::WireError;
 
 use crate::io::Clock;
 use crate::plugin::{Digest, Engine, Plugin};
 use crate::store::{Health, Store};
 
 pub use deployment::Config as DeploymentConfig;
-pub use fetch::fetch_bytes;
+pub use fetch::Awaited;
 pub use frame::Frame;
 pub use plugin::StoredCode;
 pub use produce::{PendingCommit, PendingProduce, Placed, PlacedRecord, Placement};
 pub use stream::{Cursor, FollowGuard, Follower, Load, Loaded, Next, Stream};
 
+use cursor::Groups;
 use deployment::Deployments;
 use stream::Streams;
 
@@ -43,8 +46,10 @@ pub struct Config {
     pub topics_max: usize,
     /// How many partitions all topics may have together.
     pub partitions_max: usize,
-    /// How many bytes of records one delivered frame holds at most, unless a
-    /// single batch is larger.
+    /// How many groups may have cursors in one topic.
+    pub groups_max: usize,
+    /// A delivered frame takes no further batch once it holds so many bytes of
+    /// records.
     pub frame_bytes_target: usize,
     /// The longest that a fetch waits for a record.
     pub fetch_wait_max: std::time::Duration,
@@ -58,6 +63,7 @@ impl Default for Config {
             batch_bytes_max: 8 << 20,
             topics_max: 10_000,
             partitions_max: 100_000,
+            groups_max: 10_000,
             frame_bytes_target: 256 << 10,
             fetch_wait_max: std::time::Duration::from_secs(60),
             deployment: DeploymentConfig::default(),
@@ -75,6 +81,8 @@ pub struct Broker {
     deployments: Deployments,
     /// Held while topics are created, altered or deleted: each change rests on the ones before.
     catalog: tokio::sync::Mutex<()>,
+    /// Who has cursors, to keep it within the limit.
+    groups: Groups,
     /// What was compiled since the start.
     compiled: DashMap<Digest, Plugin>,
     /// Where the next records without a key go.
@@ -92,9 +100,10 @@ impl Broker {
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Arc<Broker>> {
         let broker = Arc::new(Broker {
-            streams: Streams::new(engine.clone(), config.frame_bytes_target),
+            streams: Streams::new(config.frame_bytes_target),
             deployments: Deployments::default(),
             catalog: tokio::sync::Mutex::default(),
+            groups: Groups::default(),
             compiled: DashMap::new(),
             spread: AtomicU64::new(fastrand::u64(..)),
             incarnation: fastrand::u64(1..1 << 53),
@@ -105,6 +114,7 @@ impl Broker {
         });
         let topics = broker.store.topics_changed();
         tokio::spawn(stream::tend(Arc::downgrade(&broker), topics));
+        broker.count_groups()?;
         broker.resume_deployments().await?;
         broker.sweep_plugins().await;
         Ok(broker)
@@ -135,6 +145,15 @@ impl Broker {
         self.deployments.stop_all().await;
         self.store.close().await;
     }
+}
+
+/// Runs to its end even if who asked goes away: half of a change would leave a row without its work,
+/// and the next change would begin before this one is in effect.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, WireError>> + Send + 'static,
+) -> Result<T, WireError> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|error| Err(refusal::of_join(&error)))
 }
 
 #[cfg(test)]

@@ -7,9 +7,8 @@ use bytes::Bytes;
 use eddy_protocol::admin::PluginInfo;
 use eddy_protocol::{ErrorCode, WireError};
 
-use super::deployment::whole;
 use super::filter::unknown_plugin;
-use super::{Broker, refusal};
+use super::{Broker, refusal, whole};
 use crate::plugin::{CodeCache, Digest, Plugin};
 use crate::store::{Blobs, Change, Commit, Table};
 
@@ -27,7 +26,12 @@ impl Broker {
         wasm: Bytes,
     ) -> Result<PluginInfo, WireError> {
         check_name("plugin", name)?;
-        let compiled = self.engine().compile(wasm.clone()).await;
+        if name.parse::<Digest>().is_ok() {
+            return Err(ErrorCode::InvalidName.because(format!(
+                "`{name}` can't name a plugin: it looks like a digest, by which a plugin is found too"
+            )));
+        }
+        let compiled = self.engine.compile(wasm.clone()).await;
         let plugin =
             compiled.map_err(|error| refusal::of_upload(&format!("plugin `{name}`"), &error))?;
         let info = PluginInfo {
@@ -39,23 +43,32 @@ impl Broker {
         let broker = self.clone();
         whole(async move {
             let _admission = broker.deployments.admission.lock().await;
-            broker.check_room_for(&info.name)?;
-            let (blobs, file) = (broker.store.blobs(), artefact(&plugin.digest()));
-            in_background(move || blobs.write(&file, &wasm)).await?;
-            broker.compiled.insert(plugin.digest(), plugin);
-            let value = serde_json::to_vec(&info)
-                .map_err(|error| ErrorCode::Internal.because(error.to_string()))?;
-            let put = Change::Put {
-                table: Table::Plugins,
-                key: Bytes::from(info.name.clone()),
-                value: value.into(),
-            };
-            let kept = broker.change(vec![put]).await;
+            let kept = broker.keep_plugin(&info, plugin, wasm).await;
             // What the name had before may have no name now; a new one that was refused has none either.
             broker.sweep_plugins().await;
             kept.map(|()| info)
         })
         .await
+    }
+
+    async fn keep_plugin(
+        &self,
+        info: &PluginInfo,
+        plugin: Plugin,
+        wasm: Bytes,
+    ) -> Result<(), WireError> {
+        self.check_room_for(&info.name)?;
+        let (blobs, file) = (self.store.blobs(), artefact(&plugin.digest()));
+        in_background(move || blobs.write(&file, &wasm)).await?;
+        self.compiled.insert(plugin.digest(), plugin);
+        let value = serde_json::to_vec(info)
+            .map_err(|error| ErrorCode::Internal.because(error.to_string()))?;
+        let put = Change::Put {
+            table: Table::Plugins,
+            key: Bytes::from(info.name.clone()),
+            value: value.into(),
+        };
+        self.change(vec![put]).await
     }
 
     fn check_room_for(&self, name: &str) -> Result<(), WireError> {
@@ -74,7 +87,14 @@ impl Broker {
             .store
             .scan(Table::Plugins, b"")
             .map_err(|error| refusal::of_table(&error))?;
-        rows.iter().map(|(_, value)| read(value)).collect()
+        Ok(rows
+            .iter()
+            .filter_map(|(key, value)| {
+                let name = String::from_utf8_lossy(key);
+                let warn = |error: &WireError| tracing::warn!(plugin = %name, %error, "left out");
+                read(value).inspect_err(warn).ok()
+            })
+            .collect())
     }
 
     /// One plugin, by its name or its digest.
@@ -138,10 +158,23 @@ impl Broker {
         }
     }
 
+    /// Of everything that has a name or a deployment; refused where a row that can't be read may
+    /// need another one.
     fn digests_in_use(&self) -> Result<BTreeSet<Digest>, WireError> {
-        let named = self.plugins()?.into_iter().map(|plugin| plugin.digest);
-        let digests = named.chain(self.deployments.digests());
-        Ok(digests.filter_map(|digest| digest.parse().ok()).collect())
+        let rows = self.store.scan(Table::Plugins, b"");
+        let rows = rows.map_err(|error| refusal::of_table(&error))?;
+        let named = rows.iter().map(|(_, value)| Ok(read(value)?.digest));
+        let deployed = self
+            .deployments
+            .digests()
+            .ok_or_else(|| ErrorCode::StorageFailed.because("a deployment's row can't be read"))?;
+        let digests: Vec<String> = named
+            .chain(deployed.into_iter().map(Ok))
+            .collect::<Result<_, WireError>>()?;
+        Ok(digests
+            .iter()
+            .filter_map(|digest| digest.parse().ok())
+            .collect())
     }
 
     /// A plugin ready to be instantiated.
@@ -168,7 +201,7 @@ impl Broker {
                 "the stored artefact of plugin {digest} is damaged; push it again"
             )));
         }
-        let compiled = self.engine().compile(wasm).await;
+        let compiled = self.engine.compile(wasm).await;
         let plugin =
             compiled.map_err(|error| refusal::of_plugin(&format!("plugin {digest}"), &error))?;
         self.compiled.insert(digest, plugin.clone());
@@ -239,7 +272,7 @@ async fn in_background<T: Send + 'static>(
             Err(ErrorCode::DiskFull.because(error.to_string()))
         }
         Ok(Err(error)) => Err(ErrorCode::StorageFailed.because(error.to_string())),
-        Err(_) => Err(ErrorCode::ShuttingDown.because("the broker is stopping")),
+        Err(error) => Err(refusal::of_join(&error)),
     }
 }
 

@@ -2,6 +2,7 @@
 //! or a plugin's error gets its code.
 
 use eddy_protocol::{ErrorCode, TopicName, WireError};
+use tokio::task::JoinError;
 
 use crate::metrics as names;
 use crate::plugin::PluginError;
@@ -73,6 +74,14 @@ pub(super) fn of_table(error: &TableError) -> WireError {
         TableError::Damaged(_) => ErrorCode::StorageFailed,
     };
     code.because(error.to_string())
+}
+
+/// The answer where a task has no outcome. A panic is no reason to come back: it would come again.
+pub(super) fn of_join(error: &JoinError) -> WireError {
+    if error.is_panic() {
+        return ErrorCode::Internal.because("a panic, whose message is in the log");
+    }
+    ErrorCode::ShuttingDown.because("the broker is stopping")
 }
 
 /// The answer to a plugin's failure; `what` names the plugin's place.

@@ -18,14 +18,14 @@ use std::time::Duration;
 use dashmap::DashMap;
 use eddy_protocol::frame::{Filter as Asked, Gap, Position, Start, Subscribe};
 use eddy_protocol::{ErrorCode, WireError};
+use futures_util::future::try_join_all;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::filter::{Filter, FilterKey};
+use super::filter::{Filter, FilterKey, Seats};
 use super::{Broker, refusal};
-use crate::plugin::Engine;
 use crate::store::{Partition, Topic, TopicId};
 
 pub(super) use chunk::count;
@@ -37,22 +37,25 @@ use recent::Shelf;
 const NEAR_BYTES_MAX: usize = 64 << 20;
 /// The same for those that are read by subscribers that catch up.
 const FAR_BYTES_MAX: usize = 32 << 20;
+/// How many partitions are searched for a point in time at once.
+const LOOK_UPS_MAX: usize = 16;
 /// How often is looked for what nobody reads any more.
 const TIDY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// All streams that somebody reads.
 pub(super) struct Streams {
-    engine: Engine,
     shelves: Arc<Shelves>,
     by_key: DashMap<StreamKey, Weak<Stream>>,
     next_id: AtomicU64,
 }
 
-/// Where all lanes keep what they made last, and how large they make it.
+/// Where all lanes keep what they made last and what they make it with, and how large they make it.
 struct Shelves {
     near: Arc<Shelf>,
     /// Of subscribers that catch up.
     far: Arc<Shelf>,
+    /// Where instances stay between calls.
+    seats: Arc<Seats>,
     frame_bytes_target: usize,
 }
 
@@ -104,17 +107,22 @@ enum CursorStart {
 }
 
 impl Streams {
-    pub(super) fn new(engine: Engine, frame_bytes_target: usize) -> Streams {
+    pub(super) fn new(frame_bytes_target: usize) -> Streams {
         Streams {
-            engine,
             shelves: Arc::new(Shelves {
                 near: Shelf::new(NEAR_BYTES_MAX),
                 far: Shelf::new(FAR_BYTES_MAX),
+                seats: Arc::default(),
                 frame_bytes_target,
             }),
             by_key: DashMap::new(),
             next_id: AtomicU64::new(1),
         }
+    }
+
+    /// Where instances of filters stay between calls.
+    pub(super) fn seats(&self) -> Arc<Seats> {
+        self.shelves.seats.clone()
     }
 
     /// The stream, if somebody reads it and it works.
@@ -160,6 +168,7 @@ impl Streams {
         self.by_key.retain(|_, stream| stream.strong_count() > 0);
         self.shelves.near.tidy();
         self.shelves.far.tidy();
+        self.shelves.seats.tidy();
     }
 }
 
@@ -196,9 +205,14 @@ impl Broker {
         let topic = self.topic(&request.topic)?;
         let starts = starts(request, topic.partitions().len())?;
         let stream = self.stream(&topic, request.filter.as_ref()).await?;
+        // Who names the one partition hears that it has no such place.
+        let is_lenient = request.partitions.len() != 1;
         let mut cursors = Vec::with_capacity(starts.len());
-        for (number, start) in starts {
-            cursors.push(self.cursor(&stream, number, start).await?);
+        for starts in starts.chunks(LOOK_UPS_MAX) {
+            let begun = starts
+                .iter()
+                .map(|(number, start)| self.cursor(&stream, *number, *start, is_lenient));
+            cursors.extend(try_join_all(begun).await?);
         }
         Ok((stream, cursors))
     }
@@ -233,19 +247,26 @@ impl Broker {
         stream: &Arc<Stream>,
         number: u32,
         start: CursorStart,
+        is_lenient: bool,
     ) -> Result<Cursor, WireError> {
         let lane = stream.lane(number).ok_or_else(|| {
             refusal::unknown_partition(stream.topic.name(), number, stream.topic.partitions().len())
         })?;
         let (next, gap) = match start {
-            CursorStart::From(from) => (self.resolve(&lane.partition, from).await?, None),
+            CursorStart::From(from) => {
+                let end = lane.partition.end();
+                let next = match self.resolve(&lane.partition, from).await {
+                    // The cursor ends there by itself, and none of the others with it.
+                    Err(error) if error.code == ErrorCode::PartitionStopped => end,
+                    // Partitions differ in length.
+                    Err(error) if error.code == ErrorCode::OffsetOutOfRange && is_lenient => end,
+                    next => next?,
+                };
+                (next, None)
+            }
             CursorStart::Resume(position) => resume(stream.id, &lane.partition, &position)?,
         };
         Ok(Cursor::new(stream, lane, next, gap))
-    }
-
-    pub(super) fn engine(&self) -> &Engine {
-        &self.streams.engine
     }
 }
 
@@ -361,7 +382,8 @@ impl Stream {
         }
         let mut lanes = self.lanes.write();
         for partition in self.topic.partitions().iter().skip(lanes.len()) {
-            lanes.push(Arc::new(Lane::new(partition.clone(), &self.shelves)));
+            let lane = Lane::new(partition.clone(), &self.shelves, self.filter.is_some());
+            lanes.push(Arc::new(lane));
         }
         lanes.get(number as usize).cloned()
     }

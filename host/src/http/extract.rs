@@ -147,25 +147,73 @@ pub(super) async fn bytes(
 }
 
 async fn collect(mut body: Body, limit: &Limit, bodies: &Bodies) -> Result<Taken, Failure> {
-    let mut room = bodies.hold(0)?;
-    let mut parts = Vec::new();
+    let mut gathered = Gathered::new(bodies)?;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| invalid(format!("the body ended too early: {error}")))?;
         // Trailers say nothing here.
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if room.num_permits() + data.len() > limit.bytes {
+        if gathered.len() + data.len() > limit.bytes {
             return Err(limit.passed());
         }
-        room.merge(bodies.hold(data.len())?);
-        parts.push(data);
+        gathered.push(data, bodies)?;
     }
-    let bytes = match <[Bytes; 1]>::try_from(parts) {
-        Ok([only]) => only,
-        Err(parts) => parts.concat().into(),
-    };
-    Ok(Taken { bytes, _room: room })
+    Ok(gathered.finish())
+}
+
+/// A body in memory: what came first as it came, which is often all of it, and the rest in one piece.
+/// To keep every part would let a peer that sends single bytes hold many times as much as is counted.
+struct Gathered {
+    first: Bytes,
+    several: Vec<u8>,
+    room: OwnedSemaphorePermit,
+}
+
+impl Gathered {
+    fn new(bodies: &Bodies) -> Result<Gathered, Failure> {
+        Ok(Gathered {
+            first: Bytes::new(),
+            several: Vec::new(),
+            room: bodies.hold(0)?,
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.first.len() + self.several.len()
+    }
+
+    fn push(&mut self, data: Bytes, bodies: &Bodies) -> Result<(), Failure> {
+        if self.len() == 0 {
+            self.room.merge(bodies.hold(data.len())?);
+            self.first = data;
+            return Ok(());
+        }
+        let first = std::mem::take(&mut self.first);
+        for part in [first, data] {
+            let (length, capacity) = (self.several.len() + part.len(), self.several.capacity());
+            if length > capacity {
+                // Twice as much each time, so that the copies don't add up.
+                let larger = length.max(2 * capacity);
+                let held = self.room.num_permits();
+                self.room.merge(bodies.hold(larger.saturating_sub(held))?);
+                self.several.reserve_exact(larger - self.several.len());
+            }
+            self.several.extend_from_slice(&part);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Taken {
+        let bytes = match self.several.is_empty() {
+            true => self.first,
+            false => self.several.into(),
+        };
+        Taken {
+            bytes,
+            _room: self.room,
+        }
+    }
 }
 
 /// A small JSON body.
@@ -182,4 +230,27 @@ pub(super) async fn json<T: DeserializeOwned>(
     let body = bytes(context, headers, body, limit).await?;
     serde_json::from_slice(&body.bytes)
         .map_err(|error| invalid(format!("the body is not what is expected here: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_of_single_bytes_takes_what_is_counted_and_a_whole_one_is_not_copied() {
+        let bodies = Bodies::new(1 << 20);
+        let mut gathered = Gathered::new(&bodies).unwrap_or_else(|_| panic!("there is room"));
+        let whole = Bytes::from(vec![1; 100]);
+        assert!(gathered.push(whole.clone(), &bodies).is_ok());
+        assert_eq!(gathered.first.as_ptr(), whole.as_ptr());
+        for _ in 0..10_000 {
+            assert!(gathered.push(Bytes::from_static(b"x"), &bodies).is_ok());
+        }
+        assert!(gathered.several.capacity() <= gathered.room.num_permits());
+        assert!(gathered.room.num_permits() <= 2 * gathered.len());
+        let taken = gathered.finish();
+        assert_eq!(taken.bytes.len(), 10_100);
+        drop(taken);
+        assert!(bodies.hold(1 << 20).is_ok(), "all is free again");
+    }
 }

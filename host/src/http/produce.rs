@@ -151,21 +151,8 @@ impl Stamped {
                 "with a producer all records go to the one partition of the query",
             ));
         }
-        let headers: Vec<(&str, &[u8])> = record
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_ref()))
-            .collect();
         let index = self.columns.len();
-        self.columns
-            .push(
-                index as u64,
-                record.timestamp_ms,
-                record.key.as_deref(),
-                record.value.as_deref(),
-                &headers,
-            )
-            .map_err(|error| invalid(format!("record {index}: {error}")))?;
+        record.push_to(&mut self.columns, index)?;
         let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
         self.bytes += VALUE_END_BYTES + length(&record.key) + length(&record.value);
         if self.bytes > self.bytes_max {

@@ -31,6 +31,8 @@ const MEMORIES_PER_COMPONENT_MAX: u32 = 1;
 const TABLES_PER_COMPONENT_MAX: u32 = 4;
 /// Of all places, one in so many is kept for deployments, whatever is subscribed to.
 const KEPT_FOR_DEPLOYMENTS: u32 = 4;
+/// Instances beside those, to hear whether a plugin takes its parameters.
+const TRIALS: u32 = 1;
 /// Elements in a table: functions that are called through pointers.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// What an instance may have beside its memory for the globals and function references of its modules.
@@ -170,6 +172,8 @@ impl Engine {
     fn compile_now(&self, digest: Digest, wasm: &[u8]) -> Result<Plugin, PluginError> {
         inspect::inspect(wasm, &self.0.config)?;
         let component = compile::compile(&self.0.wasm, wasm)?;
+        // Only of what is a plugin: nobody would ever ask for the code of anything else.
+        let plugin = self.link_up(digest, &component)?;
         match component.serialize() {
             Ok(code) => {
                 let key = self.code_key(&digest);
@@ -177,7 +181,7 @@ impl Engine {
             }
             Err(error) => tracing::warn!(%digest, "compiled code is not cached: {error:#}"),
         }
-        self.link_up(digest, &component)
+        Ok(plugin)
     }
 
     /// A plugin, if the component is one.
@@ -241,6 +245,15 @@ impl Engine {
             });
         }
         Ok(slots.into_iter().map(Place).collect())
+    }
+
+    /// A place for an instance that is dropped again at once, beside those that are counted. There
+    /// is one such place: two at a time may find no capacity.
+    pub fn trial(&self) -> Place {
+        Place(Arc::new(Slot {
+            engine: Arc::clone(&self.0),
+            is_counted: false,
+        }))
     }
 
     /// Makes an instance of a deployment in a place that was reserved for it, where there is no other
@@ -329,8 +342,11 @@ impl std::fmt::Debug for Place {
     }
 }
 
-/// One of `instances_max`; free again when dropped.
-pub(super) struct Slot(Arc<Inner>);
+/// One of `instances_max`, or that for trials; free again when dropped.
+pub(super) struct Slot {
+    engine: Arc<Inner>,
+    is_counted: bool,
+}
 
 impl Slot {
     /// So many slots, or none if that would pass `limit`.
@@ -340,29 +356,33 @@ impl Slot {
             .taken
             .try_update(Ordering::Relaxed, Ordering::Relaxed, more);
         let count = if taken.is_ok() { count } else { 0 };
-        (0..count)
-            .map(|_| Arc::new(Self(Arc::clone(engine))))
-            .collect()
+        let slot = || Self {
+            engine: Arc::clone(engine),
+            is_counted: true,
+        };
+        (0..count).map(|_| Arc::new(slot())).collect()
     }
 
     pub(super) fn engine(&self) -> &Inner {
-        &self.0
+        &self.engine
     }
 
     /// Keeps the epoch advancing until the answer is dropped.
     pub(super) fn ticking(&self) -> Ticking {
-        self.0.ticker.ticking()
+        self.engine.ticker.ticking()
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        if self.is_counted {
+            self.engine.taken.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 fn settings(config: &Config) -> wasmtime::Config {
-    let instances = config.instances_max.max(1);
+    let instances = config.instances_max.max(1).saturating_add(TRIALS);
     let mut pool = PoolingAllocationConfig::new();
     // Each place has all that a component may have, so that none can take what is another's.
     pool.total_component_instances(instances)

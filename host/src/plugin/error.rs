@@ -87,11 +87,18 @@ pub enum PluginError {
 }
 
 impl PluginError {
-    /// Whether the plugin is to blame, and not a broker that has no room for it or failed itself.
+    /// Whether a call of the plugin, or its `init`, is to blame, and not a broker that has no room
+    /// for it, no longer takes it, or failed itself.
     pub fn is_the_plugins(&self) -> bool {
-        !matches!(
+        matches!(
             self,
-            Self::NoCapacity { .. } | Self::TooFewPlaces { .. } | Self::Internal(_)
+            Self::Refused(_)
+                | Self::Failed { .. }
+                | Self::Trapped(_)
+                | Self::TimedOut(_)
+                | Self::OutOfMemory(_)
+                | Self::OutputTooLarge { .. }
+                | Self::InvalidVerdict(_)
         )
     }
 }

@@ -123,6 +123,11 @@ struct Turn {
 #[error("out of time")]
 struct OutOfTime;
 
+/// Marks what went wrong before the plugin's own functions were called.
+#[derive(Debug, thiserror::Error)]
+#[error("the instance was not made")]
+struct NotMade;
+
 /// The call waits for something that will not come.
 #[derive(Debug, thiserror::Error)]
 #[error("it waits for time to pass or for a device, and plugins have neither")]
@@ -141,7 +146,8 @@ impl Instance {
         let mut store = store(&slot, context, limits, &turn);
         let time_max = slot.engine().config.init_time_max;
         let instantiating = async {
-            let calls = pre.instantiate_async(&mut store).await?;
+            let calls = pre.instantiate_async(&mut store).await;
+            let calls = calls.map_err(|error| error.context(NotMade))?;
             let processor = calls.eddy_plugin_processor();
             let answer = processor
                 .call_init(&mut store, described(context).view())
@@ -355,6 +361,9 @@ fn explain(
     if inside.memory.refused() {
         return PluginError::OutOfMemory(inside.memory.bytes_max());
     }
+    if inside.memory.starved() {
+        return PluginError::Internal("the system has no memory for the plugin".into());
+    }
     if error.is::<PoolConcurrencyLimitError>() {
         return PluginError::NoCapacity {
             limit: slot.engine().config.instances_max,
@@ -380,6 +389,9 @@ fn explain(
             bytes: limit + WORDS_BYTES_MAX,
             limit,
         };
+    }
+    if error.is::<NotMade>() || error.is::<std::io::Error>() {
+        return PluginError::Internal(words);
     }
     PluginError::InvalidVerdict(words)
 }

@@ -13,6 +13,7 @@ pub(super) struct MemoryLimit {
     /// What was granted last, should wasmtime then not be able to give it.
     granted: usize,
     refused: bool,
+    starved: bool,
 }
 
 impl MemoryLimit {
@@ -22,6 +23,7 @@ impl MemoryLimit {
             bytes: 0,
             granted: 0,
             refused: false,
+            starved: false,
         }
     }
 
@@ -32,12 +34,18 @@ impl MemoryLimit {
     /// What an earlier call was told is forgotten: it has taken no for an answer.
     pub(super) fn begin_call(&mut self) {
         self.refused = false;
+        self.starved = false;
     }
 
     /// Whether this call asked for more than it may have. What happens next in it (most allocators
     /// end the program) is for want of memory, whatever it looks like.
     pub(super) fn refused(&self) -> bool {
         self.refused
+    }
+
+    /// Whether the system had less in this call than the instance may have: not the plugin's fault.
+    pub(super) fn starved(&self) -> bool {
+        self.starved
     }
 
     fn grow(&mut self, current_bytes: usize, desired_bytes: usize) -> bool {
@@ -54,10 +62,21 @@ impl MemoryLimit {
         true
     }
 
-    /// What was granted could not be given.
-    fn failed(&mut self) {
+    /// What was granted could not be given, for want of memory in the system or because the memory
+    /// or table is not meant to be so large.
+    fn failed(&mut self, error: &wasmtime::Error) {
+        // The types of these errors are private to wasmtime; a test holds their words.
+        let words = error.to_string();
+        if words.contains("exceeds memory type's limits") {
+            // Refused before it was asked for here: what was granted last was given.
+            self.refused = true;
+            return;
+        }
         self.bytes -= std::mem::take(&mut self.granted);
-        self.refused = true;
+        match words.contains("maximum size exceeded") {
+            true => self.refused = true,
+            false => self.starved = true,
+        }
     }
 }
 
@@ -71,8 +90,8 @@ impl ResourceLimiter for MemoryLimit {
         Ok(self.grow(current, desired))
     }
 
-    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.failed();
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed(&error);
         Ok(())
     }
 
@@ -86,8 +105,8 @@ impl ResourceLimiter for MemoryLimit {
         Ok(self.grow(bytes(current), bytes(desired)))
     }
 
-    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.failed();
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed(&error);
         Ok(())
     }
 }
@@ -118,6 +137,20 @@ mod tests {
             .memory_grow_failed(wasmtime::format_err!("no"))
             .unwrap();
         assert!(limit.table_growing(0, 125, None).unwrap());
+        assert!(limit.starved() && !limit.refused());
+    }
+
+    #[test]
+    fn a_growth_that_no_memory_can_have_leaves_what_was_granted_before() {
+        let mut limit = MemoryLimit::new(1000);
+        assert!(limit.memory_growing(0, 900, None).unwrap());
+        limit
+            .memory_grow_failed(wasmtime::format_err!(
+                "memory growth exceeds memory type's limits"
+            ))
+            .unwrap();
+        assert!(limit.refused() && !limit.starved());
+        assert!(!limit.memory_growing(900, 1001, None).unwrap());
     }
 
     #[test]

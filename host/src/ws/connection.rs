@@ -13,11 +13,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use eddy_protocol::frame::ClientFrame;
 use eddy_protocol::{ErrorCode, Form, ServerFrame, WireError, codec};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -25,7 +26,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::Config;
-use super::request::Outcome;
+use super::request::{FetchRoom, Outcome, writes};
 use super::signal::CursorKey;
 use super::socket::Socket;
 use super::subscription::{Subscriptions, Turn};
@@ -36,6 +37,8 @@ use crate::metrics::{self as names, Present};
 const READ_BUFFER_BYTES: usize = 1 << 10;
 /// What a peer may send before it is greeted.
 const HELLO_BYTES_MAX: usize = 8 << 10;
+/// What a ping's or a pong's bytes come with.
+const CONTROL_HEADER_BYTES: usize = 6;
 /// How many reads from disk a connection has under way at most.
 const LOADS_MAX: usize = 4;
 /// How soon a filtered subscriber learns that its cursor has moved.
@@ -50,18 +53,21 @@ pub(super) struct Connection {
     pub(super) broker: Arc<Broker>,
     pub(super) config: Arc<Config>,
     pub(super) subscriptions: Subscriptions,
-    pub(super) requests: FuturesUnordered<Boxed<Answered>>,
+    requests: FuturesUnordered<Boxed<Answered>>,
     /// Turns true when the broker stops.
     pub(super) stopping: watch::Receiver<bool>,
     ws: WebSocketStream<Socket>,
     form: Form,
     loads: FuturesUnordered<Boxed<Arrived>>,
     request_bytes: usize,
-    /// A message that came while the store had as much to do as it takes on.
-    room: Option<(Boxed<()>, Message)>,
+    pub(super) fetch_room: FetchRoom,
+    /// A request to write that came while the store had as much to do as it takes on.
+    held: Option<Held>,
     phase: Phase,
     heard: Instant,
     pinged: bool,
+    /// Since when the message that comes in is not whole; time in which nothing is read left out.
+    unfinished: Option<Instant>,
     progress_due: Option<Instant>,
     /// Wakes the connection no later than at its [deadline](Connection::deadline).
     timer: Pin<Box<Sleep>>,
@@ -78,10 +84,19 @@ enum Phase {
     Ending(CloseCode, Instant),
 }
 
-/// A request's outcome, and how many bytes it held in flight.
-pub(super) struct Answered {
-    pub(super) outcome: Outcome,
-    pub(super) bytes: usize,
+/// A request's outcome, and what it held in flight.
+struct Answered {
+    outcome: Outcome,
+    bytes: usize,
+    /// Of a fetch, until its records wait for the socket.
+    _taken: Option<OwnedSemaphorePermit>,
+}
+
+/// A request that waits for room in the store.
+struct Held {
+    room: Boxed<()>,
+    frame: ClientFrame,
+    bytes: usize,
 }
 
 struct Arrived(CursorKey, Result<Loaded, WireError>);
@@ -133,10 +148,12 @@ impl Connection {
             form,
             loads: FuturesUnordered::new(),
             request_bytes: 0,
-            room: None,
+            fetch_room: FetchRoom::new(config.request_bytes_in_flight_max),
+            held: None,
             phase: Phase::New(hello_due),
             heard: now,
             pinged: false,
+            unfinished: None,
             progress_due: None,
             timer: Box::pin(tokio::time::sleep_until(hello_due)),
             shutdown: Box::pin(async move {
@@ -173,7 +190,29 @@ impl Connection {
             self.heard = Instant::now();
             self.pinged = false;
         }
+        if let Poll::Ready(Event::Message(message)) = &event {
+            self.finished(message);
+        } else if self.ws.get_ref().is_unfinished() && self.unfinished.is_none() {
+            self.unfinished = Some(Instant::now());
+            if event.is_pending() {
+                // The timer knows of a new deadline only once it is looked at again.
+                cx.waker().wake_by_ref();
+            }
+        }
         event
+    }
+
+    /// A message has come: what comes next has its own time. A ping may come amid the parts of another
+    /// message, and says nothing of that.
+    fn finished(&mut self, message: &Message) {
+        let bytes = match message {
+            Message::Binary(_) | Message::Text(_) => usize::MAX,
+            control => control.len() + CONTROL_HEADER_BYTES,
+        };
+        self.ws.get_mut().finished(bytes);
+        if !self.ws.get_ref().is_unfinished() {
+            self.unfinished = None;
+        }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -182,7 +221,10 @@ impl Connection {
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        if let Poll::Ready(Some(answered)) = self.requests.poll_next_unpin(cx) {
+        // What is answered while the peer takes nothing would wait for it in memory.
+        if !self.is_backed_up()
+            && let Poll::Ready(Some(answered)) = self.requests.poll_next_unpin(cx)
+        {
             return Poll::Ready(Event::Answered(answered));
         }
         if self.is_ending() {
@@ -228,8 +270,8 @@ impl Connection {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if let Some((room, _)) = &mut self.room {
-            return room.as_mut().poll(cx).map(|()| Event::Room);
+        if let Some(held) = &mut self.held {
+            return held.room.as_mut().poll(cx).map(|()| Event::Room);
         }
         if self.owes_much() || self.is_backed_up() {
             return Poll::Pending;
@@ -284,7 +326,9 @@ impl Connection {
                     idle_timeout / 2
                 };
                 let silent = self.heard + silence_max;
-                self.progress_due.map_or(silent, |due| due.min(silent))
+                let late = self.unfinished.map(|at| at + self.config.message_timeout);
+                let others = self.progress_due.into_iter().chain(late);
+                others.fold(silent, Instant::min)
             }
         }
     }
@@ -325,10 +369,7 @@ impl Connection {
                     CloseCode::Protocol,
                 );
             }
-            Event::Answered(Answered { outcome, bytes }) => {
-                self.request_bytes -= bytes;
-                self.conclude(outcome);
-            }
+            Event::Answered(answered) => self.answered(answered),
             Event::Arrived(Arrived(key, loaded)) => {
                 let turn = self.subscriptions.arrived(key, loaded, self.form);
                 self.act(turn);
@@ -341,8 +382,8 @@ impl Connection {
                 }
             }
             Event::Room => {
-                if let Some((_, message)) = self.room.take() {
-                    self.message(message);
+                if let Some(held) = self.held.take() {
+                    self.begin(held.frame, held.bytes);
                 }
             }
             // The peer has had its time to read the last answers.
@@ -352,10 +393,28 @@ impl Connection {
                 self.send(&ServerFrame::Closing {
                     reason: "the broker is stopping; come back soon".into(),
                 });
+                if let Some(held) = self.held.take() {
+                    let error = ErrorCode::ShuttingDown.because("the broker is stopping");
+                    self.conclude(Outcome::Answer(held.frame.id, Err(error)));
+                }
                 self.end_quietly(CloseCode::Away);
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// Answers, and goes on with what is ready too, so that the acknowledgements of one sync share
+    /// a write.
+    fn answered(&mut self, first: Answered) {
+        let mut next = Some(first);
+        while let Some(Answered { outcome, bytes, .. }) = next {
+            self.request_bytes -= bytes;
+            self.conclude(outcome);
+            next = match self.is_backed_up() {
+                true => None,
+                false => self.requests.next().now_or_never().flatten(),
+            };
+        }
     }
 
     /// Queues what the cursors have until enough waits for the socket.
@@ -381,10 +440,6 @@ impl Connection {
     }
 
     fn message(&mut self, message: Message) {
-        if !self.broker.has_room() {
-            self.room = Some((Box::pin(self.broker.room()), message));
-            return;
-        }
         let payload = match (message, self.form) {
             (Message::Binary(payload), Form::Binary) => payload,
             (Message::Text(text), Form::Json) => text.into(),
@@ -405,11 +460,7 @@ impl Connection {
         };
         let bytes = payload.len();
         match codec::decode_client(&payload, self.form, self.broker.now_ms()) {
-            Ok(frame) => {
-                if let Some(outcome) = self.request(frame, bytes) {
-                    self.conclude(outcome);
-                }
-            }
+            Ok(frame) => self.begin(frame, bytes),
             Err(error) => match error.id {
                 Some(id) => self.send(&ServerFrame::Error {
                     id: Some(id),
@@ -421,17 +472,32 @@ impl Connection {
         }
     }
 
+    /// Begins what was asked, or holds it back, and with it what comes after it, while the store
+    /// takes no more.
+    fn begin(&mut self, frame: ClientFrame, bytes: usize) {
+        if writes(&frame.request) && !self.broker.has_room() {
+            let room = Box::pin(self.broker.room());
+            self.held = Some(Held { room, frame, bytes });
+            return;
+        }
+        if let Some(outcome) = self.request(frame, bytes) {
+            self.conclude(outcome);
+        }
+    }
+
     /// Answers later; `bytes` count as in flight until then.
     pub(super) fn answer_later(
         &mut self,
         bytes: usize,
-        work: impl Future<Output = Outcome> + Send + 'static,
+        work: impl Future<Output = (Outcome, Option<OwnedSemaphorePermit>)> + Send + 'static,
     ) {
         self.request_bytes += bytes;
         self.requests.push(Box::pin(async move {
+            let (outcome, taken) = work.await;
             Answered {
-                outcome: work.await,
+                outcome,
                 bytes,
+                _taken: taken,
             }
         }));
     }
@@ -475,9 +541,19 @@ impl Connection {
                 self.send(&ServerFrame::Progress(progress));
             }
         }
-        if self.room.is_some() || self.owes_much() {
+        if self.held.is_some() || self.owes_much() {
             // It may have said something that was not read yet.
             self.heard = now;
+            self.unfinished = self.unfinished.and(Some(now));
+        }
+        let limit = self.config.message_timeout;
+        if self.unfinished.is_some_and(|at| now - at >= limit) {
+            if !self.is_backed_up() {
+                let sentence =
+                    format!("a message did not arrive within {limit:?} (`ws.message_timeout`)");
+                return self.end(ErrorCode::TimedOut.because(sentence), CloseCode::Policy);
+            }
+            self.unfinished = Some(now);
         }
         let silence = now - self.heard;
         if silence >= self.config.idle_timeout {

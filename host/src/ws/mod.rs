@@ -30,16 +30,20 @@ pub struct Config {
     pub subscriptions_max: usize,
     /// How many requests may be unanswered before reading pauses.
     pub requests_in_flight_max: usize,
-    /// How many bytes of requests, and of what fetches ask for, may be
-    /// unanswered before reading pauses.
+    /// How many bytes of requests may be unanswered before reading pauses; and
+    /// how many bytes of records fetches may have read that are not on their
+    /// way to the socket yet.
     pub request_bytes_in_flight_max: usize,
     /// How long a new connection may take to say hello.
     pub hello_timeout: Duration,
     /// A peer from which nothing was heard for so long is gone. It is pinged at
     /// half of that. Time in which the broker puts off reading does not count.
     pub idle_timeout: Duration,
-    /// How many bytes wait for a peer's socket before its cursors, and reading
-    /// from it, pause.
+    /// How long a message may take to arrive, not counting time in which the
+    /// broker puts off reading.
+    pub message_timeout: Duration,
+    /// How many bytes wait for a peer's socket before its cursors, its answers
+    /// and reading from it pause.
     pub write_bytes_target: usize,
 }
 
@@ -52,6 +56,7 @@ impl Default for Config {
             request_bytes_in_flight_max: 16 << 20,
             hello_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            message_timeout: Duration::from_secs(60),
             write_bytes_target: 256 << 10,
         }
     }

@@ -7,10 +7,11 @@ use eddy_protocol::frame::{
     Answer, ClientFrame, Fetch, Fetched, Request, ServerFrame, Subscribe, Subscribed, Welcome,
 };
 use eddy_protocol::{ErrorCode, Form, WireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::connection::{Connection, encode};
-use crate::broker::{Cursor, Stream, fetch_bytes};
+use crate::broker::{Cursor, Stream};
 
 /// A client's name has at most this many bytes.
 const CLIENT_NAME_BYTES_MAX: usize = 128;
@@ -169,21 +170,30 @@ impl Connection {
     fn fetch(&mut self, id: u32, bytes: usize, request: Fetch) -> Option<Outcome> {
         let (broker, form, mut stopping) =
             (self.broker.clone(), self.form(), self.stopping.clone());
-        // The answer is as much in flight as the request.
-        self.answer_later(bytes + fetch_bytes(&request), async move {
+        let room = self.fetch_room.clone();
+        self.answer_later(bytes, async move {
+            // Held until the answer is on its way to the socket.
+            let mut taken = None;
+            let reading = async {
+                let awaited = broker.await_records(&request).await?;
+                // Not while it waits: others could not even ask then.
+                taken = room.take(awaited.bytes_max()).await;
+                awaited.read().await
+            };
             let fetched = tokio::select! {
-                fetched = broker.fetch(request) => fetched,
+                fetched = reading => fetched,
                 // Whoever waits for a record should not hold up the stop.
                 _ = stopping.wait_for(|stop| *stop) => {
                     Err(ErrorCode::ShuttingDown.because("the broker is stopping"))
                 }
             };
-            match fetched {
+            let outcome = match fetched {
                 Ok(fetched) if form == Form::Json && expands(&fetched) => {
                     write(id, fetched, form).await
                 }
                 fetched => Outcome::Answer(id, fetched.map(Answer::Fetched)),
-            }
+            };
+            (outcome, taken)
         });
         None
     }
@@ -194,7 +204,7 @@ impl Connection {
         }
         let broker = self.broker.clone();
         self.answer_later(bytes, async move {
-            match broker.subscribe(&request).await {
+            let outcome = match broker.subscribe(&request).await {
                 Ok((stream, cursors)) => Outcome::Opened {
                     id,
                     stream,
@@ -202,7 +212,8 @@ impl Connection {
                     all_partitions: request.partitions.is_empty(),
                 },
                 Err(error) => Outcome::Answer(id, Err(error)),
-            }
+            };
+            (outcome, None)
         });
         None
     }
@@ -229,9 +240,49 @@ impl Connection {
         bytes: usize,
         answer: impl Future<Output = Result<Answer, WireError>> + Send + 'static,
     ) -> Option<Outcome> {
-        self.answer_later(bytes, async move { Outcome::Answer(id, answer.await) });
+        self.answer_later(
+            bytes,
+            async move { (Outcome::Answer(id, answer.await), None) },
+        );
         None
     }
+}
+
+/// The memory for the records that a connection's fetches have read and its peer has not.
+#[derive(Clone)]
+pub(super) struct FetchRoom {
+    free: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+impl FetchRoom {
+    pub(super) fn new(bytes_max: usize) -> FetchRoom {
+        let bytes_max = bytes_max.min(u32::MAX as usize);
+        FetchRoom {
+            free: Arc::new(Semaphore::new(bytes_max)),
+            bytes_max,
+        }
+    }
+
+    /// Waits for room for one more read. One that could never have enough has all.
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = bytes.min(self.bytes_max) as u32;
+        // Nobody closes it.
+        self.free.clone().acquire_many_owned(bytes).await.ok()
+    }
+}
+
+/// Whether the request asks the store to write.
+pub(super) fn writes(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Produce(_)
+            | Request::Commit(_)
+            | Request::OpenProducer(_)
+            | Request::CreateTopic(_)
+            | Request::AlterTopic(_)
+            | Request::DeleteTopic { .. }
+    )
 }
 
 /// The frame that answers request `id`.

@@ -77,13 +77,18 @@ impl CursorSignal {
     pub(super) fn rearm(&self) {
         self.pending.store(false, Ordering::Release);
     }
-}
 
-impl Watcher for CursorSignal {
-    fn changed(&self, _topic: TopicId, _partition: u32) {
+    /// Makes the connection poll the cursor.
+    pub(super) fn ring(&self) {
         if !self.pending.swap(true, Ordering::AcqRel) {
             self.signal.changed.lock().push(self.key);
             self.signal.task.wake();
         }
+    }
+}
+
+impl Watcher for CursorSignal {
+    fn changed(&self, _topic: TopicId, _partition: u32) {
+        self.ring();
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Socket {
     is_alive: bool,
     /// How many bytes may still be handed on; `None`: any number.
     allowance: Option<usize>,
+    /// What was handed on of a message that is not whole yet, give or take.
+    unfinished_bytes: usize,
 }
 
 impl Socket {
@@ -56,12 +58,24 @@ impl Socket {
             is_blocked: false,
             is_alive: false,
             allowance: Some(allowance),
+            unfinished_bytes: 0,
         }
     }
 
     /// The peer may send as much as it wants from now on.
     pub(super) fn lift(&mut self) {
         self.allowance = None;
+    }
+
+    /// Whether a message has begun and is not whole.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unfinished_bytes > 0
+    }
+
+    /// So many bytes are no part of a message that is not whole. Those of one that has come are more
+    /// than all, because what was read with it of the next one is little.
+    pub(super) fn finished(&mut self, bytes: usize) {
+        self.unfinished_bytes = self.unfinished_bytes.saturating_sub(bytes);
     }
 
     /// Whether the peer has sent all that it may.
@@ -208,6 +222,7 @@ impl AsyncRead for Socket {
         let read = part.filled().len();
         buf.advance(read);
         self.is_alive |= read > 0;
+        self.unfinished_bytes += read;
         self.allowance = self.allowance.map(|left| left - read);
         polled
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use eddy_protocol::frame::{Ended, Position, Progress};
 use eddy_protocol::{ErrorCode, Form, ServerFrame, WireError};
@@ -10,6 +11,9 @@ use super::signal::{CursorKey, CursorSignal, Signal};
 use crate::broker::{Cursor, FollowGuard, Frame, Load, Loaded, Next, Stream};
 use crate::metrics::{self as names, Present};
 use crate::store::{WatchGuard, Watcher};
+
+/// How long a cursor rests when something is in its way.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// All subscriptions of a connection.
 pub(super) struct Subscriptions {
@@ -242,6 +246,17 @@ impl Subscriptions {
             Next::Load(load) => {
                 self.reader(key)?.state = State::Loading;
                 Some(Turn::Load(key, load))
+            }
+            Next::Retry => {
+                let reader = self.reader(key)?;
+                // What rang while it loaded was not heard.
+                reader.signal.rearm();
+                let signal = reader.signal.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(RETRY_DELAY).await;
+                    signal.ring();
+                });
+                None
             }
             Next::Ended(error) => Some(Turn::Tell(self.end(key, error)?)),
         }

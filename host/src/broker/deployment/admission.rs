@@ -7,6 +7,7 @@ use eddy_protocol::admin::DeploymentSpec;
 use eddy_protocol::frame::Start;
 use eddy_protocol::{ErrorCode, TopicName, WireError};
 
+use super::Deployment;
 use super::progress::Position;
 use super::record::Record;
 use crate::broker::{Broker, plugin, refusal};
@@ -39,6 +40,13 @@ pub(super) fn unknown_deployment(name: &str) -> WireError {
     ErrorCode::UnknownDeployment.because(format!("no deployment `{name}`"))
 }
 
+/// The answer for a deployment whose row makes no sense to this version of the broker.
+pub(super) fn unreadable_deployment(name: &str) -> WireError {
+    ErrorCode::StorageFailed.because(format!(
+        "the row of deployment `{name}` can't be read, so it does not run; delete it, or start the version of the broker that wrote it"
+    ))
+}
+
 impl Broker {
     pub(super) async fn admit(&self, spec: DeploymentSpec) -> Result<Admitted, WireError> {
         plugin::check_name("deployment", &spec.name)?;
@@ -48,14 +56,12 @@ impl Broker {
                 spec.name
             )));
         }
-        self.check_topics(&spec)?;
-        let (_, compiled) = self.compiled(&spec.plugin).await?;
-        let record = Record::new(spec, compiled.digest().to_string());
-        let partitions = self.topic(&record.spec.from)?.partitions();
-        let places = self.reserve(&record, partitions.len() as u32)?;
-        if let Some(place) = places.first() {
-            self.try_out(&record, &compiled, place).await?;
+        if self.deployments.unreadable.contains(&spec.name) {
+            return Err(unreadable_deployment(&spec.name));
         }
+        let record = self.prepare(spec, Record::new).await?;
+        let partitions = self.topic(&record.spec.from)?.partitions();
+        let places = self.reserve(&record)?;
         let mut offsets = Vec::new();
         for partition in partitions.iter() {
             offsets.push(match record.spec.start {
@@ -71,46 +77,60 @@ impl Broker {
         })
     }
 
-    /// What may take the place of `old`: it reads the same topic.
+    /// What may take the place of `old`: it reads the same topic. With places of its own where `old`
+    /// has given its back.
     pub(super) async fn admit_replacement(
         &self,
-        old: &Record,
+        deployment: &Deployment,
         spec: DeploymentSpec,
-    ) -> Result<Record, WireError> {
+    ) -> Result<(Record, Vec<Place>), WireError> {
+        let old = &deployment.record;
         if spec.from != old.spec.from {
             return Err(ErrorCode::InvalidArgument.because(format!(
                 "deployment `{}` reads topic `{}`; what replaces it goes on from its positions there, and can't read `{}`",
                 spec.name, old.spec.from, spec.from
             )));
         }
-        self.check_topics(&spec)?;
-        let (_, compiled) = self.compiled(&spec.plugin).await?;
         // Where it began is where it began.
         let spec = DeploymentSpec {
             start: old.spec.start,
             ..spec
         };
-        let record = old.replaced_by(spec, compiled.digest().to_string());
-        for place in self.reserve(&record, 1)? {
-            self.try_out(&record, &compiled, &place).await?;
-        }
+        let replace = |spec, digest| old.replaced_by(spec, digest);
+        let record = self.prepare(spec, replace).await?;
+        let places = match deployment.is_stopped() {
+            true => self.reserve(&record)?,
+            false => Vec::new(),
+        };
+        Ok((record, places))
+    }
+
+    /// The row of what is asked for, once its plugin has taken it.
+    async fn prepare(
+        &self,
+        spec: DeploymentSpec,
+        record: impl FnOnce(DeploymentSpec, String) -> Record,
+    ) -> Result<Record, WireError> {
+        self.check_topics(&spec)?;
+        let (_, plugin) = self.compiled(&spec.plugin).await?;
+        let record = record(spec, plugin.digest().to_string());
+        self.try_out(&record, &plugin).await?;
         Ok(record)
     }
 
-    fn reserve(&self, record: &Record, instances: u32) -> Result<Vec<Place>, WireError> {
-        let places = self.engine.reserve(instances);
+    /// A place for each partition.
+    fn reserve(&self, record: &Record) -> Result<Vec<Place>, WireError> {
+        let partitions = self.topic(&record.spec.from)?.partitions().len();
+        let places = self.engine.reserve(partitions as u32);
         places.map_err(|error| refusal::of_start(&of_deployment(record), &error))
     }
 
-    /// Makes an instance, to hear whether the plugin takes its parameters.
-    async fn try_out(
-        &self,
-        record: &Record,
-        plugin: &Plugin,
-        place: &Place,
-    ) -> Result<(), WireError> {
+    /// Makes an instance, to hear whether the plugin takes its parameters. In the place for trials,
+    /// which is free under the lock of admissions: those that are there may have all others.
+    async fn try_out(&self, record: &Record, plugin: &Plugin) -> Result<(), WireError> {
         let (context, limits) = (context(record, 0), self.limits(record)?);
-        let trial = self.engine.instantiate_at(place, plugin, context, limits);
+        let place = self.engine.trial();
+        let trial = self.engine.instantiate_at(&place, plugin, context, limits);
         match trial.await {
             Ok(_) => Ok(()),
             Err(error) => Err(refusal::of_start(&of_deployment(record), &error)),

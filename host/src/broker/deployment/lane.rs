@@ -10,8 +10,8 @@ use crate::store::Partition;
 
 /// One partition of a deployment.
 pub(super) struct Lane {
-    /// Where its instance is made; reserved as long as the deployment is there.
-    pub(super) place: Place,
+    /// Where its instance is made; reserved until the deployment is stopped or gone.
+    place: Mutex<Option<Place>>,
     state: Mutex<State>,
     position: AtomicU64,
     records_in: AtomicU64,
@@ -24,6 +24,16 @@ pub(super) struct Lane {
 struct State {
     state: DeploymentState,
     reason: Option<String>,
+    /// How often it was tried again since nothing was in the way.
+    retries: u32,
+}
+
+/// How a trouble is to be taken.
+pub(super) struct Trouble {
+    /// Whether it was in the way already.
+    pub(super) is_known: bool,
+    /// How often it was tried again before.
+    pub(super) retries: u32,
 }
 
 /// What a commit moved.
@@ -33,16 +43,19 @@ pub(super) struct Moved {
     pub(super) position: u64,
     pub(super) records_in: u64,
     pub(super) records_out: u64,
+    /// Records before those that retention took or a repair gave up.
+    pub(super) missed: u64,
 }
 
 impl Lane {
     /// Not at work yet, at this position.
     pub(super) fn new(place: Place, position: u64) -> Lane {
         Lane {
-            place,
+            place: Mutex::new(Some(place)),
             state: Mutex::new(State {
                 state: DeploymentState::Starting,
                 reason: None,
+                retries: 0,
             }),
             position: position.into(),
             records_in: AtomicU64::default(),
@@ -58,25 +71,35 @@ impl Lane {
         self.state.lock().state = DeploymentState::Running;
     }
 
+    /// Where its instance is made; `None` once it was given back.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.place.lock().clone()
+    }
+
+    /// Gives the place back.
+    pub(super) fn leave(&self) -> Option<Place> {
+        self.place.lock().take()
+    }
+
     /// Nothing is in the way.
     pub(super) fn clear(&self) {
-        self.state.lock().reason = None;
+        let mut state = self.state.lock();
+        (state.reason, state.retries) = (None, 0);
     }
 
-    /// It will be tried again.
-    pub(super) fn waits(&self, reason: String) {
-        *self.state.lock() = State {
-            state: DeploymentState::Starting,
-            reason: Some(reason),
+    /// Something is in the way, and will be tried again.
+    pub(super) fn troubled(&self, state: DeploymentState, reason: &str) -> Trouble {
+        let mut now = self.state.lock();
+        let trouble = Trouble {
+            is_known: now.reason.as_deref() == Some(reason),
+            retries: now.retries,
         };
-    }
-
-    /// For good, until the broker starts again.
-    pub(super) fn stopped(&self, reason: String) {
-        *self.state.lock() = State {
-            state: DeploymentState::Stopped,
-            reason: Some(reason),
+        *now = State {
+            state,
+            reason: Some(reason.to_owned()),
+            retries: now.retries.saturating_add(1),
         };
+        trouble
     }
 
     /// A commit is durable.
@@ -86,16 +109,12 @@ impl Lane {
         add(&self.records_in, moved.records_in);
         add(&self.records_out, moved.records_out);
         add(&self.batches, 1);
-    }
-
-    /// Retention took so many records before they were read.
-    pub(super) fn missed(&self, records: u64) {
-        self.missed.fetch_add(records, Ordering::Relaxed);
+        add(&self.missed, moved.missed);
     }
 
     pub(super) fn info(&self, partition: &Partition) -> InstanceInfo {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let State { state, reason } = self.state.lock().clone();
+        let State { state, reason, .. } = self.state.lock().clone();
         InstanceInfo {
             state,
             reason,
@@ -115,7 +134,8 @@ pub(super) fn nobody(partition: &Partition, position: u64) -> InstanceInfo {
         partition: partition.number(),
         position,
         end,
-        lag: end.saturating_sub(position),
+        // What retention took is no work that is left.
+        lag: end.saturating_sub(partition.next_from(position)),
         state: DeploymentState::Starting,
         reason: None,
         records_in: 0,

@@ -10,7 +10,6 @@
 //! that the store refuses leaves everything as it was.
 
 mod admission;
-mod feed;
 mod lane;
 mod outputs;
 mod progress;
@@ -18,18 +17,17 @@ mod record;
 mod runner;
 mod supervisor;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, DeploymentState, InstanceInfo};
 use eddy_protocol::{ErrorCode, TopicName, WireError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Broker, refusal};
+use super::{Broker, refusal, whole};
 use crate::metrics as names;
 use crate::plugin::Place;
 use crate::store::{Partition, Table};
@@ -40,12 +38,12 @@ use record::Record;
 /// Deployments' settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// How many bytes of records, expanded, an instance is handed at once,
-    /// unless a single record is larger.
+    /// How many bytes of records, expanded, an instance is handed at once, but
+    /// for the last record; less where its limits are small. For filters, too.
     pub chunk_bytes: usize,
     /// How many commits of an instance may be under way.
     pub commits_in_flight_max: usize,
-    /// How long a deployment waits before it tries again what the store refused.
+    /// How long a deployment waits before it tries again what was refused; longer each time.
     pub retry_delay: Duration,
 }
 
@@ -63,6 +61,9 @@ impl Default for Config {
 #[derive(Default)]
 pub(super) struct Deployments {
     by_name: DashMap<String, Arc<Deployment>>,
+    /// Names of those whose rows this version of the broker can't read. The rows stay, and so does
+    /// whatever they may run.
+    unreadable: DashSet<String>,
     /// Held while a deployment or a plugin is made, replaced or deleted: what
     /// one may rest on the other must not take away.
     pub(super) admission: tokio::sync::Mutex<()>,
@@ -95,13 +96,12 @@ impl Deployments {
         self.find(|deployment| deployment.record.digest == digest)
     }
 
-    /// Of the plugins of all deployments, also of those that are stopped.
-    pub(super) fn digests(&self) -> Vec<String> {
+    /// Of the plugins of all deployments, also of those that are stopped; `None` where they are not
+    /// all known.
+    pub(super) fn digests(&self) -> Option<Vec<String>> {
         let digest = |deployment: &Arc<Deployment>| deployment.record.digest.clone();
-        self.by_name
-            .iter()
-            .map(|entry| digest(entry.value()))
-            .collect()
+        let known = self.by_name.iter().map(|entry| digest(entry.value()));
+        self.unreadable.is_empty().then(|| known.collect())
     }
 
     fn find(&self, matches: impl Fn(&Deployment) -> bool) -> Option<String> {
@@ -112,6 +112,9 @@ impl Deployments {
     }
 
     fn named(&self, name: &str) -> Result<Arc<Deployment>, WireError> {
+        if self.unreadable.contains(name) {
+            return Err(admission::unreadable_deployment(name));
+        }
         let found = self.by_name.get(name).map(|entry| entry.value().clone());
         found.ok_or_else(|| admission::unknown_deployment(name))
     }
@@ -157,8 +160,22 @@ impl Deployment {
     /// The places of all its instances, once it rests.
     fn take_places(&self) -> Vec<Place> {
         let mut places = std::mem::take(&mut *self.places.lock());
-        places.extend(self.lanes.lock().drain(..).map(|lane| lane.place.clone()));
+        places.extend(self.lanes.lock().iter().filter_map(|lane| lane.leave()));
         places
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.lock().is_some()
+    }
+
+    /// Says why not all of its lanes are there; in the log, too, where it is something else.
+    fn trouble(&self, trouble: Option<String>) {
+        let mut now = self.trouble.lock();
+        if let Some(reason) = trouble.as_ref().filter(|_| *now != trouble) {
+            let name = &self.record.spec.name;
+            tracing::warn!(deployment = name, reason, "deployment tries again");
+        }
+        *now = trouble;
     }
 
     /// Its state as that of its instances comes to, and what is in the way.
@@ -218,10 +235,14 @@ impl Broker {
         whole(async move {
             let _admission = broker.deployments.admission.lock().await;
             let old = broker.deployments.named(&spec.name)?;
-            let record = broker.admit_replacement(&old.record, spec).await?;
+            let (record, mut places) = broker.admit_replacement(&old, spec).await?;
             broker.change(vec![record.put()?]).await?;
             old.rest().await;
-            Ok(broker.start(Deployment::new(record, old.take_places())))
+            places.extend(old.take_places());
+            let info = broker.start(Deployment::new(record, places));
+            // Nothing else may name what the old one ran.
+            broker.sweep_plugins().await;
+            Ok(info)
         })
         .await
     }
@@ -248,15 +269,23 @@ impl Broker {
         let (broker, name) = (self.clone(), name.to_owned());
         whole(async move {
             let _admission = broker.deployments.admission.lock().await;
-            let deployment = broker.deployments.named(&name)?;
             let mut changes = broker.forget_positions(&name)?;
-            changes.push(deployment.record.delete());
+            if broker.deployments.unreadable.contains(&name) {
+                changes.push(record::delete(&name));
+                broker.change(changes).await?;
+                broker.deployments.unreadable.remove(&name);
+                broker.sweep_plugins().await;
+                return Ok(());
+            }
+            let deployment = broker.deployments.named(&name)?;
+            changes.push(record::delete(&name));
             broker.change(changes).await?;
             // Without its position nothing of it is committed any more.
             deployment.rest().await;
             broker.deployments.by_name.remove(&name);
             // What is gone lags no more; a scrape would never look at it again.
             metrics::gauge!(names::DEPLOYMENT_LAG, "deployment" => name).set(0);
+            broker.sweep_plugins().await;
             Ok(())
         })
         .await
@@ -265,13 +294,26 @@ impl Broker {
     /// Starts what was deployed before the broker stopped.
     pub(super) async fn resume_deployments(self: &Arc<Self>) -> anyhow::Result<()> {
         for (key, value) in self.store.scan(Table::Deployments, b"")? {
-            let record = Record::read(&value).map_err(|error| {
-                anyhow::anyhow!("deployment `{}`: {error}", String::from_utf8_lossy(&key))
-            })?;
+            let record = match Record::read(&value) {
+                Ok(record) => record,
+                Err(error) => {
+                    let name = String::from_utf8_lossy(&key).into_owned();
+                    tracing::error!(
+                        deployment = name,
+                        %error,
+                        "a deployment's row can't be read; it is kept, and does not run"
+                    );
+                    self.deployments.unreadable.insert(name);
+                    continue;
+                }
+            };
             let partitions = self.topic(&record.spec.from);
             let partitions = partitions.map_or(0, |topic| topic.partitions().len());
-            // With less room than there was, its supervisor waits for more.
-            let places = self.engine.reserve(partitions as u32).unwrap_or_default();
+            let places = match record.stopped {
+                Some(_) => Vec::new(),
+                // With less room than there was, its supervisor waits for more.
+                None => self.engine.reserve(partitions as u32).unwrap_or_default(),
+            };
             self.start(Deployment::new(record, places));
         }
         Ok(())
@@ -280,7 +322,7 @@ impl Broker {
     fn start(self: &Arc<Self>, deployment: Arc<Deployment>) -> DeploymentInfo {
         let name = deployment.record.spec.name.clone();
         let mut supervisor = deployment.supervisor.lock();
-        if deployment.stopped.lock().is_none() {
+        if !deployment.is_stopped() {
             let work = supervisor::supervise(self.clone(), deployment.clone());
             *supervisor = Some(tokio::spawn(work));
         }
@@ -306,7 +348,7 @@ impl Broker {
     fn info(&self, deployment: &Deployment) -> DeploymentInfo {
         let record = &deployment.record;
         let lanes = deployment.lanes.lock().clone();
-        let is_stopped = deployment.stopped.lock().is_some();
+        let is_stopped = deployment.is_stopped();
         let look = |partition: &Arc<Partition>| {
             let info = match lanes.get(partition.number() as usize) {
                 Some(lane) => lane.info(partition),
@@ -349,17 +391,4 @@ fn passes(error: &WireError) -> bool {
 async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone means the same.
     stop.wait_for(|stop| *stop).await.ok();
-}
-
-/// Runs to its end even if who asked goes away: half of a change would leave a
-/// row without its work, or work without its row.
-pub(super) async fn whole<T: Send + 'static>(
-    work: impl Future<Output = Result<T, WireError>> + Send + 'static,
-) -> Result<T, WireError> {
-    tokio::spawn(work).await.unwrap_or_else(|error| {
-        Err(match error.is_panic() {
-            true => ErrorCode::Internal.because("a panic, whose message is in the log"),
-            false => ErrorCode::ShuttingDown.because("the broker is stopping"),
-        })
-    })
 }

@@ -75,13 +75,6 @@ impl Record {
         })
     }
 
-    pub(super) fn delete(&self) -> Change {
-        Change::Delete {
-            table: Table::Deployments,
-            key: self.key(),
-        }
-    }
-
     /// That the store has this very deployment: neither stopped, replaced nor deleted.
     pub(super) fn expect(&self) -> Result<Expect, WireError> {
         Ok(Expect {
@@ -112,5 +105,13 @@ impl Record {
     /// Which of the outputs gets what a plugin merely keeps; none is connected if there is none.
     pub(super) fn kept_output(&self) -> Option<usize> {
         self.outputs().position(|(port, _)| port == PORT_OUT)
+    }
+}
+
+/// The end of a deployment's row.
+pub(super) fn delete(name: &str) -> Change {
+    Change::Delete {
+        table: Table::Deployments,
+        key: Bytes::from(name.to_owned()),
     }
 }

@@ -15,22 +15,22 @@ use eddy_protocol::{Batch, WireError};
 use metrics::{Counter, counter};
 use tokio::sync::watch;
 
-use super::feed::{Call, Feed};
 use super::lane::{Lane, Moved};
 use super::outputs::Outputs;
 use super::progress::Position;
 use super::{Deployment, admission, passes, told_to_stop};
+use crate::broker::feed::{self, Call, Feed};
 use crate::broker::fetch::{self, News};
 use crate::broker::{Broker, refusal};
 use crate::metrics as names;
-use crate::plugin::{Instance, Limits, PluginError, Verdict};
+use crate::plugin::{Instance, PluginError, Verdict};
 use crate::store::{Append, Commit, CommitError, Partition, Ticket, WatchGuard};
 
 /// Why a runner stopped, in words for who runs the deployment.
 pub(super) enum Stop {
     /// The plugin's fault: the deployment stops.
     Plugin(String),
-    /// The partition can't be read or written: the others go on.
+    /// The partition can't be read or written until somebody repairs it: the others go on.
     Partition(String),
     /// Nobody's fault that lasts: try again from the committed position.
     Retry(String),
@@ -50,7 +50,8 @@ pub(super) struct Runner {
     position: u64,
     feed: Feed,
     in_flight: VecDeque<InFlight>,
-    /// Records that retention took before they were read.
+    /// Records before those that were read last, which retention took before they were.
+    skipped: u64,
     missed: Counter,
     /// Whether the lane may show something that was in the way and is no more.
     is_troubled: bool,
@@ -72,14 +73,19 @@ impl Runner {
     ) -> Result<Runner, Stop> {
         let record = &deployment.record;
         let (_, partition) = broker.partition(&record.spec.from, number).map_err(stop)?;
+        if let Some(reason) = partition.stopped() {
+            return Err(Stop::Partition(reason));
+        }
+        // Without a place the deployment is at its end.
+        let place = lane.place().ok_or(Stop::Told)?;
         let topics = record.outputs().map(|(_, topic)| broker.topic(topic));
         let topics = topics.collect::<Result<_, _>>().map_err(stop)?;
         let plugin = broker.compiled_digest(&record.digest).await.map_err(stop)?;
         let limits = broker.limits(record).map_err(stop)?;
         let context = admission::context(record, number);
         let instance = broker
-            .engine()
-            .instantiate_at(&lane.place, &plugin, context, limits)
+            .engine
+            .instantiate_at(&place, &plugin, context, limits)
             .await
             .map_err(|error| failed(&error, String::new()))?;
         let position = match broker.position(record, number).map_err(stop)? {
@@ -90,13 +96,17 @@ impl Runner {
         let news = Arc::new(News::default());
         Ok(Runner {
             outputs: Outputs::new(record, topics, number, broker.config.batch_bytes_max),
-            feed: Feed::new(call_bytes_max(broker, limits)),
+            feed: Feed::new(feed::call_bytes_max(
+                broker.config.deployment.chunk_bytes,
+                limits,
+            )),
             broker: broker.clone(),
             deployment: deployment.clone(),
             lane,
             instance,
             position,
             in_flight: VecDeque::new(),
+            skipped: 0,
             missed: counter!(names::DEPLOYMENT_MISSED, "deployment" => deployment.record.spec.name.clone()),
             is_troubled: true,
             _watch: news.watch(&partition),
@@ -185,6 +195,7 @@ impl Runner {
                 position: next,
                 records_in: columns.len() as u64,
                 records_out,
+                missed: std::mem::take(&mut self.skipped),
             },
         });
         self.position = next;
@@ -208,13 +219,19 @@ impl Runner {
                     stop(error)
                 }
             })?;
-        if from > self.position && !batches.is_empty() {
-            self.miss(from - self.position);
+        if !batches.is_empty() {
+            self.skipped = from - self.position;
         }
         Ok(batches)
     }
 
-    fn miss(&self, missing: u64) {
+    /// A commit is durable.
+    fn moved(&self, moved: Moved) {
+        self.lane.moved(moved);
+        let missing = moved.missed;
+        if missing == 0 {
+            return;
+        }
         let name = &self.deployment.record.spec.name;
         tracing::warn!(
             deployment = name,
@@ -223,7 +240,6 @@ impl Runner {
             "retention overtook the deployment, or a repair gave records up"
         );
         self.missed.increment(missing);
-        self.lane.missed(missing);
     }
 
     fn commit(&self, appends: Vec<Append>, next: u64) -> Commit {
@@ -250,7 +266,7 @@ impl Runner {
             return Ok(());
         };
         answer.map_err(|error| stop(refusal::of_commit(&error)))?;
-        self.lane.moved(settled.moves);
+        self.moved(settled.moves);
         self.untroubled();
         Ok(())
     }
@@ -260,7 +276,7 @@ impl Runner {
     async fn drain(&mut self) {
         while let Some(mut oldest) = self.in_flight.pop_front() {
             if (&mut oldest.ticket).await.is_ok() {
-                self.lane.moved(oldest.moves);
+                self.moved(oldest.moves);
             }
         }
     }
@@ -289,19 +305,6 @@ impl Runner {
             error => failed(error, format!(" (records from offset {first} on)")),
         }
     }
-}
-
-/// How many bytes of records an instance is handed at once: as the broker is
-/// configured, and so little that what it may have is enough to work on them.
-fn call_bytes_max(broker: &Broker, limits: Limits) -> usize {
-    const SHARE_OF_MEMORY: usize = 16;
-    const SHARE_OF_OUTPUT: usize = 4;
-    broker
-        .config
-        .deployment
-        .chunk_bytes
-        .min(limits.memory_bytes_max / SHARE_OF_MEMORY)
-        .min(limits.output_bytes_max / SHARE_OF_OUTPUT)
 }
 
 /// The first position of a partition that came after the deployment. Refused

@@ -4,15 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eddy_protocol::WireError;
+use eddy_protocol::admin::DeploymentState;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
 use super::lane::Lane;
 use super::runner::{Runner, Stop};
 use super::{Deployment, passes, told_to_stop};
+use crate::broker::fetch::News;
 use crate::broker::{Broker, refusal};
 use crate::metrics as names;
 use crate::store::{Commit, CommitError};
+
+/// The longest pause before what is in the way is tried again, unless a longer one is configured.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
 /// A runner's number and why it stopped.
 type Finished = (u32, Stop);
@@ -26,16 +31,13 @@ pub(super) async fn supervise(broker: Arc<Broker>, deployment: Arc<Deployment>) 
         halt: watch::Sender::new(false),
         runners: JoinSet::new(),
     };
+    let mut retries = 0;
     let failure = loop {
-        let trouble = match team.grow().await {
-            Ok(()) => None,
-            Err(error) if passes(&error) => Some(error.message),
-            Err(error) => break Some(error.message),
-        };
-        let delay = trouble
-            .as_ref()
-            .map(|_| broker.config.deployment.retry_delay);
-        *deployment.trouble.lock() = trouble;
+        // Whatever it is, it is not the plugin's fault.
+        let trouble = team.grow().await.err().map(|error| error.message);
+        retries = trouble.as_ref().map_or(0, |_| retries + 1);
+        let delay = trouble.as_ref().map(|_| pause(&broker, retries - 1));
+        deployment.trouble(trouble);
         tokio::select! {
             biased;
             () = told_to_stop(&mut stop) => break None,
@@ -49,6 +51,10 @@ pub(super) async fn supervise(broker: Arc<Broker>, deployment: Arc<Deployment>) 
         }
     };
     team.rest().await;
+    if failure.is_some() {
+        // Others may need them; what replaces it reserves its own.
+        drop(deployment.take_places());
+    }
     if let Some(reason) = failure {
         fail(&broker, &deployment, reason, &mut stop).await;
     }
@@ -96,7 +102,8 @@ impl Team {
             let _guard = AbortOnDrop(work.abort_handle());
             let stop = work
                 .await
-                .unwrap_or_else(|error| Stop::Plugin(format!("its work was cut off: {error}")));
+                // A panic of the broker's own: the plugin's would have been a trap.
+                .unwrap_or_else(|error| Stop::Retry(format!("its work was cut off: {error}")));
             (number, stop)
         });
     }
@@ -105,36 +112,28 @@ impl Team {
     fn handle(&mut self, finished: Result<Finished, JoinError>) -> Option<String> {
         let (number, stop) = match finished {
             Ok(finished) => finished,
-            Err(error) => return Some(format!("its work was cut off: {error}")),
+            // What only waits for the work can't fail before the runtime ends.
+            Err(_) => return None,
         };
         let lane = self.deployment.lanes.lock().get(number as usize)?.clone();
-        let name = &self.deployment.record.spec.name;
-        match stop {
-            Stop::Told => None,
-            Stop::Plugin(reason) => Some(format!("partition {number}: {reason}")),
-            Stop::Partition(reason) => {
-                tracing::error!(
-                    deployment = name,
-                    partition = number,
-                    reason,
-                    "deployment stopped on a partition"
-                );
-                lane.stopped(reason);
-                None
-            }
-            Stop::Retry(reason) => {
-                tracing::warn!(
-                    deployment = name,
-                    partition = number,
-                    reason,
-                    "deployment tries again"
-                );
-                lane.waits(reason);
-                let delay = self.broker.config.deployment.retry_delay;
-                self.run(number, lane, delay);
-                None
-            }
+        let (state, reason) = match stop {
+            Stop::Told => return None,
+            Stop::Plugin(reason) => return Some(format!("partition {number}: {reason}")),
+            Stop::Partition(reason) => (DeploymentState::Stopped, reason),
+            Stop::Retry(reason) => (DeploymentState::Starting, reason),
+        };
+        let trouble = lane.troubled(state, &reason);
+        if !trouble.is_known {
+            let name = &self.deployment.record.spec.name;
+            tracing::warn!(
+                deployment = name,
+                partition = number,
+                reason,
+                "deployment tries again"
+            );
         }
+        self.run(number, lane, pause(&self.broker, trouble.retries));
+        None
     }
 
     /// Tells all runners to stop, and returns when the last commit was answered.
@@ -153,7 +152,10 @@ async fn work(
 ) -> Stop {
     let open = async {
         if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = repaired(&broker, &deployment, number) => {}
+            }
         }
         Runner::open(&broker, &deployment, number, lane).await
     };
@@ -166,6 +168,28 @@ async fn work(
         Ok(runner) => runner.run(halt).await,
         Err(stop) => stop,
     }
+}
+
+/// How long to wait before it is tried again: longer each time.
+fn pause(broker: &Broker, retries: u32) -> Duration {
+    let delay = broker.config.deployment.retry_delay;
+    let longer = delay.saturating_mul(1 << retries.min(16));
+    longer.min(RETRY_DELAY_MAX.max(delay))
+}
+
+/// Until a partition that is stopped serves again; for ever where it is not stopped.
+async fn repaired(broker: &Broker, deployment: &Deployment, number: u32) {
+    let news = Arc::new(News::default());
+    if let Ok((_, partition)) = broker.partition(&deployment.record.spec.from, number)
+        && partition.stopped().is_some()
+    {
+        let _watch = news.watch(&partition);
+        while partition.stopped().is_some() {
+            news.came().await;
+        }
+        return;
+    }
+    std::future::pending::<()>().await;
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);

@@ -27,6 +27,31 @@ pub struct PlacedRecord {
     pub headers: Vec<(String, Bytes)>,
 }
 
+impl PlacedRecord {
+    /// Appends the record to `columns`; `index` is its number in the request.
+    pub fn push_to(&self, columns: &mut ColumnBuf, index: usize) -> Result<(), WireError> {
+        let headers: Vec<(&str, &[u8])> = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_ref()))
+            .collect();
+        let pushed = columns.push(
+            columns.len() as u64,
+            self.timestamp_ms,
+            self.key.as_deref(),
+            self.value.as_deref(),
+            &headers,
+        );
+        pushed.map_err(|error| {
+            let code = match error {
+                BatchError::TooLarge { .. } => ErrorCode::BatchTooLarge,
+                _ => ErrorCode::InvalidArgument,
+            };
+            code.because(format!("record {index}: {error}"))
+        })
+    }
+}
+
 /// Records on their way into one commit, each put into its place as it comes,
 /// in batches that keep to the limit. Filling it is work for a thread that may
 /// take its time.
@@ -94,13 +119,7 @@ impl Placement {
         }
         filling.bytes += bytes;
         filling.last = index;
-        filling.push(record).map_err(|error| {
-            let code = match error {
-                BatchError::TooLarge { .. } => ErrorCode::BatchTooLarge,
-                _ => ErrorCode::InvalidArgument,
-            };
-            code.because(format!("record {index}: {error}"))
-        })
+        record.push_to(&mut filling.columns, index)
     }
 
     /// Whether nothing has come.
@@ -127,21 +146,6 @@ impl Placement {
 }
 
 impl Filling {
-    fn push(&mut self, record: &PlacedRecord) -> Result<(), BatchError> {
-        let headers: Vec<_> = record
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_ref()))
-            .collect();
-        self.columns.push(
-            self.columns.len() as u64,
-            record.timestamp_ms,
-            record.key.as_deref(),
-            record.value.as_deref(),
-            &headers,
-        )
-    }
-
     /// The batch. Several records were added only as long as they keep to the
     /// limit; a single one may turn out to be too large.
     fn finish(self, limit: usize) -> Result<Batch, WireError> {

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use super::recent::Charge;
 use crate::broker::filter::keep_from;
 use crate::broker::frame::{self, Frame};
+use crate::broker::refusal;
 
 /// What a chunk takes besides its batches; keeps a run of empty ones from growing without limit.
 const FIXED_BYTES: usize = 256;
@@ -146,8 +147,6 @@ fn unreadable(error: BatchError) -> WireError {
 async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, WireError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => Ok(done),
-        Err(_) => Err(ErrorCode::ShuttingDown.because("the broker is stopping")),
-    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| refusal::of_join(&error))
 }

@@ -42,6 +42,8 @@ pub enum Next {
     Idle,
     /// Something that takes a while: await it, hand the result to [`Cursor::arrived`].
     Load(Load),
+    /// Something is in the way that passes: poll again after a while.
+    Retry,
     /// The stream has ended here, and why.
     Ended(WireError),
 }
@@ -143,6 +145,12 @@ impl Cursor {
                     && self.next < self.lane.partition.start() =>
             {
                 None
+            }
+            // It would be in the way of whoever subscribes anew, too.
+            Err(error) if matches!(error.code, ErrorCode::TooMany | ErrorCode::ReadFailed) => {
+                let (topic, partition) = (self.stream.topic.name(), self.partition());
+                tracing::debug!(%topic, partition, %error, "a subscriber waits");
+                Some(Next::Retry)
             }
             Err(error) => Some(Next::Ended(error)),
         }

@@ -47,15 +47,19 @@ pub(super) enum Found {
 }
 
 impl Lane {
-    pub(super) fn new(partition: Arc<Partition>, shelves: &Arc<Shelves>) -> Lane {
-        let place = |shelf| Place {
+    pub(super) fn new(partition: Arc<Partition>, shelves: &Arc<Shelves>, filtered: bool) -> Lane {
+        let place = |shelf, seat| Place {
             recent: Recent::new(shelf),
-            seat: Seat::default(),
+            seat,
+        };
+        let stays = match filtered {
+            true => shelves.seats.add(),
+            false => Seat::default(),
         };
         Lane {
             partition,
-            near: place(&shelves.near),
-            far: place(&shelves.far),
+            near: place(&shelves.near, stays),
+            far: place(&shelves.far, Seat::default()),
             shelves: shelves.clone(),
             flights: Mutex::default(),
         }

@@ -115,7 +115,7 @@ async fn what_a_deployment_names_must_be_there() {
 #[tokio::test]
 async fn limits_are_narrowed_never_widened() {
     let broker = with_topics(&["a", "b"]).await;
-    let most = broker.engine().config().limits();
+    let most = broker.engine.config().limits();
     let with = |limits: LimitsSpec| DeploymentSpec {
         limits,
         ..spec("x", "a", &[("out", "b")])

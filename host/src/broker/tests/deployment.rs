@@ -6,6 +6,7 @@ use eddy_protocol::frame::AlterTopic;
 
 use super::*;
 use crate::io::{CrashKind, Faults};
+use crate::store::{Change, Table};
 
 /// Keeps everything, and traps at a value with an exclamation mark.
 const FRAGILE: Guest<'_> = Guest {
@@ -363,4 +364,104 @@ async fn what_was_gathered_is_cut_to_the_largest_batch_again() {
     broker.with_deployment("all").await;
     broker.caught_up().await;
     assert_eq!(broker.values("out", 0).await, values);
+}
+
+#[tokio::test]
+async fn a_replacement_needs_no_place_beside_those_that_there_are() {
+    let broker = world(config()).await;
+    broker.with_deployment("all").await;
+    let _taken = broker.engine.reserve(15).expect("room");
+    let replaced = within("replacing", broker.replace_deployment(spec("fragile"))).await;
+    assert_eq!(replaced.expect("replaced").version, 2);
+    broker.append("in", &["a"]).await;
+    broker.caught_up().await;
+}
+
+#[tokio::test]
+async fn a_stopped_deployment_leaves_its_place_to_others() {
+    let broker = world(config()).await;
+    broker.append("in", &["!"]).await;
+    broker.with_deployment("fragile").await;
+    broker
+        .until("the trap", |info| info.state == DeploymentState::Stopped)
+        .await;
+    eventually("the place", || broker.engine.instances() == 0).await;
+    let taken = broker.engine.reserve(16).expect("room");
+    refused(
+        within("replacing", broker.replace_deployment(spec("all"))).await,
+        ErrorCode::TooMany,
+        "places are free",
+    );
+    drop(taken);
+    within("replacing", broker.replace_deployment(spec("all")))
+        .await
+        .expect("replaced");
+    broker.caught_up().await;
+    assert_eq!(broker.values("out", 0).await, ["!"]);
+}
+
+#[tokio::test]
+async fn a_deployment_goes_on_when_its_partition_is_repaired() {
+    let disk = FaultyDisk::new(7);
+    let broker = world_on(&disk, config()).await;
+    let values: Vec<String> = (10..60).map(|n| format!("value {n}")).collect();
+    for value in &values {
+        broker.append("in", &[value]).await;
+    }
+    let path = "topics/1/0/00000000000000000000.log";
+    let find = || {
+        let content = disk.content(path)?;
+        content.windows(8).position(|window| window == b"value 15")
+    };
+    eventually("the segment", || find().is_some()).await;
+    disk.corrupt(path, find().expect("it is there") as u64, b"x");
+    broker.with_deployment("all").await;
+    let stopped = |info: &DeploymentInfo| info.partitions[0].state == DeploymentState::Stopped;
+    broker.until("the damage", stopped).await;
+    within("repairing", broker.repair_partition(&name("in"), 0))
+        .await
+        .expect("it is stopped");
+    let info = broker.caught_up().await;
+    assert_eq!((info.reason, info.partitions[0].missed), (None, 1));
+    let mut rest = values.clone();
+    rest.remove(5);
+    assert_eq!(broker.values("out", 0).await, rest);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_kept_and_hinders_nobody() {
+    let disk = FaultyDisk::new(7);
+    let broker = world_on(&disk, config()).await;
+    let put = |table, key: &'static str| Change::Put {
+        table,
+        key: key.into(),
+        value: "of another time".into(),
+    };
+    let changes = vec![put(Table::Deployments, "old"), put(Table::Plugins, "odd")];
+    broker.change(changes).await.expect("written");
+    broker.with_deployment("all").await;
+    within("closing", broker.close()).await;
+    drop(broker);
+    disk.crash(CrashKind::Process);
+    let broker = broker_on(&disk, config()).await;
+    broker.append("in", &["a"]).await;
+    broker.caught_up().await;
+    assert_eq!(broker.plugins().expect("the others").len(), 2);
+    let named_so = DeploymentSpec {
+        name: "old".to_owned(),
+        ..spec("all")
+    };
+    refused(
+        within("deploying", broker.deploy(named_so)).await,
+        ErrorCode::StorageFailed,
+        "can't be read",
+    );
+    within("deleting", broker.delete_deployment("old"))
+        .await
+        .expect("deleted");
+    refused(
+        broker.deployment("old"),
+        ErrorCode::UnknownDeployment,
+        "`old`",
+    );
 }

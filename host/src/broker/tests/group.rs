@@ -116,3 +116,36 @@ async fn cursors_of_a_deleted_topic_are_gone_with_it() {
     broker.with_topic("gone", 1, TopicSettings::default()).await;
     assert_eq!(of(&broker, "g", Some("gone")).await, []);
 }
+
+#[tokio::test]
+async fn a_topics_groups_are_limited_and_forgotten_with_it() {
+    let config = || Config {
+        groups_max: 2,
+        ..Config::default()
+    };
+    let disk = FaultyDisk::new(7);
+    let broker = broker_on(&disk, config()).await;
+    for topic in ["t", "other"] {
+        broker.with_topic(topic, 1, TopicSettings::default()).await;
+    }
+    for group in ["a", "b", "a"] {
+        move_to(&broker, group, &[cursor("t", 0, 0)]).await;
+    }
+    move_to(&broker, "c", &[cursor("other", 0, 0)]).await;
+    within("closing", broker.close()).await;
+    drop(broker);
+    disk.crash(crate::io::CrashKind::Process);
+    let broker = broker_on(&disk, config()).await;
+    refused(
+        broker.commit(moving(Some("c"), &[cursor("t", 0, 0)])),
+        ErrorCode::TooMany,
+        "broker.groups_max",
+    );
+    within("deleting", broker.delete_topic(&name("t")))
+        .await
+        .expect("deleted");
+    let rows = broker.store.scan(crate::store::Table::Cursors, b"");
+    assert_eq!(rows.expect("rows").len(), 1);
+    broker.with_topic("t", 1, TopicSettings::default()).await;
+    move_to(&broker, "c", &[cursor("t", 0, 0)]).await;
+}

@@ -84,6 +84,14 @@ async fn what_is_no_plugin_is_the_fault_of_who_pushes_it() {
         let outcome = within("pushing", broker.push_plugin("p", wasm)).await;
         refused(outcome, ErrorCode::InvalidPlugin, "plugin `p`");
     }
+    let empty = wat::parse_str("(component)").expect("text");
+    let outcome = within("pushing", broker.push_plugin("p", empty.into())).await;
+    refused(outcome, ErrorCode::InvalidPlugin, "plugin `p`");
+    assert_eq!(
+        kept(&broker),
+        (vec![], vec![]),
+        "no code of what is refused"
+    );
     for topic in ["a", "b"] {
         broker.with_topic(topic, 1, TopicSettings::default()).await;
     }
@@ -98,4 +106,34 @@ async fn what_is_no_plugin_is_the_fault_of_who_pushes_it() {
         ErrorCode::PluginRefused,
         "deployment `d`",
     );
+}
+
+#[tokio::test]
+async fn a_plugin_is_not_named_as_another_ones_digest() {
+    let broker = broker().await;
+    let digest = push(&broker, "p", 1).await;
+    let wasm = Guest::default().component();
+    refused(
+        within("pushing", broker.push_plugin(&digest, wasm)).await,
+        ErrorCode::InvalidName,
+        "looks like a digest",
+    );
+}
+
+#[tokio::test]
+async fn what_a_replaced_deployment_ran_goes_with_it() {
+    let broker = broker().await;
+    for topic in ["a", "b"] {
+        broker.with_topic(topic, 1, TopicSettings::default()).await;
+    }
+    push(&broker, "p", 1).await;
+    let spec = || serde_json::from_str(r#"{"name":"d","plugin":"p","from":"a","to":"b"}"#);
+    within("deploying", broker.deploy(spec().expect("a spec")))
+        .await
+        .expect("deployed");
+    let named = push(&broker, "p", 2).await;
+    assert_eq!(kept(&broker).0.len(), 2);
+    let replaced = broker.replace_deployment(spec().expect("a spec"));
+    within("replacing", replaced).await.expect("replaced");
+    assert_eq!(kept(&broker), (vec![named.clone()], vec![named]));
 }

@@ -79,6 +79,7 @@ fn describe(next: &Next) -> String {
         Next::Progress(progress) => format!("{progress:?}"),
         Next::Idle => "idle".into(),
         Next::Load(_) => "a load".into(),
+        Next::Retry => "a retry".into(),
         Next::Ended(error) => format!("{error:?}"),
     }
 }
@@ -357,7 +358,7 @@ async fn a_subscriber_that_catches_up_leaves_the_others_their_filter_and_their_c
 }
 
 #[tokio::test]
-async fn too_many_instances_end_a_subscription_for_now_and_its_stream_goes_on() {
+async fn where_places_are_scarce_partitions_take_turns_with_them() {
     // Of 16, a quarter is kept for deployments.
     const INSTANCES_MAX: u32 = 12;
     let broker = broker().await;
@@ -367,34 +368,88 @@ async fn too_many_instances_end_a_subscription_for_now_and_its_stream_goes_on() 
         .await;
     broker.with_plugin("all", Guest::default()).await;
     let subscribed = broker.subscribe(&through("all")).await;
-    let (stream, mut cursors) = subscribed.expect("a stream");
+    let (_, mut cursors) = subscribed.expect("a stream");
     for cursor in &mut cursors {
         broker.append_to("t", cursor.partition(), &["a"]).await;
-        match (next(cursor, Form::Binary).await, cursor.partition()) {
-            (Next::Frame(_), number) if number < INSTANCES_MAX => {}
-            (Next::Ended(error), INSTANCES_MAX) => {
-                assert_eq!(error.code, ErrorCode::TooMany);
-                assert!(error.code.retryable());
-            }
-            (other, number) => panic!("partition {number}: {}", describe(&other)),
-        }
+        frame(cursor, Form::Binary).await;
     }
     broker.append("t", &["b"]).await;
     frame(&mut cursors[0], Form::Binary).await;
-    // Who joins a stream that runs needs no instance to try its parameters.
-    let (joined, _) = broker.subscribe(&through("all")).await.expect("it runs");
-    assert_eq!(joined.id(), stream.id());
-    let new = Subscribe {
+    // So does who comes with other parameters.
+    let (_, mut others) = broker
+        .subscribe(&other_parameters())
+        .await
+        .expect("a stream");
+    frame(&mut others[0], Form::Binary).await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_finds_no_place_waits_for_one() {
+    let broker = with_topic().await;
+    broker.with_plugin("all", Guest::default()).await;
+    let mut cursor = broker.reader(&through("all")).await;
+    let places = broker.engine.reserve(16).expect("all are free");
+    broker.append("t", &["a"]).await;
+    assert!(matches!(next(&mut cursor, Form::Binary).await, Next::Retry));
+    refused(
+        broker.subscribe(&other_parameters()).await,
+        ErrorCode::TooMany,
+        "instances",
+    );
+    drop(places);
+    frame(&mut cursor, Form::Binary).await;
+}
+
+fn other_parameters() -> Subscribe {
+    Subscribe {
         filter: Some(Filter {
             plugin: "all".to_owned(),
             params: BTreeMap::from([("other".to_owned(), String::new())]),
         }),
         ..subscribe(Start::Earliest)
+    }
+}
+
+#[tokio::test]
+async fn a_filter_is_handed_no_more_at_once_than_a_deployment() {
+    let deployment = DeploymentConfig {
+        // Two records.
+        chunk_bytes: 32,
+        ..DeploymentConfig::default()
+    };
+    let broker = broker_with(Config {
+        deployment,
+        ..Config::default()
+    })
+    .await;
+    broker.with_topic("t", 1, TopicSettings::default()).await;
+    broker.with_plugin("later", FROM_THE_SECOND_ON).await;
+    broker
+        .append("t", &["a", "b", "c", "d", "e", "f", "g"])
+        .await;
+    let mut cursor = broker.reader(&through("later")).await;
+    let delivered = deliver(&*frame(&mut cursor, Form::Binary).await, Form::Binary);
+    assert_eq!(offsets(&delivered), [2, 3, 4, 5, 6]);
+    assert_eq!(delivered.next, 7);
+}
+
+#[tokio::test]
+async fn an_offset_beyond_one_partition_of_several_is_its_end() {
+    let broker = broker().await;
+    broker.with_topic("t", 2, TopicSettings::default()).await;
+    broker.append_to("t", 0, &["a", "b"]).await;
+    let request = subscribe(Start::Offset(1));
+    let (_, cursors) = broker.subscribe(&request).await.expect("a stream");
+    let offsets: Vec<u64> = cursors.iter().map(|c| c.position().offset).collect();
+    assert_eq!(offsets, [1, 0]);
+    let one = Subscribe {
+        partitions: vec![1],
+        ..request
     };
     refused(
-        broker.subscribe(&new).await,
-        ErrorCode::TooMany,
-        "instances",
+        broker.subscribe(&one).await,
+        ErrorCode::OffsetOutOfRange,
+        "ends at offset 0",
     );
 }
 
@@ -521,6 +576,13 @@ async fn a_reader_is_told_what_a_repair_gave_up_and_gets_the_rest() {
     ));
     assert_eq!(seen, [0, 1, 2, 3, 4], "what is whole comes first");
     match next(&mut cursor, Form::Binary).await {
+        Next::Ended(error) => assert_eq!(error.code, ErrorCode::PartitionStopped),
+        other => panic!("an end was expected: {}", describe(&other)),
+    }
+    let since = subscribe(Start::Time(0));
+    let subscribed = within("subscribing", broker.subscribe(&since)).await;
+    let mut late = subscribed.expect("the others could be read").1;
+    match next(&mut late[0], Form::Binary).await {
         Next::Ended(error) => assert_eq!(error.code, ErrorCode::PartitionStopped),
         other => panic!("an end was expected: {}", describe(&other)),
     }

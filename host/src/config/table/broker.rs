@@ -20,8 +20,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         |c| Box::new(Count(&mut c.broker.partitions_max, 1..=1_000_000)),
     ),
     setting(
+        "broker.groups_max",
+        "How many groups may have cursors in one topic.",
+        |c| Box::new(Count(&mut c.broker.groups_max, 1..=10_000_000)),
+    ),
+    setting(
         "broker.frame_bytes_target",
-        "How many bytes of records one delivered frame holds at most, unless a single batch is larger.",
+        "A delivered frame takes no further batch once it holds so many bytes of records.",
         |c| Box::new(Bytes(&mut c.broker.frame_bytes_target, KIB..=64 * MIB)),
     ),
     setting(
@@ -34,7 +39,7 @@ pub(super) const SETTINGS: &[Setting] = &[
 pub(super) const DEPLOYMENT: &[Setting] = &[
     setting(
         "deployment.chunk_bytes",
-        "How many bytes of records an instance is handed at once, unless a single batch is larger.",
+        "How many bytes of records, expanded, an instance is handed at once, but for the last record; less where its limits are small. For filters on subscriptions, too.",
         |c| Box::new(Bytes(&mut c.broker.deployment.chunk_bytes, KIB..=64 * MIB)),
     ),
     setting(
@@ -49,7 +54,7 @@ pub(super) const DEPLOYMENT: &[Setting] = &[
     ),
     setting(
         "deployment.retry_delay",
-        "How long a deployment waits before it tries again what the store refused.",
+        "How long a deployment waits before it tries again what was refused; twice as long each time, up to 30 seconds.",
         |c| {
             Box::new(Time(
                 &mut c.broker.deployment.retry_delay,

@@ -119,8 +119,8 @@ pub(super) const PLUGIN: &[Setting] = &[
     ),
     setting(
         "plugin.instances_max",
-        "How many instances there may be at one time.",
-        |c| Box::new(Count(&mut c.plugin.instances_max, 1..=100_000)),
+        "How many instances there may be at one time; each takes 4 GiB of addresses, though no memory before it uses it.",
+        |c| Box::new(Count(&mut c.plugin.instances_max, 1..=10_000)),
     ),
     setting(
         "plugin.plugin_bytes_max",

@@ -63,7 +63,7 @@ pub(super) const WS: &[Setting] = &[
     ),
     setting(
         "ws.request_bytes_in_flight_max",
-        "How many bytes of a connection's requests may be unanswered before reading from it pauses.",
+        "How many bytes of a connection's requests may be unanswered before reading from it pauses; and how many bytes of records its fetches may have read that are not on their way to it yet.",
         |c| Box::new(Bytes(&mut c.ws.request_bytes_in_flight_max, 64 * KIB..=GIB)),
     ),
     setting(
@@ -77,8 +77,13 @@ pub(super) const WS: &[Setting] = &[
         |c| Box::new(Time(&mut c.ws.idle_timeout, SECOND..=HOUR)),
     ),
     setting(
+        "ws.message_timeout",
+        "How long a message may take to arrive.",
+        |c| Box::new(Time(&mut c.ws.message_timeout, SECOND..=HOUR)),
+    ),
+    setting(
         "ws.write_bytes_target",
-        "How many bytes wait for a peer's socket before its cursors pause.",
+        "How many bytes wait for a peer's socket before its cursors, its answers and reading from it pause.",
         |c| Box::new(Bytes(&mut c.ws.write_bytes_target, KIB..=64 * MIB)),
     ),
 ];

@@ -1,4 +1,4 @@
-//! What a deployment has read and not yet given to its instance, cut into calls.
+//! What was read and not yet given to an instance, be it a deployment's or a filter's, cut into calls.
 //!
 //! A call is bounded by what its records take once they are expanded: whole
 //! batches are gathered up to the limit, and a batch that passes it alone is
@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 
 use eddy_protocol::batch::{ColumnBuf, Records};
 use eddy_protocol::{Batch, BatchError};
+
+use crate::plugin::Limits;
 
 /// What a record takes in columns beside its bytes: offset, timestamp, and the
 /// ends of key and value.
@@ -28,6 +30,16 @@ struct Opened {
     end: u64,
 }
 
+/// How many bytes of records an instance is handed at once: `chunk_bytes`, and so little that what it
+/// may have is enough to work on them.
+pub(super) fn call_bytes_max(chunk_bytes: usize, limits: Limits) -> usize {
+    const SHARE_OF_MEMORY: usize = 16;
+    const SHARE_OF_OUTPUT: usize = 4;
+    chunk_bytes
+        .min(limits.memory_bytes_max / SHARE_OF_MEMORY)
+        .min(limits.output_bytes_max / SHARE_OF_OUTPUT)
+}
+
 /// The records of one call.
 pub(super) struct Call {
     /// None where a batch has nothing behind the position that was asked for.
@@ -37,8 +49,8 @@ pub(super) struct Call {
 }
 
 impl Feed {
-    /// Nothing yet. A call has `call_bytes_max` of expanded records, or one
-    /// record that is larger.
+    /// Nothing yet. A call has `call_bytes_max` of expanded records, give or take
+    /// the last one, which may be larger.
     pub(super) fn new(call_bytes_max: usize) -> Feed {
         Feed {
             batches: VecDeque::new(),
