@@ -1,9 +1,12 @@
 //! The store's threads, and the handle that the broker holds.
 //!
-//! - **writer**: takes all requests that wait and writes them as one group
+//! - **writer**: takes all requests that wait and writes them, as few groups
 //! - **syncer**: syncs what is written while the writer writes on
 //! - **applier**: moves what is visible into segments
 //! - **keeper**: checkpoints, retention, deleted topics, a full disk
+//!
+//! A few records that find the writer idle are written by whoever brings them:
+//! that saves them the way to another thread and back, which takes longer.
 //!
 //! A thread sleeps until somebody has work for it; only the keeper also looks
 //! around twice a second, and the writer looks every millisecond whether the
@@ -117,6 +120,8 @@ struct QueueState {
     requests: VecDeque<Request>,
     bytes: u64,
     is_closed: bool,
+    /// Whether what was taken out is being written.
+    is_writing: bool,
 }
 
 impl Queue {
@@ -134,19 +139,42 @@ impl Queue {
     }
 
     /// All requests that wait, waiting for the first; `None` once the queue is closed and empty.
+    /// Whoever takes them says when they are [written](Queue::written).
     fn take(&self) -> Option<Vec<Request>> {
         let mut state = self.state.lock();
-        while state.requests.is_empty() {
-            if state.is_closed {
+        while state.requests.is_empty() || state.is_writing {
+            if state.is_closed && !state.is_writing {
                 return None;
             }
             self.filled.wait(&mut state);
         }
         state.bytes = 0;
+        state.is_writing = true;
         let taken = std::mem::take(&mut state.requests);
         drop(state);
         self.room.notify_waiters();
         Some(taken.into())
+    }
+
+    /// Takes the writer's turn for a request that finds nothing before it; it is
+    /// to be given back with [`written`](Queue::written).
+    fn try_turn(&self) -> bool {
+        let Some(mut state) = self.state.try_lock() else {
+            return false;
+        };
+        let is_free = state.requests.is_empty() && !state.is_writing && !state.is_closed;
+        state.is_writing |= is_free;
+        is_free
+    }
+
+    fn written(&self) {
+        let mut state = self.state.lock();
+        state.is_writing = false;
+        let has_more = !state.requests.is_empty() || state.is_closed;
+        drop(state);
+        if has_more {
+            self.filled.notify_one();
+        }
     }
 
     fn close(&self) {
@@ -218,14 +246,12 @@ impl Store {
 
     /// Hands a commit to the writer. Commits are made in the order of calls.
     /// The ticket resolves when the commit is as durable as its topics ask for;
-    /// dropping it does not take the commit back. Never waits, so a caller that
-    /// may flood the store awaits [`room`](Store::room) first.
+    /// dropping it does not take the commit back. Never waits for a sync or for
+    /// other commits, so a caller that may flood the store awaits
+    /// [`room`](Store::room) first.
     pub fn submit(&self, commit: Commit) -> Ticket {
         let (reply, ticket) = ticket();
-        self.handle
-            .shared
-            .queue
-            .push(Request::Commit { commit, reply });
+        self.handle.shared.submit(Request::Commit { commit, reply });
         ticket
     }
 
@@ -380,6 +406,21 @@ impl Shared {
         done
     }
 
+    fn submit(&self, request: Request) {
+        let is_light = request.is_light() && self.is_ahead() && self.engine.has_spare();
+        if !is_light || !self.queue.try_turn() {
+            return self.queue.push(request);
+        }
+        self.guarded("writer", || self.engine.write(vec![request]));
+        self.queue.written();
+    }
+
+    /// Whether the applier has got far enough for more to be written.
+    fn is_ahead(&self) -> bool {
+        let unapplied = self.engine.unapplied_bytes.load(Ordering::Relaxed);
+        unapplied <= self.engine.config.unapplied_bytes_max
+    }
+
     fn run_writer(&self) {
         while let Some(requests) = self.queue.take() {
             if self.is_abandoned() {
@@ -389,6 +430,7 @@ impl Shared {
                 self.wait_for_applier();
                 self.engine.write(requests);
             });
+            self.queue.written();
         }
         self.writer_is_done.store(true, Ordering::Release);
         self.bells.ring_all();
@@ -396,8 +438,7 @@ impl Shared {
 
     /// Memory is bounded: what is visible but not in a segment stays in it.
     fn wait_for_applier(&self) {
-        let limit = self.engine.config.unapplied_bytes_max;
-        while self.engine.unapplied_bytes.load(Ordering::Relaxed) > limit {
+        while !self.is_ahead() {
             // With the disk full, waiting would not help: the commits are refused.
             if self.engine.is_full() || self.engine.failure().is_some() || self.is_abandoned() {
                 return;

@@ -340,6 +340,11 @@ impl Engine {
         begun.begin(&*self.disk, first)
     }
 
+    /// Whether a new journal file can be begun without a sync.
+    pub(crate) fn has_spare(&self) -> bool {
+        self.spare.try_lock().is_some_and(|spare| spare.is_some())
+    }
+
     /// Makes the next journal file ahead, so that no writer waits for its sync.
     pub(crate) fn keep_spare(&self) {
         let mut spare = self.spare.lock();

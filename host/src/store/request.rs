@@ -9,6 +9,9 @@ use tokio::sync::oneshot;
 use super::commit::{Change, Commit, Committed, Producer};
 use super::error::CommitError;
 
+/// What is larger is worth the way to another thread.
+const LIGHT_BYTES_MAX: u64 = 16 << 10;
+
 /// Something for the writer to do.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -45,6 +48,16 @@ impl Request {
             })
             .sum();
         (appends + changes + FIXED) as u64
+    }
+
+    /// Whether to make it takes a moment: a few records, and nothing to look up.
+    pub(crate) fn is_light(&self) -> bool {
+        let Request::Commit { commit, .. } = self else {
+            return false;
+        };
+        commit.expect.is_empty()
+            && commit.catalog.is_empty()
+            && self.bytes() <= LIGHT_BYTES_MAX
     }
 
     pub(crate) fn refuse(self, error: CommitError) {
