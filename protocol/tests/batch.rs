@@ -251,6 +251,7 @@ fn each_rule_of_the_header_is_kept() {
         Batch::parse(Bytes::from_static(&[0; 63])),
         Err(BatchError::TooShort { .. })
     ));
+    assert_eq!(Batch::parse(Bytes::new()), Err(BatchError::Empty));
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub use columns::{ColumnBuf, Columns};
 pub use compression::Compression;
 pub use encode::{OffsetMode, Rows};
 pub use error::BatchError;
+use header::TimestampWidth;
 pub use header::{Header, ProducerStamp};
 pub use parse::Records;
 pub use record::{Headers, RecordRef};
@@ -148,6 +149,19 @@ impl Batch {
         let mut bytes = unique(std::mem::take(&mut self.bytes));
         self.header.seal(&mut bytes);
         self.bytes = bytes.freeze();
+    }
+
+    /// The same records, all of this one timestamp, as they have one timestamp
+    /// already; in place where nobody else shares the bytes.
+    fn with_equal_timestamps(mut self, timestamp: i64) -> Batch {
+        debug_assert_eq!(self.header.columns.timestamps, TimestampWidth::Constant);
+        (self.header.timestamp_min, self.header.timestamp_max) = (timestamp, timestamp);
+        let mut bytes = unique(self.bytes);
+        self.header.seal(&mut bytes);
+        Batch {
+            header: self.header,
+            bytes: bytes.freeze(),
+        }
     }
 
     /// What the header says.
