@@ -258,7 +258,10 @@ impl Driver {
         let batches = match batches(&records, placing) {
             Ok(batches) if !batches.is_empty() => batches,
             Ok(_) => return call(&promised.resolve, &promised.results),
-            Err(error) => return call(&promised.reject, &error::into_js(&not_a_batch(error))),
+            Err(error) => {
+                let error = error::produce_into_js(&not_a_batch(error), false);
+                return call(&promised.reject, &error);
+            }
         };
         let promised = Rc::new(RefCell::new(promised));
         let refused = self.with(|state| state.push(&topic, batches, &promised).err());
