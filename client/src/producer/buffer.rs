@@ -8,9 +8,10 @@
 
 use std::collections::VecDeque;
 
+use eddy_protocol::batch::Unstamped;
 use eddy_protocol::frame::Produced;
 use eddy_protocol::partitioner::partition_for_key;
-use eddy_protocol::{Batch, BatchBuilder, ErrorCode};
+use eddy_protocol::{BatchBuilder, ErrorCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -39,7 +40,7 @@ pub(crate) struct Sealed {
     /// By which its answer finds it.
     pub(crate) ticket: Ticket,
     /// The batch.
-    pub(crate) batch: Batch,
+    pub(crate) batch: Unstamped,
 }
 
 /// Whether somebody should look at the buffer after a push.
@@ -85,7 +86,7 @@ struct Lane {
     open_since: Option<Instant>,
     open_outcome: Option<watch::Sender<Outcome>>,
     /// Full, waiting for its turn.
-    sealed: VecDeque<(Batch, Charge)>,
+    sealed: VecDeque<(Unstamped, Charge)>,
     /// Handed out and not told yet, oldest first.
     in_flight: VecDeque<InFlight>,
     handed_out: u64,
@@ -257,7 +258,7 @@ impl Buffer {
         let bytes = std::mem::take(&mut lane.open_bytes);
         lane.open_since = None;
         let outcome = lane.open_outcome.take();
-        match lane.open.finish(compression, None) {
+        match lane.open.finish_unstamped(compression) {
             Ok(batch) => lane.sealed.push_back((
                 batch,
                 Charge {
@@ -460,6 +461,7 @@ fn tell(outcome: Option<watch::Sender<Outcome>>, result: Result<Produced, Client
 mod tests {
     use super::*;
     use crate::record::RECORD_BYTES;
+    use eddy_protocol::batch::ProducerStamp;
     use std::time::Duration;
 
     fn buffer(partitions: u32, config: ProducerConfig) -> Buffer {
@@ -501,11 +503,16 @@ mod tests {
         );
         push(&mut buffer, &NewRecord::new(&[2; 100])).expect("there is room");
         let sealed = buffer.next(now).expect("the first batch");
+        let batch = sealed.batch.stamped(ProducerStamp {
+            id: 1,
+            epoch: 0,
+            sequence: 0,
+        });
         assert_eq!(
             (
                 sealed.ticket.partition,
-                sealed.batch.count(),
-                sealed.batch.timestamp_min()
+                batch.count(),
+                batch.timestamp_min()
             ),
             (0, 1, 7)
         );

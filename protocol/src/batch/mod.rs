@@ -232,6 +232,41 @@ impl Batch {
     }
 }
 
+/// A batch that waits for its producer's stamp. The checksum covers the stamp and
+/// is made with it; made before, it would be made in vain. So no bytes are to be
+/// had of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unstamped(Batch);
+
+impl Unstamped {
+    /// The length of the encoded batch.
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// How many records there are, at least one.
+    pub fn count(&self) -> u32 {
+        self.0.count()
+    }
+
+    /// The batch with this stamp.
+    pub fn stamped(self, stamp: ProducerStamp) -> Batch {
+        self.0.with_producer(Some(stamp))
+    }
+
+    /// The batch to be stamped in place; until then its checksum may be missing.
+    pub(crate) fn into_unsealed(self) -> Batch {
+        self.0
+    }
+}
+
+impl From<Batch> for Unstamped {
+    fn from(batch: Batch) -> Unstamped {
+        Unstamped(batch)
+    }
+}
+
 /// The bytes, to be written to: themselves if nobody shares them, else a copy.
 fn unique(bytes: Bytes) -> BytesMut {
     bytes
