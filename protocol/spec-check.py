@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Checks SPEC.md: a small codec written from that page alone, in plain Python,
-against the golden files; and every example on the page against its file."""
+"""Shows that SPEC.md is enough: a small codec written from that page alone, in
+plain Python, against the golden files. Run it from anywhere, without arguments."""
 
 import json
 import pathlib
-import re
 import struct
-import sys
 
 HERE = pathlib.Path(__file__).parent
 GOLDEN = HERE / "golden"
@@ -259,36 +257,16 @@ def check_decoding():
     print("deliver, gap, progress and all batches decode as their golden files say")
 
 
-def check_errors(page):
-    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| \d+ \| (yes|no) \|", page, re.M)
-    for number, name, retry in rows:
-        error = decode_server((GOLDEN / f"server-error-{name}.bin").read_bytes())["error"]
-        shown = json.loads((GOLDEN / f"server-error-{name}.json").read_text())["error"]
-        assert error["code"] == int(number) and shown["code"] == name, name
-        assert shown["retryable"] == (retry == "yes"), name
-    files = {path.stem for path in GOLDEN.glob("server-error-*.bin")} - {"server-error-without-id"}
-    assert files == {f"server-error-{name}" for _, name, _ in rows}, "the table has every error"
-    print(f"{len(rows)} errors stand in the table as in their golden files")
-
-
-def check_examples(page):
-    shown = set()
-    for name, block in re.findall(r"^```golden (\S+)\n(.*?)^```", page, re.M | re.S):
-        binary, _, rest = block.removeprefix("bincode").partition("\njson")
-        assert bytes.fromhex(binary) == (GOLDEN / f"{name}.bin").read_bytes(), f"the bytes of {name}"
-        if not name.startswith("batch-"):
-            assert rest.strip() == (GOLDEN / f"{name}.json").read_text(), f"the JSON of {name}"
-        shown.add(name)
-    files = {path.stem for path in GOLDEN.glob("*.bin")}
-    missing = {name for name in files - shown if not name.startswith("server-error-")}
-    assert missing == {"batch-lz4", "batch-zstd"}, missing
-    print(f"{len(shown)} examples are as their golden files")
+def check_errors():
+    paths = sorted(GOLDEN.glob("server-error-*.bin"))
+    for path in paths:
+        error = decode_server(path.read_bytes())["error"]
+        shown = json.loads(path.with_suffix(".json").read_text())["error"]
+        assert (error["id"], error["message"]) == (shown.get("id"), shown["message"]), path.stem
+    print(f"{len(paths)} errors decode as their golden files say")
 
 
 if __name__ == "__main__":
-    page = (HERE / "SPEC.md").read_text()
     check_encoding()
     check_decoding()
-    check_errors(page)
-    check_examples(page)
-    sys.exit(0)
+    check_errors()

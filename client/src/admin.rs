@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, PluginInfo};
 use eddy_protocol::frame::TopicInfo;
-use eddy_protocol::{ErrorCode, TopicName, WireError};
+use eddy_protocol::{ErrorCode, TopicName};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::error::refusal_in;
 use crate::{ClientError, ServerAddress};
 
 /// No answer is longer.
@@ -232,12 +233,12 @@ impl Admin {
     }
 
     fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
-        match serde_json::from_slice::<ErrorBody>(body) {
-            Ok(body) => ClientError::Refused(body.error),
-            Err(_) if status == StatusCode::NOT_FOUND => ClientError::Refused(
+        match refusal_in(body) {
+            Some(error) => ClientError::Refused(error),
+            None if status == StatusCode::NOT_FOUND => ClientError::Refused(
                 ErrorCode::NotFound.because("the broker knows no such address"),
             ),
-            Err(_) => ClientError::Protocol {
+            None => ClientError::Protocol {
                 server: self.server.clone(),
                 reason: format!("HTTP status {status}"),
             },
@@ -257,11 +258,6 @@ impl Admin {
             reason: error.to_string(),
         }
     }
-}
-
-#[derive(Deserialize)]
-struct ErrorBody {
-    error: WireError,
 }
 
 #[derive(Deserialize)]

@@ -94,7 +94,12 @@ impl Calls {
     }
 
     /// Fails the calls whose deadline has passed, and forgets those that nobody waits for.
-    pub(crate) fn sweep(&mut self, session: &mut Session, now: Instant, error: &ClientError) {
+    pub(crate) fn sweep(
+        &mut self,
+        session: &mut Session,
+        now: Instant,
+        error: impl Fn() -> ClientError,
+    ) {
         let passed = |until: &Option<Instant>| until.is_some_and(|until| until <= now);
         let late = self.asked.extract_if(|_, asker| match asker {
             Asker::Call { until, answer } => passed(until) || answer.is_closed(),
@@ -103,13 +108,13 @@ impl Calls {
         for (request, asker) in late {
             session.cancel(request);
             if let Asker::Call { answer, .. } = asker {
-                let _ = answer.send(Err(error.clone()));
+                let _ = answer.send(Err(error()));
             }
         }
         for waiter in self.waiting.extract_if(.., |waiter| {
             passed(&waiter.until) || waiter.answer.is_closed()
         }) {
-            let _ = waiter.answer.send(Err(error.clone()));
+            let _ = waiter.answer.send(Err(error()));
         }
     }
 

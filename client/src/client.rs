@@ -207,6 +207,11 @@ impl Client {
     }
 
     /// Some records of one partition, once. Whoever wants all of them subscribes.
+    ///
+    /// Whole batches come back, so that records before `from` may be among the
+    /// first one's; no gap is told, a hole shows only in the offsets. The broker
+    /// takes `bytes_max` for 4 MiB at most, and waits no longer than its setting
+    /// `broker.fetch_wait_max`, whatever `wait_ms` says.
     pub async fn fetch(&self, fetch: Fetch) -> Result<Fetched, ClientError> {
         let patience = Duration::from_millis(fetch.wait_ms.into());
         match self.call_patiently(Request::Fetch(fetch), patience).await? {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -59,8 +60,8 @@ pub(crate) struct Driver {
     calls: Calls,
     producers: Producers,
     sink: Option<Sink>,
-    /// Since when there is no connection, and why.
-    away: Option<Away>,
+    /// Why there is no connection.
+    away: Option<String>,
     /// Why the broker does not want this connection, as it said itself.
     refusal: Option<WireError>,
     /// A broker was there once: whatever answers in its place now will pass.
@@ -70,12 +71,6 @@ pub(crate) struct Driver {
     ended: bool,
     /// Why, for calls that come too late to be answered.
     end: Arc<OnceLock<ClientError>>,
-}
-
-/// See [`Driver::away`].
-pub(crate) struct Away {
-    since: Instant,
-    pub(crate) reason: String,
 }
 
 /// See [`Driver::down`].
@@ -112,10 +107,7 @@ impl Driver {
             calls: Calls::default(),
             producers: Producers::default(),
             sink,
-            away: Some(Away {
-                since: epoch,
-                reason: "it does not answer".into(),
-            }),
+            away: Some("it does not answer".into()),
             refusal: None,
             met: false,
             down: Some(Down {
@@ -139,12 +131,13 @@ impl Driver {
             }
             match self.wait(timer).await {
                 Woken::Nudge => {}
-                Woken::Command(Some(Command::Close(answer))) => {
-                    closed = Some(answer);
-                    break;
-                }
                 Woken::Command(None) => break,
-                Woken::Command(Some(command)) => self.command(command),
+                Woken::Command(Some(command)) => {
+                    if let ControlFlow::Break(answer) = self.command(command) {
+                        closed = Some(answer);
+                        break;
+                    }
+                }
                 Woken::Connected(result) => self.connected(result),
                 Woken::Message(Ok(message)) => {
                     let now = self.now();
@@ -166,13 +159,18 @@ impl Driver {
         self.sweep(now);
         let mut linger;
         loop {
+            while let Some(event) = self.session.poll_event() {
+                self.event(event, now);
+            }
+            // Looks at every partition: once for all the acknowledgements that came together.
             linger = self.producers.hand_over(&mut self.session, now);
-            let Some(event) = self.session.poll_event() else {
-                break;
-            };
-            self.event(event, now);
+            // What can't be sent is refused there, which is an event too.
+            self.fill_outbox();
+            match self.session.poll_event() {
+                Some(event) => self.event(event, now),
+                None => break,
+            }
         }
-        self.fill_outbox();
         let timeout = self.session.poll_timeout();
         let timeout = timeout.and_then(|timeout| self.epoch.checked_add(timeout));
         [linger, timeout, self.sweep_due()]
@@ -226,7 +224,8 @@ impl Driver {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    /// Does what a handle asks, unless that is the end.
+    fn command(&mut self, command: Command) -> ControlFlow<oneshot::Sender<()>> {
         match command {
             Command::Call {
                 request,
@@ -241,9 +240,9 @@ impl Driver {
                 self.producers.add(&mut self.session, shared, name);
             }
             Command::DropProducer(shared) => self.producers.drop_when_done(&shared),
-            // Handled where the loop can end.
-            Command::Close(_) => self.ended = true,
+            Command::Close(answer) => return ControlFlow::Break(answer),
         }
+        ControlFlow::Continue(())
     }
 
     fn ready(
@@ -298,14 +297,10 @@ impl Driver {
     }
 
     fn went_away(&mut self, reason: String) {
-        let since = self
-            .away
-            .as_ref()
-            .map_or_else(Instant::now, |away| away.since);
         self.status.send_replace(Status::Away {
             reason: reason.clone(),
         });
-        self.away = Some(Away { since, reason });
+        self.away = Some(reason);
         self.went_down(None);
     }
 
@@ -459,28 +454,19 @@ impl Driver {
             self.producers
                 .refresh(&mut self.session, &mut self.calls, now);
         }
-        let limit = self.config.deadline;
-        let deadline = limit.unwrap_or(Duration::MAX);
-        let away = self.away.as_ref();
-        let error = match away {
-            Some(away) => ClientError::Unreachable {
-                server: self.config.server.clone(),
-                reason: away.reason.clone(),
-            },
-            None => self.timed_out("answer", deadline),
-        };
-        self.calls.sweep(&mut self.session, now, &error);
-        let stuck = match away {
-            Some(_) => error.clone(),
-            None => self.timed_out("acknowledge a record", deadline),
-        };
-        self.producers.sweep(&mut self.session, now, limit, &stuck);
-        self.sweep_subscription(now, error);
+        let calls_error = || gave_up(&self.config, self.away.as_deref(), "answer");
+        self.calls.sweep(&mut self.session, now, calls_error);
+        let producers_error =
+            || gave_up(&self.config, self.away.as_deref(), "acknowledge a record");
+        let deadline = self.config.deadline;
+        self.producers
+            .sweep(&mut self.session, now, deadline, producers_error);
+        self.sweep_subscription(now);
     }
 
     /// Gives the subscription up if it has not stood for too long. What is lost
     /// again as soon as it stands has not stood.
-    fn sweep_subscription(&mut self, now: Instant, error: ClientError) {
+    fn sweep_subscription(&mut self, now: Instant) {
         let (Some(sink), Some(down)) = (&self.sink, &self.down) else {
             return;
         };
@@ -493,7 +479,10 @@ impl Driver {
             .deadline
             .is_some_and(|deadline| now - down.since >= deadline)
         {
-            sink.fail(down.refusal.clone().map_or(error, ClientError::from));
+            let error = down.refusal.clone().map(ClientError::from);
+            let error =
+                error.unwrap_or_else(|| gave_up(&self.config, self.away.as_deref(), "answer"));
+            sink.fail(error);
             self.ended = true;
         }
     }
@@ -510,14 +499,6 @@ impl Driver {
             .into_iter()
             .flatten()
             .min()
-    }
-
-    fn timed_out(&self, what: &'static str, limit: Duration) -> ClientError {
-        ClientError::TimedOut {
-            server: self.config.server.clone(),
-            what,
-            limit,
-        }
     }
 
     fn fail_all(&mut self, error: &ClientError) {
@@ -545,6 +526,23 @@ impl Driver {
         if let Some(closed) = closed {
             let _ = closed.send(());
         }
+    }
+}
+
+/// What one hears whose deadline has passed while the connection was away for
+/// this reason, or while it stood and the broker did not do `what`.
+fn gave_up(config: &Config, away: Option<&str>, what: &'static str) -> ClientError {
+    let server = config.server.clone();
+    match away {
+        Some(reason) => ClientError::Unreachable {
+            server,
+            reason: reason.into(),
+        },
+        None => ClientError::TimedOut {
+            server,
+            what,
+            limit: config.deadline.unwrap_or(Duration::MAX),
+        },
     }
 }
 

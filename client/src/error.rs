@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use eddy_protocol::{ErrorCode, WireError};
+use serde::Deserialize;
 
 use crate::ServerAddress;
 
@@ -34,7 +35,8 @@ pub enum ClientError {
     /// A record is larger than a batch may be.
     #[error("a record of {bytes} bytes was given, the largest is {limit} bytes")]
     RecordTooLarge {
-        /// Its key, value and headers together.
+        /// Its key, value and headers together, and what the batch's columns
+        /// take beside them.
         bytes: usize,
         /// What a batch takes.
         limit: usize,
@@ -87,6 +89,16 @@ impl ClientError {
             | ClientError::Closed => false,
         }
     }
+}
+
+/// What a broker says over HTTP where it refuses a request: `{"error": …}`.
+pub(crate) fn refusal_in(body: &[u8]) -> Option<WireError> {
+    #[derive(Deserialize)]
+    struct Body {
+        error: WireError,
+    }
+    let body: Body = serde_json::from_slice(body).ok()?;
+    Some(body.error)
 }
 
 impl From<WireError> for ClientError {

@@ -175,7 +175,7 @@ impl Producers {
         session: &mut Session,
         now: Instant,
         deadline: Option<Duration>,
-        error: &ClientError,
+        error: impl Fn() -> ClientError,
     ) {
         let done: Vec<Key> = self
             .all
@@ -204,7 +204,7 @@ impl Producers {
                     producing
                         .delayed
                         .clone()
-                        .map_or_else(|| error.clone(), ClientError::from),
+                        .map_or_else(&error, ClientError::from),
                 )
             })
             .collect();

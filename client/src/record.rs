@@ -121,7 +121,7 @@ impl RecordBatch {
 
     /// The records, in order.
     pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
-        self.rows.clone().filter_map(|row| self.records.record(row))
+        self.records.iter_rows(self.rows.clone())
     }
 
     /// Takes the first record off, as one that owns its bytes.

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header::SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
 
+use crate::error::refusal_in;
 use crate::{ClientError, Config};
 
 /// Where a broker speaks WebSocket.
@@ -167,9 +168,16 @@ async fn shake_hands(config: &Config) -> Result<WebSocketStream<TcpStream>, Lost
     }
 }
 
-/// An answer other than "switching protocols": a broker that is busy, starting
-/// or tired of waiting is worth another attempt, all else is not.
+/// An answer other than "switching protocols". A broker says why, and whether
+/// another attempt is of use. Of anything else (or a broker's sentence that was
+/// cut, for only what came together with the head is there) the status has to
+/// tell: who is busy, starting or tired of waiting is worth another attempt.
 fn refused(config: &Config, response: &Response<Option<Vec<u8>>>) -> Lost {
+    match response.body().as_deref().and_then(refusal_in) {
+        Some(error) if error.code.retryable() => return Lost::ForNow(error.message),
+        Some(error) => return Lost::ForGood(ClientError::Refused(error)),
+        None => {}
+    }
     let status = response.status();
     let reason = format!("it answered with HTTP status {status}");
     if status.is_server_error() || matches!(status.as_u16(), 408 | 429) {

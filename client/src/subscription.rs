@@ -73,8 +73,10 @@ pub struct Gap {
     pub partition: u32,
     /// The offset that should have come.
     pub expected: u64,
-    /// The offset that comes next. Lower than `expected` where the broker lost
-    /// history and gave the offsets above it anew.
+    /// The offset that comes next. Lower than `expected`, or the same, where the
+    /// broker lost history: nobody knows where the new one parts from the one
+    /// that was read, so that reading begins anew at the partition's start, and
+    /// records may come again.
     pub next: u64,
 }
 
@@ -113,8 +115,16 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    /// Hands something to the reader, who may have gone.
-    pub(crate) fn send(&self, event: Event<RecordBatch>, position: Option<Position>, bytes: usize) {
+    /// Hands something to the reader, who may have gone; `held_bytes` is what the
+    /// event keeps in memory beside itself. Even one that keeps nothing counts:
+    /// a reader who takes none may be sent any number of them.
+    pub(crate) fn send(
+        &self,
+        event: Event<RecordBatch>,
+        position: Option<Position>,
+        held_bytes: usize,
+    ) {
+        let bytes = held_bytes + size_of::<Item>();
         self.flow.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let _ = self.items.send(Ok(Item::Event {
             event,
@@ -394,5 +404,68 @@ impl Stream for Subscription {
             return Poll::Ready(None);
         }
         self.poll_record(cx).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::OnceLock;
+    use tokio::sync::Notify;
+
+    fn pair(limit_bytes: usize) -> (Sink, Subscription) {
+        let (sender, items) = mpsc::unbounded_channel();
+        let (begun_sender, begun) = watch::channel(true);
+        let (commands, _) = mpsc::unbounded_channel();
+        let (_, status) = watch::channel(Status::Connected);
+        let flow = Arc::new(Flow {
+            queued_bytes: AtomicUsize::new(0),
+            limit_bytes,
+        });
+        let sink = Sink {
+            request: Subscribe {
+                topic: "t".parse().expect("a name"),
+                partitions: Vec::new(),
+                from: Start::default(),
+                resume: Vec::new(),
+                filter: None,
+            },
+            items: sender,
+            flow: Arc::clone(&flow),
+            begun: begun_sender,
+        };
+        let wake = Arc::new(Notify::new());
+        let subscription = Subscription {
+            items,
+            flow,
+            handle: Handle::new(commands, wake, status, Arc::new(OnceLock::new())),
+            begun,
+            confirmed: true,
+            positions: BTreeMap::new(),
+            current: None,
+            ended: None,
+        };
+        (sink, subscription)
+    }
+
+    #[test]
+    fn what_is_no_record_also_fills_the_way_to_a_reader_who_takes_nothing() {
+        let (sink, mut subscription) = pair(100 * size_of::<Item>());
+        for offset in 1..=100 {
+            assert!(!sink.is_full(), "before position {offset}");
+            let position = Position {
+                partition: 0,
+                offset,
+                epoch: 1,
+            };
+            sink.send(Event::Advanced(position), Some(position), 0);
+        }
+        assert!(sink.is_full());
+        while subscription.try_next_batch().is_some() {
+            if subscription.positions().any(|at| at.offset == 100) {
+                break;
+            }
+        }
+        assert_eq!(sink.flow.queued_bytes.load(Ordering::Relaxed), 0);
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use broker::{Broker, PATIENCE};
 use eddy_client::{Client, ClientError, Config, NewRecord, ProducerConfig, PushError};
-use eddy_protocol::ErrorCode;
+use eddy_protocol::frame::{Commit, Produce};
+use eddy_protocol::{BatchBuilder, Compression, ErrorCode};
 use tokio::time::timeout;
 
 fn small_batches() -> ProducerConfig {
@@ -336,4 +337,64 @@ async fn the_longest_of_all_durations_may_be_configured() {
         .await
         .expect("in time")
         .expect_err("the broker of the tests has no list, but it answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_too_large_to_be_sent_is_refused_at_once() {
+    let (broker, config) = Broker::start(1).await;
+    let client = Client::connect(config).await.expect("a broker");
+    let mut batch = BatchBuilder::new();
+    batch
+        .push(1, None, Some(&vec![7; 3 << 20]), &[])
+        .expect("it fits");
+    let batch = batch.finish(Compression::None, None).expect("a batch");
+    let commit = Commit {
+        appends: vec![Produce {
+            topic: broker.topic.clone(),
+            partition: Some(0),
+            batch: batch.into(),
+        }],
+        group: None,
+        cursors: Vec::new(),
+    };
+    // Long before anything else wakes the connection's task.
+    let error = timeout(Duration::from_secs(10), client.commit(commit))
+        .await
+        .expect("in time")
+        .expect_err("no broker takes it");
+    assert_eq!(error.code(), Some(ErrorCode::FrameTooLarge));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buffer_full_of_records_for_many_partitions_neither_stops_nor_sends_them_singly() {
+    const PARTITIONS: usize = 64;
+    const RECORDS: usize = 20_000;
+    let (broker, config) = Broker::start(PARTITIONS).await;
+    let client = Client::connect(config).await.expect("a broker");
+    // As much as a record for each partition and some; no linger ever ends.
+    let config = ProducerConfig {
+        buffer_bytes: 100_000,
+        linger: Duration::MAX,
+        in_flight_max: 1,
+        ..ProducerConfig::default()
+    };
+    let producer = client
+        .producer(&broker.topic, config)
+        .await
+        .expect("a topic");
+    for number in 0..RECORDS {
+        let key = number.to_string();
+        let record = NewRecord::new(&[7; 100]).key(key.as_bytes());
+        timeout(PATIENCE, producer.push(&record))
+            .await
+            .expect("there is room in time")
+            .expect("it is taken");
+    }
+    timeout(PATIENCE, producer.flush())
+        .await
+        .expect("in time")
+        .expect("all is acknowledged");
+    assert_eq!(producer.counts().acknowledged, RECORDS as u64);
+    let batches: usize = (0..PARTITIONS).map(|number| broker.batches(number)).sum();
+    assert!(batches < RECORDS / 3, "{batches} batches");
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use broker::{Broker, PATIENCE};
 use eddy_client::{
-    Client, Config, Event, NewRecord, Producer, ProducerConfig, Status, SubscribeOptions,
-    Subscription,
+    Client, ClientError, Config, Event, NewRecord, Producer, ProducerConfig, Status,
+    SubscribeOptions, Subscription,
 };
 use eddy_protocol::ErrorCode;
 use eddy_protocol::frame::Start;
@@ -314,7 +314,7 @@ async fn a_proxy_in_the_brokers_place_is_waited_out_by_who_has_met_the_broker() 
         .await
         .expect("a topic");
     let before = broker.connections.load(Ordering::SeqCst);
-    broker.handshake_status.store(404, Ordering::SeqCst);
+    *broker.refuse_handshake.lock().expect("whole") = Some((404, None));
     broker.kick();
     timeout(PATIENCE, async {
         while broker.connections.load(Ordering::SeqCst) < before + 3 {
@@ -328,6 +328,48 @@ async fn a_proxy_in_the_brokers_place_is_waited_out_by_who_has_met_the_broker() 
         .expect("in time")
         .expect_err("this one has never met a broker there");
     assert!(error.to_string().contains("404"), "{error}");
-    broker.handshake_status.store(0, Ordering::SeqCst);
+    *broker.refuse_handshake.lock().expect("whole") = None;
     produce(&producer, 0..1).await;
+}
+
+/// What a broker sends with a refused handshake.
+fn body(code: ErrorCode, message: &str) -> Option<String> {
+    Some(
+        serde_json::json!({"error": {"code": code.name(), "message": message, "retryable": code.retryable()}})
+            .to_string(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_refuses_the_handshake_is_heard_and_not_asked_again() {
+    let (broker, config) = Broker::start(1).await;
+    let sentence = "the setting `http.allowed_hosts` lists the names it has";
+    let code = ErrorCode::ForbiddenOrigin;
+    *broker.refuse_handshake.lock().expect("whole") = Some((403, body(code, sentence)));
+    let error = timeout(PATIENCE, Client::connect(config))
+        .await
+        .expect("in time")
+        .expect_err("it is refused");
+    assert_eq!(error, ClientError::Refused(code.because(sentence)));
+    assert_eq!(broker.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_full_is_asked_again_and_its_sentence_is_passed_on() {
+    let (broker, config) = Broker::start(1).await;
+    let sentence = "there are 3 connections, which is the limit";
+    // Of a status alone that says "for good", the code says better.
+    *broker.refuse_handshake.lock().expect("whole") =
+        Some((400, body(ErrorCode::TooMany, sentence)));
+    let client = Client::open(config);
+    let mut status = client.status();
+    let away = status.wait_for(|status| matches!(status, Status::Away { .. }));
+    let away = timeout(PATIENCE, away).await.expect("in time");
+    let reason = sentence.to_owned();
+    assert_eq!(*away.expect("the client lives"), Status::Away { reason });
+    *broker.refuse_handshake.lock().expect("whole") = None;
+    timeout(PATIENCE, client.ready())
+        .await
+        .expect("in time")
+        .expect("there is room again");
 }

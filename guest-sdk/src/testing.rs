@@ -1,6 +1,6 @@
 //! Runs a plugin in `cargo test`: natively, but through the same columns as the broker, with the broker's
 //! checks of what comes back and along its ways: what leads nowhere is dropped here too. Only the limits
-//! on memory, time and output are the broker's alone.
+//! on memory, time and the bytes of the outputs are the broker's alone: a deployment sets them.
 //!
 //! ```
 //! use eddy_guest::prelude::*;
@@ -31,6 +31,9 @@ use crate::bindings::eddy::plugin::types as raw;
 use crate::outputs::push;
 use crate::plugin::{Plugin, Processor};
 use crate::{Batch, Context, Emitted, Failure, HeadersBuf, NewRecord, Record, Verdict, glue};
+
+/// The broker takes no more outputs of one call.
+const OUTPUTS_MAX: usize = 1024;
 
 /// The surroundings that a test gives to a plugin. Unless told otherwise, the one output `out` is connected.
 #[derive(Debug, Clone)]
@@ -239,6 +242,11 @@ impl TestInstance {
             Verdict::All => keep(&all),
             Verdict::Keep(kept) => keep(kept),
             Verdict::Emit(emitted) => {
+                let count = emitted.len();
+                assert!(
+                    count <= OUTPUTS_MAX,
+                    "{count} outputs, the limit is {OUTPUTS_MAX}"
+                );
                 for output in emitted {
                     let name = self.outputs.get(output.port as usize);
                     let name = name.unwrap_or_else(|| panic!("there is no port {}", output.port));
@@ -414,6 +422,13 @@ mod tests {
             };
             let columns = match self.0.as_str() {
                 "all" => return Ok(Verdict::All),
+                "many outputs" => {
+                    let output = |_| crate::Output {
+                        port: 0,
+                        records: Emitted::Rows(vec![0]),
+                    };
+                    return Ok(Verdict::Emit((0..=OUTPUTS_MAX).map(output).collect()));
+                }
                 "null with bytes" => raw::Columns {
                     value_nulls: vec![1],
                     ..two
@@ -451,6 +466,12 @@ mod tests {
     #[should_panic(expected = "the null in row 0 of values has bytes")]
     fn a_null_with_bytes_is_found() {
         answer("null with bytes", TestHost::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "1025 outputs, the limit is 1024")]
+    fn more_outputs_than_the_broker_takes_are_found() {
+        answer("many outputs", TestHost::new());
     }
 
     #[test]

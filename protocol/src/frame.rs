@@ -2,10 +2,10 @@
 //! frames into bytes (bincode) or text (JSON) and back.
 //!
 //! Every request carries an id that its connection chose and gets exactly one
-//! [`ServerFrame::Answer`] or [`ServerFrame::Error`] with the same id. Frames
-//! that the broker sends unasked ([`Deliver`], [`Gap`], [`Progress`],
-//! [`ServerFrame::Closing`]) hold nothing of a single connection, so that one encoding
-//! serves every subscriber of a stream.
+//! [`ServerFrame::Answer`] or [`ServerFrame::Error`] with the same id. A
+//! [`Deliver`], which the broker sends unasked, holds nothing of a single
+//! connection, so that one encoding serves every subscriber of a stream;
+//! [`Gap`] and [`Progress`] tell one reader about its own cursor.
 
 use std::collections::BTreeMap;
 
@@ -369,8 +369,10 @@ pub struct Gap {
     pub epoch: u32,
     /// The offset that the reader wanted.
     pub expected: u64,
-    /// The offset it goes on with. Lower than `expected` where history was
-    /// lost and the offsets above it have been given anew.
+    /// The offset it goes on with. With another epoch than the reader's the
+    /// broker lost history, and nobody knows where the histories part: reading
+    /// begins anew at the partition's start, which may be lower than `expected`,
+    /// and records that the reader had may come again.
     pub next: u64,
 }
 

@@ -251,6 +251,7 @@ fn each_rule_of_the_header_is_kept() {
         Batch::parse(Bytes::from_static(&[0; 63])),
         Err(BatchError::TooShort { .. })
     ));
+    assert_eq!(Batch::parse(Bytes::new()), Err(BatchError::Empty));
 }
 
 #[test]
@@ -437,4 +438,28 @@ fn columns_from_elsewhere_are_checked() {
         columns.header_ends,
         columns.header_bytes
     ) = (vec![1, 1], vec![9])));
+}
+
+#[test]
+fn a_batch_that_is_stamped_later_is_the_one_that_is_stamped_at_once() {
+    let stamp = ProducerStamp {
+        id: 7,
+        epoch: 1,
+        sequence: 40,
+    };
+    for compression in [Compression::None, Compression::Lz4] {
+        let mut builder = BatchBuilder::new();
+        let mut fill = || {
+            builder
+                .push(5, Some(b"k"), Some(&[b'x'; 1000]), &[("h", b"1")])
+                .expect("it fits");
+            std::mem::take(&mut builder)
+        };
+        let at_once = fill().finish(compression, Some(stamp)).expect("a batch");
+        let later = fill().finish_unstamped(compression).expect("a batch");
+        assert_eq!((later.len(), later.count()), (at_once.len(), 1));
+        let later = later.stamped(stamp);
+        assert_eq!(later, at_once);
+        later.check().expect("its checksum is right");
+    }
 }

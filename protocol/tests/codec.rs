@@ -162,6 +162,28 @@ fn what_a_record_leaves_out_is_filled_in() {
 }
 
 #[test]
+fn a_produce_of_nothing_is_a_batch_without_records() {
+    let text = br#"{"id":1,"produce":{"topic":"t","partition":0,"records":[]}}"#;
+    let frame = decode_client(text, Form::Json, NOW).expect("a frame");
+    let Request::Produce(produce) = frame.request else {
+        panic!("it is a produce")
+    };
+    let error = produce.batch.single().expect_err("there is no record");
+    assert_eq!(error.to_string(), "batch: it holds no record");
+}
+
+#[test]
+fn records_that_all_leave_out_their_time_get_one_and_are_whole() {
+    for rest in ["", r#","end_offset":5"#] {
+        let batch = produced(&format!(r#""records":[{{"value":1}},{{"value":2}}]{rest}"#));
+        assert_eq!((batch.timestamp_min(), batch.timestamp_max()), (NOW, NOW));
+        let records = batch.records().expect("it is whole");
+        assert!(records.iter().all(|record| record.timestamp == NOW));
+        assert_eq!(values(&batch), [Some("1".into()), Some("2".into())]);
+    }
+}
+
+#[test]
 fn a_commit_is_filled_in_as_a_produce_is() {
     let text =
         br#"{"id":1,"commit":{"appends":[{"topic":"t","partition":0,"records":[{"value":1}]}]}}"#;

@@ -834,7 +834,7 @@ fn a_full_session_gives_the_batch_back() {
         .produce(producer, &topic(), 0, batch(30))
         .expect("one alone is always taken");
     let refused = stage.session.produce(producer, &topic(), 0, batch(1));
-    assert!(matches!(refused, Err(ProduceRefused::Full(returned)) if returned == batch(1)));
+    assert!(matches!(refused, Err(ProduceRefused::Full(returned)) if returned == batch(1).into()));
     let (id, _, _) = stage.asked_to_produce();
     stage.accept(id);
     assert!(stage.session.has_room([100]));

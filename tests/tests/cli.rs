@@ -1,6 +1,7 @@
 //! The command line against the real broker: what people type, what they get,
 //! and with which exit code.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
@@ -8,6 +9,7 @@ use eddy_tests::artefact;
 use eddy_tests::broker::Broker;
 use eddy_tests::process::Process;
 use eddy_tests::wait::{LIMIT, wait_until};
+use nix::pty::{Winsize, openpty};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn lines(range: std::ops::Range<u32>) -> String {
@@ -344,6 +346,95 @@ fn ctrl_c_stops_a_publishing_and_says_how_far_it_got() {
     let acknowledged = acknowledged.unwrap_or_else(|| panic!("no count in {}", written.stderr));
     let there = broker.eddy(&["sub", "t", "--until-end"]).ok();
     assert_eq!(there.lines().count(), acknowledged);
+}
+
+/// Runs a command whose standard error is a terminal; how it ended, and all that
+/// the terminal was told.
+fn on_a_terminal(mut command: Command) -> (Option<i32>, String) {
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: 120,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let pair = openpty(&size, None).expect("a terminal can be made");
+    let spawned = command.stdin(Stdio::null()).stderr(pair.slave).spawn();
+    let mut child = spawned.expect("the command starts");
+    // It holds this side's end of the terminal, which would never end.
+    drop(command);
+    let mut told = Vec::new();
+    // Ends with an error once nobody holds the other end, as terminals do.
+    let _ = File::from(pair.master).read_to_end(&mut told);
+    let status = child.wait().expect("it is our child");
+    (status.code(), String::from_utf8_lossy(&told).into_owned())
+}
+
+#[test]
+fn a_person_sees_how_far_a_publishing_is_at_which_rate_and_in_the_end_a_summary() {
+    let broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("lines");
+    std::fs::write(&file, lines(0..1_000)).expect("the folder can be written to");
+    let file = file.to_string_lossy();
+    // Slow enough to be watched.
+    let (code, told) =
+        on_a_terminal(broker.command(&["pub", "t", "--rate", "1000", file.as_ref()]));
+    assert_eq!(code, Some(0), "{told}");
+    let drawn = told.split(" acknowledged, ").skip(1);
+    let rates = drawn.filter_map(|rest| rest.split_once(" a second")?.0.parse::<u32>().ok());
+    assert!(rates.max().is_some_and(|rate| rate > 0), "{told:?}");
+    // The bar's last trace is the code that clears its line.
+    let last = told.trim_end().lines().next_back().unwrap_or_default();
+    let summary = last.rsplit(['\r', '\x1b']).next().unwrap_or_default();
+    assert!(summary.contains("1000 records into t in "), "{told:?}");
+    assert!(summary.ends_with(" a second"), "{told:?}");
+    assert!(
+        !summary.contains("acknowledged"),
+        "the bar is gone: {told:?}"
+    );
+}
+
+#[test]
+fn a_deployment_is_replaced_where_it_is_and_not_by_accident() {
+    let broker = Broker::start();
+    for topic in ["in", "out"] {
+        broker.eddy(&["topic", "create", topic]).ok();
+    }
+    let plugin = artefact::plugin("byte-filter");
+    broker
+        .eddy(&["plugin", "push", &plugin.to_string_lossy()])
+        .ok();
+    let deploy = |more: &[&str]| {
+        let options = [
+            "--json",
+            "deploy",
+            "d",
+            "--plugin",
+            "byte-filter",
+            "--from",
+            "in",
+            "--to",
+            "out",
+            "--param",
+        ];
+        broker.eddy(&[&options[..], more].concat())
+    };
+    let out = |count: &str| {
+        let from_first = ["sub", "out", "--from", "earliest", "--count", count];
+        broker.eddy(&from_first).ok()
+    };
+    deploy(&["contains=a"]).ok();
+    broker.eddy_with_input(&["pub", "in"], "a1\nb1\n").ok();
+    assert_eq!(out("1"), "a1\n");
+    let refused = deploy(&["contains=b"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("deployment_exists"), "{refused:?}");
+    let replaced = deploy(&["contains=b", "--replace"]).json();
+    assert_eq!(replaced["params"]["contains"], "b");
+    broker.eddy_with_input(&["pub", "in"], "a2\nb2\n").ok();
+    // It goes on behind what the first one read, `b1` with it.
+    assert_eq!(out("2"), "a1\nb2\n");
 }
 
 #[test]

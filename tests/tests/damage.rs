@@ -1,6 +1,7 @@
 //! Bad bytes in the data folder: the broker serves exactly the right records of
 //! a partition, or says what is damaged. Never wrong data, never a panic.
 
+use std::collections::HashSet;
 use std::env;
 use std::fs;
 use std::ops::Range;
@@ -375,6 +376,47 @@ async fn a_segment_that_is_damaged_in_the_middle_stops_its_partition_and_no_othe
         .await
         .expect("it serves");
     assert_eq!(entries.len() as u64, RECORDS + 10);
+}
+
+#[tokio::test]
+async fn a_stopped_partition_is_told_of_by_who_wants_all_of_it_and_is_repaired_by_command() {
+    let template = Template::new(false).await;
+    let data = template.folder.path();
+    let first = files(&partition_folder(data, 1))
+        .into_iter()
+        .find(|(path, _)| path.extension().is_some_and(|extension| extension == "log"));
+    let (path, length) = first.expect("a segment");
+    overwrite(&path, length / 2, b"bad bytes");
+    let broker = Broker::start_in(data, &SMALL);
+    read_partition(&broker.client().await, &topic("in"), 1)
+        .await
+        .expect_err("it is damaged");
+    let whole = broker.eddy(&["sub", "in", "--until-end"]);
+    assert_eq!(whole.code, Some(1), "{}", whole.stderr);
+    assert!(
+        whole.stderr.contains("stopped in partition 1"),
+        "{}",
+        whole.stderr
+    );
+    // As many as were wanted came: whatever else is damaged is of no concern.
+    let some = broker.eddy(&["sub", "in", "--until-end", "--count", "5"]);
+    assert_eq!(some.ok().lines().count(), 5);
+
+    let repair = |partition| {
+        let arguments = ["topic", "repair", "in", "--partition", partition];
+        broker.eddy(&[&["--json"], &arguments[..]].concat())
+    };
+    let needless = repair("0");
+    assert_eq!(needless.code, Some(1), "{needless:?}");
+    let repaired = repair("1").json();
+    assert!(repaired["partitions"][1]["stopped"].is_null(), "{repaired}");
+    let rest = broker.eddy(&["sub", "in", "--until-end", "--partition", "1"]);
+    assert!(rest.stderr.contains("are gone"), "{}", rest.stderr);
+    let rest = rest.ok();
+    let count = rest.lines().count() as u64;
+    assert!(0 < count && count < RECORDS, "{count} records are left");
+    let right: HashSet<&String> = self::whole(1).iter().collect();
+    assert!(rest.lines().all(|line| right.contains(&line.to_owned())));
 }
 
 #[tokio::test]

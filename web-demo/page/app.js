@@ -108,7 +108,7 @@ function drawNotice() {
 
 const COMMANDS = {
   quakes: "eddy topic create quakes; eddy pub quakes data/earthquakes.ndjson",
-  strong: "eddy topic create strong; eddy deploy strong --plugin json-filter --from quakes --to strong --param 'where=mag >= 4.5'",
+  strong: "eddy topic create strong; eddy plugin push target/plugins/json-filter.wasm; eddy deploy strong --plugin json-filter --from quakes --to strong --param 'where=mag >= 4.5'",
 };
 
 function drawConnection(state) {

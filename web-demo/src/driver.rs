@@ -200,7 +200,10 @@ impl Driver {
                 state.session.handle_disconnected(now());
             }),
             Event::Connected(welcome) => {
-                self.look(|state| state.reason = None);
+                self.look(|state| {
+                    state.reason = None;
+                    state.produces.welcomed(&welcome);
+                });
                 self.tell(&[
                     ("state", "connected".into()),
                     ("server", welcome.server.into()),

@@ -15,7 +15,8 @@ pub(crate) fn into_js(error: &WireError) -> JsValue {
 pub(crate) fn request_into_js(error: &RequestError) -> JsValue {
     match error {
         RequestError::Refused(error) => into_js(error),
-        RequestError::ConnectionLost => with_code(&error.to_string(), "connection_lost", true),
+        // It may have been carried out: who asks again may get it twice.
+        RequestError::ConnectionLost => with_code(&error.to_string(), "connection_lost", false),
     }
 }
 

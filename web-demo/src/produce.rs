@@ -2,16 +2,17 @@
 //! and the promise that waits for all of them.
 //!
 //! Promises: records of one partition get into the log in the order of the
-//! calls; of a call that is refused for want of room nothing is taken. It must not repeat anything itself; that is the session's, which
-//! knows what arrived.
+//! calls; of a call that is refused for want of room, or because a record is
+//! larger than a batch may be, nothing is taken. It must not repeat anything
+//! itself; that is the session's, which knows what arrived.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use eddy_protocol::batch::{Batch, BatchBuilder, BatchError, Compression};
-use eddy_protocol::frame::{Answer, Produced, Request};
+use eddy_protocol::batch::{Batch, BatchBuilder, BatchError, Compression, HEADER_BYTES};
+use eddy_protocol::frame::{Answer, Produced, Request, Welcome};
 use eddy_protocol::partitioner::partition_for_key;
 use eddy_protocol::session::{ProduceId, ProduceRefused, ProducerHandle};
 use eddy_protocol::{ErrorCode, TopicName, WireError};
@@ -25,6 +26,8 @@ use crate::option::{self, Record};
 
 /// How long the number of a topic's partitions is taken for granted.
 const PARTITIONS_MAX_AGE: Duration = Duration::from_secs(60);
+/// What a message takes beside its batch; never less.
+const FRAME_BYTES: u64 = 1024;
 /// How many calls wait at most until it is known how many partitions there are…
 const ASKED_CALLS_MAX: usize = 1024;
 /// …and how many bytes of records.
@@ -36,6 +39,8 @@ pub(crate) struct Produces {
     producer: Option<ProducerHandle>,
     waiting: HashMap<ProduceId, Rc<RefCell<Promised>>>,
     topics: HashMap<TopicName, Partitions>,
+    /// The largest batch that the broker takes, once it has said so.
+    batch_bytes_max: Option<usize>,
     asked_calls: usize,
     asked_bytes: usize,
     /// Records without a key go to the next partition with each call.
@@ -52,7 +57,7 @@ enum Partitions {
     Asked(Vec<Call>),
 }
 
-/// One call of `produce`.
+/// One call of `produce`; it waits until it can be placed.
 struct Call {
     topic: TopicName,
     records: Vec<Record>,
@@ -80,18 +85,31 @@ struct Promised {
 }
 
 impl Produces {
+    /// The broker has said what it takes.
+    pub(crate) fn welcomed(&mut self, welcome: &Welcome) {
+        let message = welcome.frame_bytes_max.saturating_sub(FRAME_BYTES);
+        let limit = welcome.batch_bytes_max.min(message);
+        self.batch_bytes_max = Some(usize::try_from(limit).unwrap_or(usize::MAX));
+    }
+
     /// Topics may be others when the broker is back.
     pub(crate) fn forget_topics(&mut self) {
         self.topics
             .retain(|_, partitions| matches!(partitions, Partitions::Asked(_)));
     }
 
-    /// Where a call's records go, if that is known. No call passes those that
-    /// wait to know it.
+    /// Where a call's records go, if that is known, and how large a batch may
+    /// be. No call passes those that wait to know it.
     fn placing(&mut self, call: &Call) -> Option<Placing> {
+        let batch_bytes_max = self.batch_bytes_max?;
         let partitions = match (self.topics.get(&call.topic), call.partition) {
             (Some(Partitions::Asked(_)), _) => return None,
-            (_, Some(partition)) => return Some(Placing::Fixed(partition)),
+            (_, Some(partition)) => {
+                return Some(Placing {
+                    target: Target::Fixed(partition),
+                    batch_bytes_max,
+                });
+            }
             (Some(Partitions::Known { count, since }), None)
                 if now().saturating_sub(*since) < PARTITIONS_MAX_AGE =>
             {
@@ -100,9 +118,13 @@ impl Produces {
             _ => return None,
         };
         self.spread = self.spread.wrapping_add(1);
-        Some(Placing::ByKey {
-            partitions,
-            keyless: self.spread % partitions,
+        let keyless = self.spread % partitions;
+        Some(Placing {
+            target: Target::ByKey {
+                partitions,
+                keyless,
+            },
+            batch_bytes_max,
         })
     }
 
@@ -177,7 +199,8 @@ impl Driver {
         }
     }
 
-    /// The call waits until it is known how many partitions its topic has.
+    /// The call waits until it is known how many partitions its topic has (and,
+    /// because that is the answer of a broker, how large its batches may be).
     fn ask_partitions(&self, waiting: Call) {
         let topic = waiting.topic.clone();
         let asked = match self.look(|state| state.produces.wait(waiting)) {
@@ -235,7 +258,10 @@ impl Driver {
         let batches = match batches(&records, placing) {
             Ok(batches) if !batches.is_empty() => batches,
             Ok(_) => return call(&promised.resolve, &promised.results),
-            Err(error) => return call(&promised.reject, &error::invalid(&error.to_string())),
+            Err(error) => {
+                let error = error::produce_into_js(&not_a_batch(error), false);
+                return call(&promised.reject, &error);
+            }
         };
         let promised = Rc::new(RefCell::new(promised));
         let refused = self.with(|state| state.push(&topic, batches, &promised).err());
@@ -336,46 +362,98 @@ fn refused(refused: ProduceRefused) -> WireError {
     }
 }
 
+fn not_a_batch(error: BatchError) -> WireError {
+    let code = match error {
+        BatchError::TooLarge { .. } => ErrorCode::BatchTooLarge,
+        _ => ErrorCode::InvalidArgument,
+    };
+    code.because(error.to_string())
+}
+
+/// How records become batches.
+#[derive(Clone, Copy)]
+struct Placing {
+    target: Target,
+    batch_bytes_max: usize,
+}
+
 /// Which partition records go to.
 #[derive(Clone, Copy)]
-enum Placing {
+enum Target {
     /// This one.
     Fixed(u32),
     /// By key; those without a key all to `keyless`.
     ByKey { partitions: u32, keyless: u32 },
 }
 
-impl Placing {
+impl Target {
     fn partition(self, record: &Record) -> u32 {
         match (self, &record.key) {
-            (Placing::Fixed(partition), _) => partition,
-            (Placing::ByKey { partitions, .. }, Some(key)) => partition_for_key(key, partitions),
-            (Placing::ByKey { keyless, .. }, None) => keyless,
+            (Target::Fixed(partition), _) => partition,
+            (Target::ByKey { partitions, .. }, Some(key)) => partition_for_key(key, partitions),
+            (Target::ByKey { keyless, .. }, None) => keyless,
         }
     }
 }
 
-/// One batch for each partition that gets something, in the records' order.
-fn batches(records: &[Record], placing: Placing) -> Result<Vec<(u32, Batch)>, BatchError> {
-    let mut builders: BTreeMap<u32, BatchBuilder> = BTreeMap::new();
-    for record in records {
+/// A batch in the making.
+#[derive(Default)]
+struct Filling {
+    builder: BatchBuilder,
+    /// What its records take at the most.
+    bytes: usize,
+}
+
+impl Filling {
+    fn push(&mut self, record: &Record) -> Result<(), BatchError> {
         let headers: Vec<_> = record
             .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_slice()))
             .collect();
-        let builder = builders.entry(placing.partition(record)).or_default();
-        builder.push(
+        self.bytes += record.bytes();
+        self.builder.push(
             record.timestamp,
             record.key.as_deref(),
             record.value.as_deref(),
             &headers,
-        )?;
+        )
     }
-    let finished = builders
-        .into_iter()
-        .map(|(partition, mut builder)| Ok((partition, builder.finish(Compression::None, None)?)));
-    finished.collect()
+
+    /// The batch. Several records were added only as long as they keep to the
+    /// limit; a single one may turn out to be too large.
+    fn finish(mut self, limit: usize) -> Result<Batch, BatchError> {
+        let batch = self.builder.finish(Compression::None, None)?;
+        if batch.len() > limit {
+            return Err(BatchError::TooLarge {
+                bytes: batch.len() as u64,
+                limit: limit as u64,
+            });
+        }
+        Ok(batch)
+    }
+}
+
+/// Batches for each partition that gets something, each no larger than the
+/// broker takes; those of one partition in the order of their records.
+fn batches(records: &[Record], placing: Placing) -> Result<Vec<(u32, Batch)>, BatchError> {
+    let limit = placing.batch_bytes_max;
+    let mut fillings: BTreeMap<u32, Filling> = BTreeMap::new();
+    let mut batches = Vec::new();
+    for record in records {
+        let partition = placing.target.partition(record);
+        let filling = fillings.entry(partition).or_default();
+        // In memory a record takes more than in a batch's columns.
+        let bytes = HEADER_BYTES + filling.bytes + record.bytes();
+        if !filling.builder.is_empty() && bytes > limit {
+            batches.push((partition, std::mem::take(filling).finish(limit)?));
+        }
+        filling.push(record)?;
+    }
+    for (partition, filling) in fillings {
+        batches.push((partition, filling.finish(limit)?));
+    }
+    Ok(batches)
 }
 
 impl Promised {
@@ -421,6 +499,13 @@ mod tests {
         records.iter().map(|record| text(record.value)).collect()
     }
 
+    fn roomy(target: Target) -> Placing {
+        Placing {
+            target,
+            batch_bytes_max: 1 << 20,
+        }
+    }
+
     #[test]
     fn records_are_placed_by_key_and_keep_their_order() {
         let records = [
@@ -431,10 +516,10 @@ mod tests {
         ];
         let placed = batches(
             &records,
-            Placing::ByKey {
+            roomy(Target::ByKey {
                 partitions: 1024,
                 keyless: 1023,
-            },
+            }),
         )
         .unwrap();
         let of = |partition| {
@@ -458,7 +543,7 @@ mod tests {
     fn a_partition_that_was_asked_for_gets_everything() {
         let placed = batches(
             &[record(Some("a"), "1"), record(None, "2")],
-            Placing::Fixed(7),
+            roomy(Target::Fixed(7)),
         )
         .unwrap();
         assert_eq!(
@@ -468,5 +553,52 @@ mod tests {
                 .collect::<Vec<_>>(),
             [(7, 2)]
         );
+    }
+
+    #[test]
+    fn no_batch_is_larger_than_the_broker_takes_and_records_keep_their_order() {
+        let limit = 10_000;
+        let placing = Placing {
+            batch_bytes_max: limit,
+            ..roomy(Target::Fixed(0))
+        };
+        let long = "x".repeat(1_000);
+        let mut records: Vec<Record> = (0..50)
+            .map(|number| record(Some("a"), &format!("{number:02}{long}")))
+            .collect();
+        // The least that a record can be, with all that it can add to a batch.
+        let small = (0..2_000).map(|number| Record {
+            key: None,
+            value: None,
+            headers: vec![(String::new(), Vec::new())],
+            timestamp: number << 40,
+        });
+        records.extend(small);
+        let placed = batches(&records, placing).unwrap();
+        assert!(placed.len() > 5, "{} batches", placed.len());
+        assert!(placed.iter().all(|(_, batch)| batch.len() <= limit));
+        let found: Vec<Option<Vec<u8>>> = placed
+            .iter()
+            .flat_map(|(_, batch)| {
+                let records = batch.records().unwrap();
+                let values = records
+                    .iter()
+                    .map(|record| record.value.map(<[u8]>::to_vec));
+                values.collect::<Vec<_>>()
+            })
+            .collect();
+        let given: Vec<_> = records.into_iter().map(|record| record.value).collect();
+        assert_eq!(found, given);
+    }
+
+    #[test]
+    fn a_record_that_no_batch_can_hold_is_refused_before_anything_is_sent() {
+        let placing = Placing {
+            batch_bytes_max: 1_000,
+            ..roomy(Target::Fixed(0))
+        };
+        let records = [record(None, "1"), record(None, &"x".repeat(1_000))];
+        let error = batches(&records, placing).unwrap_err();
+        assert_eq!(not_a_batch(error).code, ErrorCode::BatchTooLarge);
     }
 }

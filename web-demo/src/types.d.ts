@@ -57,7 +57,10 @@ export interface Position {
 export type SubscriptionEvent =
   /** It stands, for the first time or after a lost connection. */
   | { type: "subscribed"; positions: Position[] }
-  /** Records from `expected` up to `next` will never come (retention, or a lost history if `next` is lower). */
+  /**
+   * Records from `expected` up to `next` will never come (retention or damage). With a `next` that is not higher, the
+   * broker lost history, nobody knows from where: reading begins anew at `next`, and records may come again.
+   */
   | { type: "gap"; partition: number; expected: number; next: number }
   /** The broker does not take it up now; it will be asked again. */
   | { type: "delayed"; error: EddyError }
@@ -77,7 +80,10 @@ export type ConnectionState =
 export interface EddyError extends Error {
   /** Stable, such as "unknown_topic". */
   code: string;
-  /** Whether the same call may succeed later. */
+  /**
+   * Whether the same call may succeed later without anybody changing anything. Not with "connection_lost": the call may
+   * have been carried out.
+   */
   retryable: boolean;
   /** Of a produce: whether records of the call may be in the log all the same. */
   maybeAppended?: boolean;
@@ -96,7 +102,7 @@ export interface ProduceOptions {
   partition?: number;
 }
 
-/** Where records went. */
+/** Where records of a call went that travelled together; many may take several of these for one partition. */
 export interface Produced {
   partition: number;
   /** Of the first; absent for a repeat that the broker remembers only as such. */

@@ -4,7 +4,7 @@
 //! ignored test counts as a failure: it is a test that nobody runs.
 
 use std::io::{BufRead, BufReader, Write, stdout};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -19,6 +19,7 @@ pub(crate) fn run() -> Result<()> {
     checks()?;
     web::run()?;
     plugins::run()?;
+    specification()?;
     build::eddy(Profile::Debug)?;
     let (counts, outcome) = tests()?;
     step::say(&format!(
@@ -61,6 +62,24 @@ fn checks() -> Result<()> {
                     "RUSTDOCFLAGS",
                     "--deny warnings --allow rustdoc::private-intra-doc-links",
                 ),
+        )
+    })
+}
+
+/// Another language's codec, written from the protocol's page alone. The tests
+/// hold the page to the Rust one anyway, so that Python may be missing.
+fn specification() -> Result<()> {
+    step::step("checking the protocol's page from another language", || {
+        let mut python = Command::new("python3");
+        python.arg("--version").stdout(Stdio::null());
+        if !python.status().is_ok_and(|status| status.success()) {
+            step::note("left out: there is no python3 here");
+            return Ok(());
+        }
+        step::run(
+            Command::new("python3")
+                .arg("protocol/spec-check.py")
+                .current_dir(step::root()),
         )
     })
 }

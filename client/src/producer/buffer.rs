@@ -8,9 +8,10 @@
 
 use std::collections::VecDeque;
 
+use eddy_protocol::batch::Unstamped;
 use eddy_protocol::frame::Produced;
 use eddy_protocol::partitioner::partition_for_key;
-use eddy_protocol::{Batch, BatchBuilder, ErrorCode};
+use eddy_protocol::{BatchBuilder, ErrorCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -39,7 +40,7 @@ pub(crate) struct Sealed {
     /// By which its answer finds it.
     pub(crate) ticket: Ticket,
     /// The batch.
-    pub(crate) batch: Batch,
+    pub(crate) batch: Unstamped,
 }
 
 /// Whether somebody should look at the buffer after a push.
@@ -85,7 +86,7 @@ struct Lane {
     open_since: Option<Instant>,
     open_outcome: Option<watch::Sender<Outcome>>,
     /// Full, waiting for its turn.
-    sealed: VecDeque<(Batch, Charge)>,
+    sealed: VecDeque<(Unstamped, Charge)>,
     /// Handed out and not told yet, oldest first.
     in_flight: VecDeque<InFlight>,
     handed_out: u64,
@@ -106,6 +107,8 @@ pub(crate) struct Buffer {
     bytes: usize,
     /// Lanes with something sealed, each once for each batch.
     ready: VecDeque<u32>,
+    /// Batches on their way, of all lanes.
+    in_flight: usize,
     counts: Counts,
     /// When something was last acknowledged, or began to wait to be.
     progress_at: Option<Instant>,
@@ -130,6 +133,7 @@ impl Buffer {
             sticky,
             bytes: 0,
             ready: VecDeque::new(),
+            in_flight: 0,
             counts: Counts::default(),
             progress_at: None,
             failed: None,
@@ -254,7 +258,7 @@ impl Buffer {
         let bytes = std::mem::take(&mut lane.open_bytes);
         lane.open_since = None;
         let outcome = lane.open_outcome.take();
-        match lane.open.finish(compression, None) {
+        match lane.open.finish_unstamped(compression) {
             Ok(batch) => lane.sealed.push_back((
                 batch,
                 Charge {
@@ -291,16 +295,34 @@ impl Buffer {
         }
     }
 
-    /// Seals what has waited for as long as the linger; when to come back.
+    /// Sees to it that a full buffer gets room; whether there is something new to
+    /// send. What is sealed or on its way makes room when it is acknowledged,
+    /// and who still finds the buffer full then asks again; only where nothing
+    /// is, batches have to leave before they are full.
+    pub(super) fn make_room(&mut self) -> bool {
+        if self.in_flight > 0 || !self.ready.is_empty() {
+            return false;
+        }
+        self.seal_all();
+        !self.ready.is_empty()
+    }
+
+    /// Seals what has waited for as long as the linger; when to come back. What
+    /// could not leave because too much of its partition is on its way goes on
+    /// to fill up instead, until an acknowledgement brings the caller back.
     pub(crate) fn linger(&mut self, now: Instant) -> Option<Instant> {
         let mut next = None;
+        let (linger, in_flight_max) = (self.config.linger, self.in_flight_max());
         for partition in 0..self.lanes.len() as u32 {
-            let linger = self.config.linger;
             let lane = self.lane(partition);
             if lane.open.is_empty() {
                 continue;
             }
-            match lane.open_since.get_or_insert(now).checked_add(linger) {
+            let since = *lane.open_since.get_or_insert(now);
+            if lane.in_flight.len() >= in_flight_max {
+                continue;
+            }
+            match since.checked_add(linger) {
                 Some(due) if due > now => next = [next, Some(due)].into_iter().flatten().min(),
                 Some(_) => {
                     // As in `seal_all`.
@@ -313,9 +335,14 @@ impl Buffer {
         next
     }
 
+    /// How many batches of a partition are on their way at the most.
+    fn in_flight_max(&self) -> usize {
+        self.config.in_flight_max.max(1)
+    }
+
     /// The next batch to send, if its partition has not too many on their way.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Sealed> {
-        let in_flight_max = self.config.in_flight_max.max(1);
+        let in_flight_max = self.in_flight_max();
         for _ in 0..self.ready.len() {
             let partition = self.ready.pop_front()?;
             let lane = self.lane(partition);
@@ -331,6 +358,7 @@ impl Buffer {
                     charge,
                     produced: None,
                 });
+                self.in_flight += 1;
                 self.progress_at.get_or_insert(now);
                 let ticket = Ticket { partition, number };
                 return Some(Sealed { ticket, batch });
@@ -356,14 +384,14 @@ impl Buffer {
                 charge, produced, ..
             } = batch;
             lane.acknowledged += charge.records;
+            self.in_flight -= 1;
             self.counts.acknowledged += charge.records;
             self.bytes -= charge.bytes;
             if let Some(produced) = produced {
                 tell(charge.outcome, Ok(produced));
             }
         }
-        let waiting = self.lanes.iter().any(|lane| !lane.in_flight.is_empty());
-        self.progress_at = waiting.then_some(now);
+        self.progress_at = (self.in_flight > 0).then_some(now);
     }
 
     /// Gives everything up. The first reason stands.
@@ -380,6 +408,7 @@ impl Buffer {
             lane.open_bytes = 0;
         }
         self.ready.clear();
+        self.in_flight = 0;
         self.bytes = 0;
         self.progress_at = None;
     }
@@ -432,6 +461,7 @@ fn tell(outcome: Option<watch::Sender<Outcome>>, result: Result<Produced, Client
 mod tests {
     use super::*;
     use crate::record::RECORD_BYTES;
+    use eddy_protocol::batch::ProducerStamp;
     use std::time::Duration;
 
     fn buffer(partitions: u32, config: ProducerConfig) -> Buffer {
@@ -473,11 +503,16 @@ mod tests {
         );
         push(&mut buffer, &NewRecord::new(&[2; 100])).expect("there is room");
         let sealed = buffer.next(now).expect("the first batch");
+        let batch = sealed.batch.stamped(ProducerStamp {
+            id: 1,
+            epoch: 0,
+            sequence: 0,
+        });
         assert_eq!(
             (
                 sealed.ticket.partition,
-                sealed.batch.count(),
-                sealed.batch.timestamp_min()
+                batch.count(),
+                batch.timestamp_min()
             ),
             (0, 1, 7)
         );
@@ -535,6 +570,61 @@ mod tests {
                 acknowledged: 1
             }
         );
+    }
+
+    #[test]
+    fn a_full_buffer_waits_for_what_is_on_its_way_before_it_sends_small_batches() {
+        let now = Instant::now();
+        let config = ProducerConfig {
+            buffer_bytes: 4 * (1 + RECORD_BYTES),
+            linger: Duration::MAX,
+            ..ProducerConfig::default()
+        };
+        let mut buffer = buffer(4, config);
+        let record = |partition| NewRecord::new(b"x").partition(partition);
+        push(&mut buffer, &record(0)).expect("there is room");
+        buffer.seal_all();
+        for partition in 1..4 {
+            push(&mut buffer, &record(partition)).expect("there is room");
+        }
+        assert!(matches!(push(&mut buffer, &record(0)), Err(Refused::Full)));
+        assert!(!buffer.make_room(), "a sealed batch will make it");
+        assert_eq!(buffer.next(now).expect("it").ticket, ticket(0, 0));
+        assert!(!buffer.make_room(), "so will one on its way");
+        buffer.acknowledged(ticket(0, 0), produced(1), now);
+        push(&mut buffer, &record(1)).expect("there is room again");
+        assert!(matches!(push(&mut buffer, &record(0)), Err(Refused::Full)));
+        // However long the linger is: nobody else would make room.
+        assert!(buffer.make_room());
+        let counts = std::iter::from_fn(|| buffer.next(now)).map(|sealed| sealed.batch.count());
+        assert_eq!(counts.collect::<Vec<_>>(), [2, 1, 1]);
+    }
+
+    #[test]
+    fn a_batch_that_can_not_leave_fills_up_until_an_acknowledgement_lets_it() {
+        let now = Instant::now();
+        let config = ProducerConfig {
+            in_flight_max: 1,
+            linger: Duration::from_millis(5),
+            ..ProducerConfig::default()
+        };
+        let mut buffer = buffer(1, config);
+        push(&mut buffer, &NewRecord::new(b"a")).expect("there is room");
+        buffer.seal_all();
+        assert!(buffer.next(now).is_some());
+        push(&mut buffer, &NewRecord::new(b"b")).expect("there is room");
+        assert_eq!(
+            buffer.linger(now),
+            None,
+            "there is nothing to come back for"
+        );
+        let late = now + Duration::from_secs(1);
+        assert_eq!(buffer.linger(late), None);
+        push(&mut buffer, &NewRecord::new(b"c")).expect("there is room");
+        buffer.acknowledged(ticket(0, 0), produced(1), late);
+        // It has lingered since it was first seen, not since the acknowledgement.
+        assert_eq!(buffer.linger(late), None);
+        assert_eq!(buffer.next(late).expect("a batch").batch.count(), 2);
     }
 
     #[test]

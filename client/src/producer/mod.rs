@@ -232,9 +232,9 @@ impl Producer {
                 Err(Refused::Error(error)) => return Err(error),
                 Err(Refused::Full) => {}
             }
-            // What fills the buffer must be on its way, or nothing ever makes room.
-            shared.buffer().seal_all();
-            self.inner.handle.wake();
+            if shared.buffer().make_room() {
+                self.inner.handle.wake();
+            }
             settled.await;
         }
     }

@@ -5,7 +5,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -52,8 +52,8 @@ pub(crate) struct Broker {
     pub(crate) refuse_subscribe: Mutex<Option<ErrorCode>>,
     /// The connection is dropped as soon as a subscription stands.
     pub(crate) drop_subscribed: AtomicBool,
-    /// Handshakes are answered with this HTTP status; 0: they succeed.
-    pub(crate) handshake_status: AtomicU16,
+    /// Handshakes are answered with this HTTP status and body, if they are.
+    pub(crate) refuse_handshake: Mutex<Option<(u16, Option<String>)>>,
     pub(crate) delivered_bytes: AtomicUsize,
     kick: watch::Sender<u64>,
     pub(crate) connections: AtomicUsize,
@@ -85,7 +85,7 @@ impl Broker {
             refuse_open: Mutex::default(),
             refuse_subscribe: Mutex::default(),
             drop_subscribed: AtomicBool::new(false),
-            handshake_status: AtomicU16::new(0),
+            refuse_handshake: Mutex::default(),
             delivered_bytes: AtomicUsize::new(0),
             kick: watch::channel(0).0,
             connections: AtomicUsize::new(0),
@@ -142,8 +142,8 @@ impl Broker {
             return;
         }
         let mut kick = self.kick.subscribe();
-        let status = self.handshake_status.load(Ordering::SeqCst);
-        let Ok(socket) = tokio_tungstenite::accept_hdr_async(stream, accept(status)).await else {
+        let refusal = self.refuse_handshake.lock().expect("whole").clone();
+        let Ok(socket) = tokio_tungstenite::accept_hdr_async(stream, accept(refusal)).await else {
             return;
         };
         tokio::select! {
@@ -353,12 +353,14 @@ impl Broker {
     }
 }
 
-/// Answers a handshake with this status, or takes it where that is 0.
+/// Answers a handshake with this status and body, or takes it where there is none.
 #[expect(clippy::result_large_err, reason = "the library's own type")]
-fn accept(status: u16) -> impl FnOnce(&Upgrade, Response) -> Result<Response, ErrorResponse> {
+fn accept(
+    refusal: Option<(u16, Option<String>)>,
+) -> impl FnOnce(&Upgrade, Response) -> Result<Response, ErrorResponse> {
     move |request, mut response| {
-        if status != 0 {
-            let mut refusal = ErrorResponse::new(None);
+        if let Some((status, body)) = refusal {
+            let mut refusal = ErrorResponse::new(body);
             *refusal.status_mut() = status.try_into().expect("a status");
             return Err(refusal);
         }

@@ -59,12 +59,12 @@ impl Connection {
         timeout: Duration,
         output: &Output,
     ) -> Result<Client, Failure> {
-        let config = self.config(Some(timeout))?;
-        let server = config.server.clone();
-        let client = Client::open(config);
-        tokio::spawn(tell(client.status(), server, *output));
-        client.ready().await?;
-        Ok(client)
+        connect(self.config(Some(timeout))?, output).await
+    }
+
+    /// The same with the patience of a subscription.
+    pub(crate) async fn endless_client(&self, output: &Output) -> Result<Client, Failure> {
+        connect(self.endless()?, output).await
     }
 
     /// The same for one request and its answer.
@@ -91,6 +91,14 @@ impl Connection {
             ..Config::default()
         })
     }
+}
+
+async fn connect(config: Config, output: &Output) -> Result<Client, Failure> {
+    let server = config.server.clone();
+    let client = Client::open(config);
+    tokio::spawn(tell(client.status(), server, *output));
+    client.ready().await?;
+    Ok(client)
 }
 
 /// Says once for each interruption that the broker is away, and once that it is back.

@@ -112,6 +112,7 @@ impl From<ClientError> for Failure {
             ClientError::RecordTooLarge { .. } => (Kind::Failed, "batch_too_large"),
             ClientError::NoSuchPartition { .. } => (Kind::Failed, "unknown_partition"),
             ClientError::Protocol { .. } => (Kind::Failed, "protocol"),
+            ClientError::ConnectionLost => (Kind::Failed, "connection_lost"),
             _ => (Kind::Failed, "failed"),
         };
         Failure {
@@ -162,6 +163,13 @@ mod tests {
             format!("{:?}", ExitCode::from(3))
         );
         assert_eq!(unreachable.json()["error"]["retryable"], true);
+    }
+
+    #[test]
+    fn a_lost_answer_has_a_code_and_is_not_to_be_asked_for_again_blindly() {
+        let lost = Failure::from(ClientError::ConnectionLost).json();
+        assert_eq!(lost["error"]["code"], "connection_lost");
+        assert_eq!(lost["error"]["retryable"], false);
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod source;
 mod suggest;
 mod table;
 mod text;
-mod unit;
+pub(crate) mod unit;
 
 use std::fmt;
 use std::path::Path;

@@ -1,20 +1,31 @@
-//! Sizes and spans of time as people write them: `64MiB`, `500ms`.
+//! Sizes and spans of time as people write them: `64MiB`, `1.5GiB`, `1_000`;
+//! `500ms`, `1h30m`. One grammar for the configuration and the command line.
 //!
 //! What [`show_bytes`] and [`show_time`] print reads back to the same value.
 
 use std::time::Duration;
 
-const SIZES: [(&str, u64); 8] = [
+use jiff::{Span, SpanRelativeTo};
+
+/// Each unit with its factor, the largest first. Case does not matter: `KB` and
+/// `kB` are 1,000, `KiB` (or `Ki`) is 1,024.
+const SIZES: [(&str, u64); 13] = [
     ("TiB", 1 << 40),
+    ("Ti", 1 << 40),
+    ("TB", 1_000_000_000_000),
     ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
+    ("Gi", 1 << 30),
     ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("Mi", 1 << 20),
     ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("Ki", 1 << 10),
     ("kB", 1_000),
     ("B", 1),
 ];
 
+/// The units in which a span is shown, in microseconds.
 const SPANS: [(&str, u64); 6] = [
     ("d", 86_400_000_000),
     ("h", 3_600_000_000),
@@ -24,23 +35,47 @@ const SPANS: [(&str, u64); 6] = [
     ("us", 1),
 ];
 
-/// The number of bytes that `text` names; a bare number counts bytes.
-pub(super) fn parse_bytes(text: &str) -> Option<u64> {
-    let (number, unit) = split(text)?;
-    match unit {
-        "" => Some(number),
-        _ => scale(number, factor(&SIZES, unit)?),
-    }
+/// The number of bytes that `text` names; a bare number counts bytes. None
+/// where it is no size, no whole number of bytes or more than can be counted.
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '_' && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor = match unit.trim() {
+        "" => 1,
+        unit => {
+            let known = SIZES.iter();
+            let mut named = known.filter(|(name, _)| name.eq_ignore_ascii_case(unit));
+            named.next()?.1
+        }
+    };
+    scale(&number.replace('_', ""), factor)
 }
 
-/// The span that `text` names. A bare number is refused, because nobody can
-/// tell its unit; except 0, which has none.
-pub(super) fn parse_time(text: &str) -> Option<Duration> {
-    let (number, unit) = split(text)?;
-    match unit {
-        "" if number == 0 => Some(Duration::ZERO),
-        _ => Some(Duration::from_micros(scale(number, factor(&SPANS, unit)?)?)),
+/// A decimal number of so many bytes each, if that is a whole number of bytes.
+fn scale(number: &str, factor: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let divisor = 10_u128.checked_pow(fraction.len().try_into().ok()?)?;
+    let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let bytes = digits.checked_mul(factor.into())?;
+    let is_whole = bytes.is_multiple_of(divisor);
+    is_whole.then(|| u64::try_from(bytes / divisor).ok())?
+}
+
+/// The span that `text` names, to the microsecond. A day has 24 hours; months
+/// and years have no fixed length and are refused, and so is a bare number,
+/// whose unit nobody knows; except 0, which needs none.
+pub(crate) fn parse_time(text: &str) -> Option<Duration> {
+    let text = text.trim().replace('_', "");
+    if text == "0" {
+        return Some(Duration::ZERO);
     }
+    let span: Span = text.parse().ok()?;
+    let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    let span = Duration::try_from(signed).ok()?;
+    span.subsec_nanos().is_multiple_of(1_000).then_some(span)
 }
 
 /// The shortest exact form in binary units.
@@ -49,8 +84,7 @@ pub(super) fn show_bytes(bytes: u64) -> String {
         bytes,
         SIZES
             .iter()
-            .filter(|(name, _)| name.ends_with("iB"))
-            .chain([&("B", 1)]),
+            .filter(|(name, _)| name.ends_with("iB") || *name == "B"),
     )
 }
 
@@ -72,26 +106,6 @@ fn show<'a>(number: u64, units: impl Iterator<Item = &'a (&'a str, u64)>) -> Str
     number.to_string()
 }
 
-fn split(text: &str) -> Option<(u64, &str)> {
-    let text = text.trim();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '_')
-        .unwrap_or(text.len());
-    let (digits, unit) = text.split_at(end);
-    Some((digits.replace('_', "").parse().ok()?, unit.trim()))
-}
-
-fn factor(units: &[(&str, u64)], unit: &str) -> Option<u64> {
-    units
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .map(|(_, factor)| *factor)
-}
-
-fn scale(number: u64, factor: u64) -> Option<u64> {
-    number.checked_mul(factor)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,17 +113,30 @@ mod tests {
     #[test]
     fn sizes_read_as_people_write_them() {
         for (text, bytes) in [
+            ("0", Some(0)),
+            ("1048576", Some(1 << 20)),
+            ("1_000", Some(1_000)),
             ("64MiB", Some(64 << 20)),
             ("64 MiB", Some(64 << 20)),
-            ("1_000", Some(1_000)),
+            ("64mib", Some(64 << 20)),
+            ("64Ki", Some(64 << 10)),
             ("2kB", Some(2_000)),
-            ("0", Some(0)),
+            ("2GB", Some(2_000_000_000)),
+            ("2TB", Some(2_000_000_000_000)),
+            ("10b", Some(10)),
             ("1TiB", Some(1 << 40)),
+            ("1.5GiB", Some(3 << 29)),
+            ("0.1MB", Some(100_000)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
             ("", None),
+            (".", None),
             ("MiB", None),
             ("-1", None),
-            ("1.5GiB", None),
-            ("64mib", None),
+            ("1e9", None),
+            ("1..5MB", None),
+            ("1.0001KB", None),
+            ("12 parsecs", None),
             ("99999999999TiB", None),
         ] {
             assert_eq!(parse_bytes(text), bytes, "{text:?}");
@@ -118,17 +145,30 @@ mod tests {
 
     #[test]
     fn spans_need_a_unit_unless_they_are_nothing() {
-        for (text, span) in [
-            ("500ms", Some(Duration::from_millis(500))),
-            ("7d", Some(Duration::from_secs(7 * 86_400))),
-            ("250us", Some(Duration::from_micros(250))),
-            ("0", Some(Duration::ZERO)),
+        for (text, ms) in [
+            ("500ms", Some(500)),
+            ("30s", Some(30_000)),
+            ("30 seconds", Some(30_000)),
+            ("1_000ms", Some(1_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1.5h", Some(5_400_000)),
+            ("7d", Some(604_800_000)),
+            ("2 weeks", Some(1_209_600_000)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("", None),
             ("5", None),
-            ("5 weeks", None),
+            ("1 month", None),
+            ("1y", None),
+            ("-5m", None),
+            ("soon", None),
+            ("5 parsecs", None),
+            ("1ns", None),
             ("99999999999999999d", None),
         ] {
-            assert_eq!(parse_time(text), span, "{text:?}");
+            assert_eq!(parse_time(text), ms.map(Duration::from_millis), "{text:?}");
         }
+        assert_eq!(parse_time("250us"), Some(Duration::from_micros(250)));
     }
 
     #[test]

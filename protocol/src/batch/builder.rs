@@ -1,6 +1,8 @@
 //! Records one after the other into a batch, as a producer makes it.
 
-use super::{Batch, BatchError, ColumnBuf, Compression, OffsetMode, ProducerStamp, Rows};
+use super::{
+    Batch, BatchError, ColumnBuf, Compression, OffsetMode, ProducerStamp, Rows, Unstamped,
+};
 
 /// Collects the records of a batch.
 #[derive(Debug, Clone, Default)]
@@ -52,6 +54,14 @@ impl BatchBuilder {
         let batch = self
             .columns
             .encode(Rows::All, OffsetMode::Dense, compression, producer);
+        self.columns.clear();
+        batch
+    }
+
+    /// As [`finish`](Self::finish), for whoever hands the batch to a
+    /// [`Session`](crate::session::Session), which stamps it when it is sent.
+    pub fn finish_unstamped(&mut self, compression: Compression) -> Result<Unstamped, BatchError> {
+        let batch = self.columns.encode_unstamped(compression);
         self.columns.clear();
         batch
     }

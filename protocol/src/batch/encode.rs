@@ -5,7 +5,7 @@
 use super::column::Column;
 use super::columns::ColumnBuf;
 use super::header::{ColumnFlags, Header, ProducerStamp, TimestampWidth};
-use super::{Batch, BatchError, Compression, HEADER_BYTES, RAW_BYTES_MAX};
+use super::{Batch, BatchError, Compression, HEADER_BYTES, RAW_BYTES_MAX, Unstamped};
 
 /// Which rows go into a batch.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +52,28 @@ impl ColumnBuf {
         compression: Compression,
         producer: Option<ProducerStamp>,
     ) -> Result<Batch, BatchError> {
+        let (mut header, mut encoded) = self.lay_out(rows, offsets, compression)?;
+        header.producer = producer;
+        header.seal(&mut encoded);
+        Ok(Batch::encoded(header, encoded))
+    }
+
+    /// All records, for a producer's stamp to come: the checksum covers the stamp.
+    pub(super) fn encode_unstamped(
+        &self,
+        compression: Compression,
+    ) -> Result<Unstamped, BatchError> {
+        let (header, encoded) = self.lay_out(Rows::All, OffsetMode::Dense, compression)?;
+        Ok(Unstamped(Batch::encoded(header, encoded)))
+    }
+
+    /// The body, behind room for the header, and the header without a checksum.
+    fn lay_out(
+        &self,
+        rows: Rows<'_>,
+        offsets: OffsetMode,
+        compression: Compression,
+    ) -> Result<(Header, Vec<u8>), BatchError> {
         let rows = self.checked(rows)?;
         let sparse = self.sparse(rows, offsets)?;
         let plan = self.plan(rows, sparse.is_some());
@@ -77,7 +99,7 @@ impl ColumnBuf {
             columns: plan.flags,
             count: plan.count as u32,
             span,
-            producer,
+            producer: None,
             raw_length: plan.raw_length as u32,
             timestamp_min: plan.timestamp_min,
             timestamp_max: plan.timestamp_max,
@@ -89,8 +111,7 @@ impl ColumnBuf {
             header.compression = compression;
         }
         header.length = encoded.len() as u32;
-        header.seal(&mut encoded);
-        Ok(Batch::encoded(header, encoded))
+        Ok((header, encoded))
     }
 
     fn checked<'a>(&self, rows: Rows<'a>) -> Result<Rows<'a>, BatchError> {

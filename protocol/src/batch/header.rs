@@ -126,6 +126,10 @@ pub struct Header {
 impl Header {
     /// Reads a header from the beginning of `bytes`, of which more may follow.
     pub fn parse(bytes: &[u8]) -> Result<Header, BatchError> {
+        if bytes.is_empty() {
+            // As a producer without records leaves it, for whom lengths are no news.
+            return Err(BatchError::Empty);
+        }
         let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else {
             return Err(BatchError::TooShort {
                 needed: HEADER_BYTES as u64,

@@ -23,8 +23,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
-    BatchError, Batches, ColumnBuf, Compression, OffsetMode, ProducerStamp, RecordRef, Records,
-    Rows,
+    Batch, BatchError, Batches, ColumnBuf, Compression, OffsetMode, ProducerStamp, RecordRef,
+    Records, Rows,
 };
 use crate::flat::{Fields, once};
 
@@ -66,15 +66,9 @@ impl JsonRecord {
             .iter()
             .map(|(name, value)| (name.as_str(), &value.0[..]))
             .collect();
-        let bytes = |part: &'_ Option<JsonBytes>| part.as_ref().map(|part| part.0.clone());
-        let (key, value) = (bytes(&self.key), bytes(&self.value));
-        columns.push(
-            offset,
-            timestamp,
-            key.as_deref(),
-            value.as_deref(),
-            &headers,
-        )
+        let key = self.key.as_ref().map(|key| &key.0[..]);
+        let value = self.value.as_ref().map(|value| &value.0[..]);
+        columns.push(offset, timestamp, key, value, &headers)
     }
 }
 
@@ -129,17 +123,17 @@ impl Serialize for JsonBytes {
 }
 
 impl<'de> Deserialize<'de> for JsonBytes {
-    /// Only from JSON text itself: what was read into values before has lost
-    /// how its numbers were written.
+    /// Only from JSON text itself, whole and in memory: what was read into values
+    /// before has lost how its numbers were written.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text: Box<str> = Box::<RawValue>::deserialize(deserializer)?.into();
+        let text = <&RawValue>::deserialize(deserializer)?.get();
         stored(text).map(JsonBytes).map_err(de::Error::custom)
     }
 }
 
 /// The bytes that a JSON value stands for: a string for its own, an object with
 /// nothing but `base64` for those it encodes, any other for its text.
-fn stored(text: Box<str>) -> Result<Vec<u8>, &'static str> {
+fn stored(text: &str) -> Result<Vec<u8>, &'static str> {
     match text.as_bytes().first() {
         Some(b'"') => unquoted(text),
         Some(b'n') => Err("null stands for no bytes"),
@@ -154,21 +148,18 @@ fn stored(text: Box<str>) -> Result<Vec<u8>, &'static str> {
     }
 }
 
-fn unquoted(text: Box<str>) -> Result<Vec<u8>, &'static str> {
+fn unquoted(text: &str) -> Result<Vec<u8>, &'static str> {
     if text.contains('\\') {
         let string: String =
-            serde_json::from_str(&text).map_err(|_| "an escape in a string is not Unicode")?;
+            serde_json::from_str(text).map_err(|_| "an escape in a string is not Unicode")?;
         return Ok(string.into_bytes());
     }
-    let mut bytes = text.into_string().into_bytes();
-    bytes.pop();
-    bytes.remove(0);
-    Ok(bytes)
+    Ok(text.as_bytes()[1..text.len() - 1].to_vec())
 }
 
 /// JSON text without the white space that stands outside of its strings.
-fn compact(text: Box<str>) -> Vec<u8> {
-    let mut bytes = text.into_string().into_bytes();
+fn compact(text: &str) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
     let (mut quoted, mut escaped) = (false, false);
     bytes.retain(|byte| {
         if quoted {
@@ -331,11 +322,16 @@ fn into_batches(
 impl Batches {
     /// Gives `now_ms` to the records that came without a timestamp.
     pub(crate) fn fill_timestamps(&mut self, now_ms: i64) -> Result<(), BatchError> {
-        let mut batches = self.iter_trusted();
-        let (Some(batch), None) = (batches.next().transpose()?, batches.next()) else {
+        let Some(batch) = self.only()? else {
             return Ok(());
         };
         if batch.timestamp_min() != TIMESTAMP_MISSING {
+            return Ok(());
+        }
+        if batch.timestamp_max() == TIMESTAMP_MISSING {
+            // Nobody shares its bytes any more, so that they are changed in place.
+            *self = Batches::default();
+            *self = batch.with_equal_timestamps(now_ms).into();
             return Ok(());
         }
         let mut columns = batch.records()?.to_columns();
@@ -352,6 +348,15 @@ impl Batches {
             .encode(Rows::All, offsets, Compression::None, batch.producer())?
             .into();
         Ok(())
+    }
+
+    /// The batch, if there is exactly one.
+    fn only(&self) -> Result<Option<Batch>, BatchError> {
+        let mut batches = self.iter_trusted();
+        match (batches.next().transpose()?, batches.next()) {
+            (Some(batch), None) => Ok(Some(batch)),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ pub use columns::{ColumnBuf, Columns};
 pub use compression::Compression;
 pub use encode::{OffsetMode, Rows};
 pub use error::BatchError;
+use header::TimestampWidth;
 pub use header::{Header, ProducerStamp};
 pub use parse::Records;
 pub use record::{Headers, RecordRef};
@@ -150,6 +151,19 @@ impl Batch {
         self.bytes = bytes.freeze();
     }
 
+    /// The same records, all of this one timestamp, as they have one timestamp
+    /// already; in place where nobody else shares the bytes.
+    fn with_equal_timestamps(mut self, timestamp: i64) -> Batch {
+        debug_assert_eq!(self.header.columns.timestamps, TimestampWidth::Constant);
+        (self.header.timestamp_min, self.header.timestamp_max) = (timestamp, timestamp);
+        let mut bytes = unique(self.bytes);
+        self.header.seal(&mut bytes);
+        Batch {
+            header: self.header,
+            bytes: bytes.freeze(),
+        }
+    }
+
     /// What the header says.
     pub fn header(&self) -> &Header {
         &self.header
@@ -215,6 +229,41 @@ impl Batch {
     /// Who produced it.
     pub fn producer(&self) -> Option<ProducerStamp> {
         self.header.producer
+    }
+}
+
+/// A batch that waits for its producer's stamp. The checksum covers the stamp and
+/// is made with it; made before, it would be made in vain. So no bytes are to be
+/// had of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unstamped(Batch);
+
+impl Unstamped {
+    /// The length of the encoded batch.
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// How many records there are, at least one.
+    pub fn count(&self) -> u32 {
+        self.0.count()
+    }
+
+    /// The batch with this stamp.
+    pub fn stamped(self, stamp: ProducerStamp) -> Batch {
+        self.0.with_producer(Some(stamp))
+    }
+
+    /// The batch to be stamped in place; until then its checksum may be missing.
+    pub(crate) fn into_unsealed(self) -> Batch {
+        self.0
+    }
+}
+
+impl From<Batch> for Unstamped {
+    fn from(batch: Batch) -> Unstamped {
+        Unstamped(batch)
     }
 }
 

@@ -282,8 +282,16 @@ impl Records {
 
     /// All records, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = RecordRef<'_>> + ExactSizeIterator + '_ {
+        self.iter_rows(0..self.len())
+    }
+
+    /// The records in these rows, as far as they are there, in order.
+    pub fn iter_rows(
+        &self,
+        rows: Range<usize>,
+    ) -> impl DoubleEndedIterator<Item = RecordRef<'_>> + ExactSizeIterator + '_ {
         let view = self.view();
-        (0..self.len()).map(move |row| view.record(row))
+        (rows.start..rows.end.min(self.len())).map(move |row| view.record(row))
     }
 
     /// The offset of each record.

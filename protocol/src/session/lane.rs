@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::event::{Event, ProduceId};
-use crate::batch::{Batch, ProducerStamp};
+use crate::batch::{Batch, ProducerStamp, Unstamped};
 use crate::error::{ErrorCode, WireError};
 use crate::frame::{Produced, Producer, Welcome};
 use crate::name::TopicName;
@@ -30,6 +30,7 @@ use crate::name::TopicName;
 #[derive(Debug)]
 struct Pending {
     id: ProduceId,
+    /// Whole once it has a sequence: the checksum is made with the stamp.
     batch: Batch,
     sequence: Option<u32>,
     /// Sent on this connection, without an answer yet.
@@ -90,11 +91,11 @@ impl Lane {
         }
     }
 
-    pub(super) fn push(&mut self, id: ProduceId, batch: Batch) {
+    pub(super) fn push(&mut self, id: ProduceId, batch: Unstamped) {
         let (sequence, refusal) = (None, None);
         self.queue.push_back(Pending {
             id,
-            batch,
+            batch: batch.into_unsealed(),
             sequence,
             outstanding: false,
             maybe_appended: false,

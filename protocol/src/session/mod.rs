@@ -41,7 +41,7 @@ pub use event::{
 };
 pub use producer::ProduceRefused;
 
-use crate::batch::{Batch, Batches};
+use crate::batch::{Batches, Unstamped};
 use crate::codec::{self, Form};
 use crate::error::{ErrorCode, WireError};
 use crate::frame::{
@@ -184,15 +184,16 @@ impl Session {
         self.producers.close(producer, &mut self.events);
     }
 
-    /// Takes a batch, whose stamp and offset don't matter. Batches of one
+    /// Takes a batch, whose stamp (if it has one) and offset don't matter. Batches of one
     /// producer for one partition get into the log in this order.
     pub fn produce(
         &mut self,
         producer: ProducerHandle,
         topic: &TopicName,
         partition: u32,
-        batch: Batch,
+        batch: impl Into<Unstamped>,
     ) -> Result<ProduceId, ProduceRefused> {
+        let batch = batch.into();
         if !self.has_room([batch.len()]) {
             return Err(ProduceRefused::Full(batch));
         }

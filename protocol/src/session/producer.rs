@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::event::{Event, ProduceId, ProducerHandle};
 use super::lane::{Freed, Lane, Next};
-use crate::batch::Batch;
+use crate::batch::{Batch, Unstamped};
 use crate::error::{ErrorCode, WireError};
 use crate::frame::{OpenProducer, Produced, Producer, Welcome};
 use crate::name::TopicName;
@@ -134,7 +134,7 @@ pub enum ProduceRefused {
     /// again after the next [`Event::Produced`] or [`Event::ProduceFailed`]. The
     /// batch comes back.
     #[error("the session holds as many batches as it may")]
-    Full(Batch),
+    Full(Unstamped),
     /// The producer failed, or was closed.
     #[error("the producer is of no more use: {0}")]
     ProducerFailed(WireError),
@@ -184,7 +184,7 @@ impl Producers {
         handle: ProducerHandle,
         topic: &TopicName,
         partition: u32,
-        batch: Batch,
+        batch: Unstamped,
     ) -> Result<ProduceId, ProduceRefused> {
         let Some(producing) = self.all.get_mut(&handle) else {
             let error = ErrorCode::UnknownProducer.because("the session has no such producer");

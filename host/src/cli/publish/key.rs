@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
+use serde_json::value::RawValue;
 
 /// The way to a field, nested by dots: `device.id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,60 +50,54 @@ impl KeyField {
     /// The field's value in this line: a string without its quotes and
     /// escapes, a number or a boolean as it is written.
     pub(crate) fn key_of<'a>(&self, line: &'a [u8]) -> Result<Cow<'a, [u8]>, NoKey> {
+        let not_json = |error: serde_json::Error| NoKey::NotJson(error.to_string());
         let mut parser = serde_json::Deserializer::from_slice(line);
         let found = Walk(&self.steps)
             .deserialize(&mut parser)
-            .map_err(|e| NoKey::NotJson(e.to_string()))?;
-        parser.end().map_err(|e| NoKey::NotJson(e.to_string()))?;
-        match found {
-            Found::Nothing => Err(NoKey::Missing(self.text.clone())),
-            Found::Composite => Err(NoKey::NotScalar(self.text.clone())),
-            Found::Text(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
-            Found::Text(Cow::Owned(text)) => Ok(Cow::Owned(text.into_bytes())),
+            .map_err(not_json)?;
+        parser.end().map_err(not_json)?;
+        let text = found.map_or("null", RawValue::get);
+        match text.as_bytes()[0] {
+            b'n' => Err(NoKey::Missing(self.text.clone())),
+            b'{' | b'[' => Err(NoKey::NotScalar(self.text.clone())),
+            b'"' => unquoted(text).map_err(not_json),
+            _ => Ok(Cow::Borrowed(text.as_bytes())),
         }
     }
 }
 
-enum Found<'a> {
-    Nothing,
-    Composite,
-    Text(Cow<'a, str>),
+/// A string without its quotes and escapes.
+fn unquoted(text: &str) -> Result<Cow<'_, [u8]>, serde_json::Error> {
+    Ok(match serde_json::from_str(text)? {
+        Name(Cow::Borrowed(text)) => Cow::Borrowed(text.as_bytes()),
+        Name(Cow::Owned(text)) => Cow::Owned(text.into_bytes()),
+    })
 }
 
-/// Walks down these steps without building what lies beside them.
+/// Walks down these steps without building what lies beside them. What it
+/// finds stays as it is written: a number that is read has lost digits.
 struct Walk<'s>(&'s [String]);
 
-impl Walk<'_> {
-    fn scalar<'de>(self, text: impl FnOnce() -> Cow<'de, str>) -> Found<'de> {
-        if self.0.is_empty() {
-            Found::Text(text())
-        } else {
-            Found::Nothing
-        }
-    }
-}
-
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
-    type Value = Found<'de>;
+    type Value = Option<&'de RawValue>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found<'de>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        if self.0.is_empty() {
+            return <&RawValue>::deserialize(deserializer).map(Some);
+        }
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Walk<'_> {
-    type Value = Found<'de>;
+    type Value = Option<&'de RawValue>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("JSON")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found<'de>, A::Error> {
-        let mut found = if self.0.is_empty() {
-            Found::Composite
-        } else {
-            Found::Nothing
-        };
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
         while let Some(Name(name)) = map.next_key()? {
             match self.0.split_first() {
                 Some((wanted, below)) if name == *wanted => {
@@ -114,45 +109,37 @@ impl<'de> Visitor<'de> for Walk<'_> {
         Ok(found)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Found<'de>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(if self.0.is_empty() {
-            Found::Composite
-        } else {
-            Found::Nothing
-        })
+        Ok(None)
     }
 
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Found<'de>, E> {
-        Ok(self.scalar(|| text.into()))
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Found<'de>, E> {
-        Ok(self.scalar(|| text.to_owned().into()))
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Found<'de>, E> {
-        Ok(self.scalar(|| number.to_string().into()))
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Found<'de>, E> {
-        Ok(self.scalar(|| number.to_string().into()))
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Found<'de>, E> {
-        Ok(self.scalar(|| serde_json::Value::from(number).to_string().into()))
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
     }
 
-    fn visit_bool<E>(self, truth: bool) -> Result<Found<'de>, E> {
-        Ok(self.scalar(|| if truth { "true" } else { "false" }.into()))
-    }
-
-    fn visit_unit<E>(self) -> Result<Found<'de>, E> {
-        Ok(Found::Nothing)
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
     }
 }
 
-/// A field's name, borrowed where it has no escapes.
+/// A string, such as a field's name, borrowed where it has no escapes.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Name<'de> {
@@ -161,7 +148,7 @@ impl<'de> Deserialize<'de> for Name<'de> {
         impl<'de> Visitor<'de> for Text {
             type Value = Name<'de>;
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a field's name")
+                formatter.write_str("a string")
             }
             fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
                 Ok(Name(Cow::Borrowed(text)))
@@ -192,6 +179,19 @@ mod tests {
             ("mag", r#"{"mag":0.31}"#, "0.31"),
             ("n", r#"{"n":-7}"#, "-7"),
             ("n", r#"{"n":18446744073709551615}"#, "18446744073709551615"),
+            (
+                "n",
+                r#"{"n":123456789012345678901}"#,
+                "123456789012345678901",
+            ),
+            (
+                "n",
+                r#"{"n":123456789012345678902}"#,
+                "123456789012345678902",
+            ),
+            ("n", r#"{"n": 0.10 }"#, "0.10"),
+            ("n", r#"{"n":1e3}"#, "1e3"),
+            ("n", r#"{"n":1e999}"#, "1e999"),
             ("ok", r#"{"ok":true}"#, "true"),
             (
                 "device.id",

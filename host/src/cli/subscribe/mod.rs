@@ -87,7 +87,7 @@ impl Subscribe {
         let mut until_end = None;
         let mut missing = Vec::new();
         if self.until_end {
-            let client = connection.one_shot(output).await?;
+            let client = connection.endless_client(output).await?;
             let info = client.describe_topic(&self.topic).await?;
             until_end = Some(UntilEnd::new(&info, &self.partition));
             missing = until_end::stopped(&info, &self.partition);
@@ -100,9 +100,7 @@ impl Subscribe {
             missing,
         };
         let mut subscription = self.subscribe(connection, output).await?;
-        let ended = writer.drain(&mut subscription, until_end, output).await?;
-        writer.complete()?;
-        Ok(ended)
+        writer.drain(&mut subscription, until_end, output).await
     }
 
     async fn subscribe(
@@ -172,7 +170,7 @@ impl Writer {
                 .is_some_and(|until_end| until_end.reached(subscription.positions()))
             {
                 out.flush()?;
-                return Ok(Ended::Done);
+                return self.complete();
             }
             let event = match subscription.try_next_batch() {
                 Some(event) => {
@@ -201,13 +199,13 @@ impl Writer {
         }
     }
 
-    /// An error where the end was not reached in every partition.
-    fn complete(&self) -> Result<(), Failure> {
+    /// Every end that comes was reached: an error where one will not come.
+    fn complete(&self) -> Result<Ended, Failure> {
         let mut missing = self.missing.clone();
         missing.sort_unstable();
         missing.dedup();
         if missing.is_empty() {
-            return Ok(());
+            return Ok(Ended::Done);
         }
         let (topic, numbers) = (&self.topic, missing.iter().map(u32::to_string));
         let numbers = numbers.collect::<Vec<_>>().join(", ");
@@ -276,7 +274,7 @@ fn describe_gap(topic: &TopicName, gap: &Gap) -> String {
         )
     } else {
         format!(
-            "{topic}/{partition}: the broker lost history; offsets from {next} on are given anew"
+            "{topic}/{partition}: the broker lost history; reading begins anew at offset {next}, and records may come again"
         )
     }
 }

@@ -48,11 +48,11 @@ async fn fill(broker: &Broker) -> Result<()> {
     for sent in 0..BATCHES {
         wire.send(wire::produce("old", 0, batch.clone())).await?;
         if sent >= 32 {
-            wire.next().await?;
+            wire.acknowledged().await?;
         }
     }
     for _ in 0..BATCHES.min(32) {
-        wire.next().await?;
+        wire.acknowledged().await?;
     }
     Ok(())
 }

@@ -72,7 +72,7 @@ async fn eddy() -> Result<Fanned> {
             .send(wire::produce("fan", 0, batch.clone()))
             .await?;
         if sent >= 32 {
-            producer.next().await?;
+            producer.acknowledged().await?;
         }
     }
     let mut bytes_each = 0;

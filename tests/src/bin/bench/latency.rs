@@ -85,7 +85,7 @@ async fn through_eddy(broker: &Broker) -> Result<Vec<Duration>> {
                     }
                 }
             }
-            answer = producer.next() => { answer?; }
+            acknowledged = producer.acknowledged() => acknowledged?,
         }
     }
     Ok(took)

@@ -68,11 +68,11 @@ async fn rate(partitions: u32, with_plugin: bool) -> Result<f64> {
         wire.send(wire::produce("in", sent as u32 % partitions, batch.clone()))
             .await?;
         if sent >= IN_FLIGHT {
-            wire.next().await?;
+            wire.acknowledged().await?;
         }
     }
     for _ in 0..IN_FLIGHT {
-        wire.next().await?;
+        wire.acknowledged().await?;
     }
     let records = (BATCHES * RECORDS) as u64;
     while with_plugin && end(&mut wire, "out").await? < records {

@@ -84,11 +84,11 @@ async fn fill(port: u16) -> Result<u64> {
     for sent in 0..batches {
         wire.send(wire::produce("big", 0, batch.clone())).await?;
         if sent >= 32 {
-            wire.next().await?;
+            wire.acknowledged().await?;
         }
     }
     for _ in 0..32.min(batches) {
-        wire.next().await?;
+        wire.acknowledged().await?;
     }
     Ok(batches * 1_000)
 }

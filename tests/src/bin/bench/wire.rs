@@ -61,6 +61,22 @@ impl Wire {
         }
     }
 
+    /// Waits until one more produce is acknowledged; deliveries before that are
+    /// dropped. A refused one is an error: it would count as done.
+    pub(crate) async fn acknowledged(&mut self) -> Result<()> {
+        loop {
+            match self.next().await? {
+                ServerFrame::Answer {
+                    answer: Answer::Produced(_),
+                    ..
+                } => return Ok(()),
+                ServerFrame::Deliver(_) => {}
+                ServerFrame::Error { error, .. } => return Err(anyhow!(error)),
+                other => bail!("instead of an acknowledgement came {other:?}"),
+            }
+        }
+    }
+
     /// Sends a request and waits for its answer; frames before it are dropped.
     pub(crate) async fn ask(&mut self, request: Request) -> Result<Answer> {
         let wanted = self.send(request).await?;
