@@ -31,11 +31,25 @@ struct Alive {
     version: &'static str,
 }
 
+const ALIVE: Alive = Alive {
+    status: "alive",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
 async fn health() -> Json<Alive> {
-    Json(Alive {
-        status: "alive",
-        version: env!("CARGO_PKG_VERSION"),
-    })
+    Json(ALIVE)
+}
+
+/// The answer of `/health`, for who can give it before there is a broker.
+pub(crate) fn alive() -> Vec<u8> {
+    serde_json::to_vec(&ALIVE).unwrap_or_default()
+}
+
+/// Likewise the answer of `/ready`, which is no.
+pub(crate) fn unready(reason: &str) -> Vec<u8> {
+    let reason = Some(reason.to_owned());
+    let ready = false;
+    serde_json::to_vec(&Readiness { ready, reason }).unwrap_or_default()
 }
 
 #[derive(Serialize)]
@@ -46,7 +60,7 @@ struct Readiness {
 }
 
 async fn ready(State(context): State<Context>) -> Response {
-    let reason = unready(&context);
+    let reason = why_unready(&context);
     let status = if reason.is_none() {
         StatusCode::OK
     } else {
@@ -63,7 +77,7 @@ async fn ready(State(context): State<Context>) -> Response {
 }
 
 /// Why the broker takes no requests, or only some.
-fn unready(context: &Context) -> Option<String> {
+fn why_unready(context: &Context) -> Option<String> {
     if *context.stopping.borrow() {
         return Some("the broker is stopping".to_owned());
     }
@@ -99,7 +113,7 @@ fn measure(context: &Context) {
         context.broker.health(),
         Health::DiskFull
     )));
-    gauge!(names::READY).set(f64::from(unready(context).is_none()));
+    gauge!(names::READY).set(f64::from(why_unready(context).is_none()));
 }
 
 fn measure_deployments(context: &Context) {

@@ -13,7 +13,7 @@ pub mod error;
 mod extract;
 mod fetch;
 mod group;
-mod health;
+pub(crate) mod health;
 mod openapi;
 mod origin;
 mod page;

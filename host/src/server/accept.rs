@@ -46,6 +46,8 @@ enum Ended {
 /// What a new connection needs.
 pub(super) struct Acceptor {
     pub(super) listener: TcpListener,
+    /// Who came before there was anybody to serve them.
+    pub(super) waiting: Vec<TcpStream>,
     pub(super) front: Front,
     pub(super) broker: Arc<Broker>,
     pub(super) settings: Arc<config::Server>,
@@ -60,6 +62,7 @@ impl Acceptor {
     pub(super) async fn run(self, shutdown: impl Future<Output = ()>) -> Connections {
         let Acceptor {
             listener,
+            waiting,
             front,
             broker,
             settings,
@@ -77,6 +80,9 @@ impl Acceptor {
         let mut fold = interval(FOLD_INTERVAL);
         fold.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut shutdown = std::pin::pin!(shutdown);
+        for stream in waiting {
+            connections.serve(stream, &front, &settings);
+        }
         loop {
             tokio::select! {
                 () = &mut shutdown => return connections,

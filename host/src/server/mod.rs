@@ -9,6 +9,7 @@
 mod accept;
 mod connection;
 mod descriptor;
+mod door;
 mod log;
 mod refuse;
 mod socket;
@@ -63,8 +64,7 @@ impl Server {
         let begin = Instant::now();
         descriptor::raise_limit();
         let metrics = Metrics::install();
-        // First of all, so that a port in use costs no recovery. Who connects
-        // meanwhile waits in the socket's queue.
+        // First of all, so that a port in use costs no recovery.
         let listen = config.server.listen;
         let listener = TcpListener::bind(listen)
             .await
@@ -72,7 +72,9 @@ impl Server {
         let address = listener
             .local_addr()
             .context("the listening socket has no address")?;
-        let broker = open(&config).await?;
+        let waiting_max = config.server.connections_max;
+        let (broker, waiting) = door::keep(&listener, waiting_max, open(&config)).await;
+        let broker = broker?;
         let (stop, stopping) = watch::channel(false);
         let context = Context {
             broker: broker.clone(),
@@ -85,6 +87,7 @@ impl Server {
         };
         let acceptor = Acceptor {
             listener,
+            waiting,
             front: Front::new(context, address.ip()),
             broker: broker.clone(),
             settings: Arc::new(config.server),

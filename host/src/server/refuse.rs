@@ -1,5 +1,5 @@
 //! Answers to connections that never get as far as HTTP: one too many, or one
-//! that asks for nothing, or for nothing that can be read. Short, whole, and
+//! that asks for nothing, for nothing that can be read, or too early. Short, whole, and
 //! without waiting for the peer.
 
 use std::time::Duration;
@@ -72,18 +72,22 @@ pub(super) fn unread(stream: &TcpStream, status: u16, header_bytes_max: usize) {
 /// Writes an answer as far as the socket takes it, which is all of it where
 /// nothing was written before.
 fn say(stream: &TcpStream, status: &str, error: &WireError) {
-    let body = http::error::body(error);
     let retry = if error.code.retryable() {
         "retry-after: 1\r\n"
     } else {
         ""
     };
+    answer(stream, status, retry, &http::error::body(error));
+}
+
+/// As [`say`], any body.
+pub(super) fn answer(stream: &TcpStream, status: &str, headers: &str, body: &[u8]) {
     let mut answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{retry}connection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{headers}connection: close\r\n\r\n",
         body.len()
     )
     .into_bytes();
-    answer.extend_from_slice(&body);
+    answer.extend_from_slice(body);
     // A peer that is gone needs no answer.
     let _ = stream.try_write(&answer);
 }

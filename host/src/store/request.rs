@@ -55,9 +55,7 @@ impl Request {
         let Request::Commit { commit, .. } = self else {
             return false;
         };
-        commit.expect.is_empty()
-            && commit.catalog.is_empty()
-            && self.bytes() <= LIGHT_BYTES_MAX
+        commit.expect.is_empty() && commit.catalog.is_empty() && self.bytes() <= LIGHT_BYTES_MAX
     }
 
     pub(crate) fn refuse(self, error: CommitError) {
