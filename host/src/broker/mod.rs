@@ -1,6 +1,6 @@
 //! The domain: topics, producers, subscriptions, groups, plugins and deployments.
 //!
-//! Fronts call it and nothing else; every refusal is a [`WireError`](eddy_protocol::WireError) with a code
+//! Fronts call it and nothing else; every refusal is a [`WireError`] with a code
 //! of the public table. It knows nothing of sockets and HTTP, and never opens a
 //! file: what must last goes through the store.
 
