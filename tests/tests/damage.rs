@@ -111,7 +111,7 @@ impl Template {
                 broker
                     .eddy(&["topic", "create", &format!("more-{looks}")])
                     .ok();
-                let (_, length) = files(&folder.path().join("journal")).pop()?;
+                let (_, length) = newest_journal(folder.path())?;
                 (length > JOURNAL_HEADER_BYTES).then_some(())
             });
             broker.kill9();
@@ -168,6 +168,13 @@ fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
     }
     found.sort();
     found
+}
+
+/// The journal file that is written to, in a data folder.
+fn newest_journal(folder: &Path) -> Option<(PathBuf, u64)> {
+    let mut found = files(&folder.join("journal"));
+    found.retain(|(path, _)| path.extension().is_some_and(|it| it == "journal"));
+    found.pop()
 }
 
 fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
@@ -424,10 +431,7 @@ async fn a_torn_journal_is_cut_and_the_log_says_how_much() {
     let template = Template::new(true).await;
     for torn in [Torn::Garbage, Torn::Truncated] {
         let copy = template.copy();
-        let journal = files(&copy.path().join("journal"))
-            .pop()
-            .expect("a kill leaves a journal")
-            .0;
+        let (journal, _) = newest_journal(copy.path()).expect("a kill leaves a journal");
         let mut content = fs::read(&journal).expect("it can be read");
         match torn {
             Torn::Garbage => content.extend([0xa5; 1234]),

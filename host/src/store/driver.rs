@@ -360,6 +360,7 @@ impl Shared {
     fn start(self: &Arc<Self>) -> std::io::Result<Vec<JoinHandle<()>>> {
         // Before the first commit: a disk may be full before the keeper has its first turn.
         self.engine.make_reserve();
+        self.engine.keep_spare();
         let spawn = |name: &str, run: fn(&Shared)| {
             let shared = self.clone();
             thread::Builder::new()

@@ -43,8 +43,9 @@ const MAGIC: [u8; 8] = *b"EDDYJRNL";
 const VERSION: u32 = 1;
 /// The boot in a file that a closed store left: nothing was written since.
 pub(crate) const CLOSED: u64 = 0;
-/// The file that will be begun when the newest one is full.
-const SPARE: &str = "journal/spare";
+/// The file that will be begun when the newest one is full. Out of the sight of who looks for the
+/// newest one.
+const SPARE: &str = "journal/.spare";
 /// Behind the path of a file that is not adopted yet.
 const PREPARED: &str = ".new";
 /// Behind the path of a file that is kept for whoever wants to look.
