@@ -11,7 +11,7 @@ use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, RealDisk};
 use eddy::store::inspect::inspect;
 use eddy::store::{
     Append, CatalogChange, Commit, CommitError, Config, Expect, Health, OpenError, ReadError,
-    Store, Table, TailRead, TopicId, Watcher,
+    Store, Table, TailRead, Topic, TopicId, Watcher,
 };
 use eddy_protocol::ProducerStamp;
 use eddy_protocol::frame::{Durability, TopicSettings};
@@ -484,16 +484,21 @@ fn retention_by_age_deletes_what_is_old_and_nothing_else_also_over_a_restart() {
     );
 }
 
-#[test]
-fn a_failed_sync_fails_the_store_and_never_acknowledges() {
-    let disk = FaultyDisk::new(1);
-    let store = open(&disk);
+/// A store with one record, whose next sync fails.
+fn before_a_failing_sync(disk: &FaultyDisk) -> (Store, Arc<Topic>) {
+    let store = open(disk);
     let topic = create(&store, "t", 1, TopicSettings::default());
     append(&store, topic.id(), 0, &["good"]).expect("the disk works");
     disk.set_faults(Faults {
         fail_sync: Some(disk.syncs() + 1),
         ..Faults::default()
     });
+    (store, topic)
+}
+
+#[test]
+fn a_failed_sync_fails_the_store_and_never_acknowledges() {
+    let (store, topic) = before_a_failing_sync(&FaultyDisk::new(1));
     assert!(matches!(
         append(&store, topic.id(), 0, &["bad"]),
         Err(CommitError::StorageFailed(_))
@@ -508,35 +513,19 @@ fn a_failed_sync_fails_the_store_and_never_acknowledges() {
 
 #[test]
 fn what_is_there_after_a_failed_sync_and_a_restart_is_there_after_a_power_cut() {
+    let found = |disk: &FaultyDisk| {
+        let topic = open(disk).topic(&name_of("t")).expect("it was made");
+        values(&topic.partitions()[0])
+    };
     for seed in 0..20 {
         let disk = FaultyDisk::new(seed);
-        let store = open(&disk);
-        let topic = create(&store, "t", 1, TopicSettings::default());
-        append(&store, topic.id(), 0, &["good"]).expect("the disk works");
-        disk.set_faults(Faults {
-            fail_sync: Some(disk.syncs() + 1),
-            ..Faults::default()
-        });
+        let (store, topic) = before_a_failing_sync(&disk);
         append(&store, topic.id(), 0, &["perhaps"]).expect_err("it is not synced");
         disk.crash(CrashKind::Process);
         drop(store);
-        let store = open(&disk);
-        let seen = values(
-            &store
-                .topic(&name_of("t"))
-                .expect("it was made")
-                .partitions()[0],
-        );
+        let seen = found(&disk);
         disk.crash(CrashKind::Machine);
-        drop(store);
-        let store = open(&disk);
-        let left = values(
-            &store
-                .topic(&name_of("t"))
-                .expect("it was made")
-                .partitions()[0],
-        );
-        assert_eq!(seen, left, "seed {seed}");
+        assert_eq!(seen, found(&disk), "seed {seed}");
     }
 }
 
