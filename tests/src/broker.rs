@@ -205,7 +205,24 @@ impl Broker {
         Process::start(&mut self.command(arguments)).wait(LIMIT)
     }
 
-    /// The same with input.
+    /// Pushes the plugin `byte-filter`.
+    #[track_caller]
+    pub fn push_byte_filter(&self) {
+        let plugin = artefact::plugin("byte-filter");
+        let push = ["plugin", "push", &plugin.to_string_lossy()];
+        self.eddy(&push).ok();
+    }
+
+    /// Deploys it: what contains `contains` goes from one topic to the other.
+    #[track_caller]
+    pub fn deploy_byte_filter(&self, name: &str, (from, to): (&str, &str), contains: &str) {
+        let contains = format!("contains={contains}");
+        let what = ["deploy", name, "--plugin", "byte-filter"];
+        let options = ["--from", from, "--to", to, "--param", &contains];
+        self.eddy(&[&what[..], &options[..]].concat()).ok();
+    }
+
+    /// The same as [`eddy`](Self::eddy) with input.
     #[track_caller]
     pub fn eddy_with_input(&self, arguments: &[&str], input: impl Into<Vec<u8>>) -> Finished {
         Process::start_with_input(&mut self.command(arguments), Some(input.into())).wait(LIMIT)

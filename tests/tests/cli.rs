@@ -401,10 +401,7 @@ fn a_deployment_is_replaced_where_it_is_and_not_by_accident() {
     for topic in ["in", "out"] {
         broker.eddy(&["topic", "create", topic]).ok();
     }
-    let plugin = artefact::plugin("byte-filter");
-    broker
-        .eddy(&["plugin", "push", &plugin.to_string_lossy()])
-        .ok();
+    broker.push_byte_filter();
     let deploy = |more: &[&str]| {
         let options = [
             "--json",

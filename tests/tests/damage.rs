@@ -12,7 +12,7 @@ use eddy_client::{Client, NewRecord, ProducerConfig};
 use eddy_protocol::ErrorCode;
 use eddy_tests::log::{Entry, read_partition, topic};
 use eddy_tests::wait::LIMIT;
-use eddy_tests::{Broker, artefact, wait_until};
+use eddy_tests::{Broker, wait_until};
 use tempfile::TempDir;
 
 /// Repeats a run of [`bad_bytes_over_random_places`] exactly.
@@ -77,23 +77,8 @@ impl Template {
                 .eddy(&["topic", "create", name, "-p", &PARTITIONS.to_string()])
                 .ok();
         }
-        let plugin = artefact::plugin("byte-filter");
-        broker
-            .eddy(&["plugin", "push", &plugin.to_string_lossy()])
-            .ok();
-        let deploy = [
-            "deploy",
-            "d",
-            "--plugin",
-            "byte-filter",
-            "--from",
-            "in",
-            "--to",
-            "out",
-        ];
-        broker
-            .eddy(&[&deploy[..], &["--param", "contains= keep "]].concat())
-            .ok();
+        broker.push_byte_filter();
+        broker.deploy_byte_filter("d", ("in", "out"), " keep ");
         produce(&broker.client().await, 0..PARTITIONS, 0..RECORDS).await;
         wait_until(LIMIT, "the deployment should read everything", || {
             let info = broker.get("/v1/deployments/d").ok().json();

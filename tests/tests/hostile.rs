@@ -15,7 +15,7 @@ use eddy_protocol::frame::{Answer, Filter, Request, Subscribe};
 use eddy_protocol::{ErrorCode, Form, ServerFrame};
 use eddy_tests::log::topic;
 use eddy_tests::wait::LIMIT;
-use eddy_tests::{Broker, Wire, artefact, http};
+use eddy_tests::{Broker, Wire, http};
 use guest::{Guest, component};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -201,23 +201,8 @@ async fn hostile_deployments_are_stopped_for_good_with_a_reason_while_others_kee
             ])
             .ok();
     }
-    let plugin = artefact::plugin("byte-filter");
-    broker
-        .eddy(&["plugin", "push", &plugin.to_string_lossy()])
-        .ok();
-    let good = [
-        "deploy",
-        "good",
-        "--plugin",
-        "byte-filter",
-        "--from",
-        "in",
-        "--to",
-        "out",
-    ];
-    broker
-        .eddy(&[&good[..], &["--param", "contains=keep"]].concat())
-        .ok();
+    broker.push_byte_filter();
+    broker.deploy_byte_filter("good", ("in", "out"), "keep");
     let client = broker.client().await;
     let mut course = Course::new(&client).await;
 

@@ -12,7 +12,7 @@ use eddy_client::{
 };
 use eddy_protocol::frame::Start;
 use eddy_tests::log::{Entry, read_topic, topic};
-use eddy_tests::{Broker, artefact, wait_until};
+use eddy_tests::{Broker, wait_until};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -37,10 +37,7 @@ const KEEP: &str = "keep";
 async fn fifty_kills_while_producing_through_a_deployment_lose_and_repeat_nothing() {
     let mut random = fastrand::Rng::with_seed(seed());
     let mut broker = Broker::start_with(&["--set", "store.checkpoint_bytes=1MiB"]);
-    let plugin = artefact::plugin("byte-filter");
-    broker
-        .eddy(&["plugin", "push", &plugin.to_string_lossy()])
-        .ok();
+    broker.push_byte_filter();
     let client = broker.client().await;
     let mut lanes = Vec::new();
     for durability in ["disk", "memory"] {
@@ -110,19 +107,7 @@ impl Lane {
             ];
             broker.eddy(&create).ok();
         }
-        let deploy = [
-            "deploy",
-            durability,
-            "--plugin",
-            "byte-filter",
-            "--from",
-            &input,
-            "--to",
-            &output,
-        ];
-        broker
-            .eddy(&[&deploy[..], &["--param", "contains=keep"]].concat())
-            .ok();
+        broker.deploy_byte_filter(durability, (&input, &output), "keep");
 
         let readers = [
             Reader::open(client, &input).await,

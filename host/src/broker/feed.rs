@@ -42,7 +42,7 @@ pub(super) fn call_bytes_max(chunk_bytes: usize, limits: Limits) -> usize {
 
 /// The records of one call.
 pub(super) struct Call {
-    /// None where a batch has nothing behind the position that was asked for.
+    /// Empty where a batch has nothing behind the position that was asked for.
     pub(super) columns: ColumnBuf,
     /// The position after them.
     pub(super) next: u64,

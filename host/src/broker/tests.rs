@@ -78,6 +78,19 @@ async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     .await;
 }
 
+/// Changes a byte of a record of partition 0 of the first topic, once it is in its segment.
+async fn damage_record(disk: &FaultyDisk, value: &[u8]) {
+    let path = "topics/1/0/00000000000000000000.log";
+    let find = || {
+        let content = disk.content(path)?;
+        content
+            .windows(value.len())
+            .position(|window| window == value)
+    };
+    eventually("the segment", || find().is_some()).await;
+    disk.corrupt(path, find().expect("it is there") as u64, b"x");
+}
+
 fn name(name: &str) -> TopicName {
     TopicName::parse(name).expect("a name")
 }

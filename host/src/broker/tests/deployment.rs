@@ -408,13 +408,7 @@ async fn a_deployment_goes_on_when_its_partition_is_repaired() {
     for value in &values {
         broker.append("in", &[value]).await;
     }
-    let path = "topics/1/0/00000000000000000000.log";
-    let find = || {
-        let content = disk.content(path)?;
-        content.windows(8).position(|window| window == b"value 15")
-    };
-    eventually("the segment", || find().is_some()).await;
-    disk.corrupt(path, find().expect("it is there") as u64, b"x");
+    damage_record(&disk, b"value 15").await;
     broker.with_deployment("all").await;
     let stopped = |info: &DeploymentInfo| info.partitions[0].state == DeploymentState::Stopped;
     broker.until("the damage", stopped).await;

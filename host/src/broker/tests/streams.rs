@@ -562,13 +562,7 @@ async fn a_reader_is_told_what_a_repair_gave_up_and_gets_the_rest() {
         broker.append("t", &[value]).await;
     }
     let (_, partition) = broker.partition(&name("t"), 0).expect("it is there");
-    let path = "topics/1/0/00000000000000000000.log";
-    let find = || {
-        let content = disk.content(path)?;
-        content.windows(8).position(|window| window == b"value 15")
-    };
-    eventually("the segment", || find().is_some()).await;
-    disk.corrupt(path, find().expect("it is there") as u64, b"x");
+    damage_record(&disk, b"value 15").await;
     let mut cursor = broker.reader(&subscribe(Start::Earliest)).await;
     let seen = offsets(&deliver(
         &*frame(&mut cursor, Form::Binary).await,

@@ -7,7 +7,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use eddy_protocol::frame::{Answer, Durability};
 use eddy_protocol::{BatchBuilder, Compression, Request};
-use eddy_tests::{Broker, artefact};
+use eddy_tests::Broker;
 
 use crate::measure::{Aim, Measure, Report, median};
 use crate::wire::{self, Wire};
@@ -45,22 +45,8 @@ async fn rate(partitions: u32, with_plugin: bool) -> Result<f64> {
     wire.create_topic("out", partitions, Durability::Disk)
         .await?;
     if with_plugin {
-        let plugin = artefact::plugin("byte-filter");
-        broker
-            .eddy(&["plugin", "push", &plugin.to_string_lossy()])
-            .ok();
-        let params = ["--param", "contains=keep"];
-        let deploy = [
-            "deploy",
-            "d",
-            "--plugin",
-            "byte-filter",
-            "--from",
-            "in",
-            "--to",
-            "out",
-        ];
-        broker.eddy(&[&deploy[..], &params[..]].concat()).ok();
+        broker.push_byte_filter();
+        broker.deploy_byte_filter("d", ("in", "out"), "keep");
     }
     let batch = batch()?;
     let begun = Instant::now();
