@@ -36,6 +36,7 @@ mod client;
 mod config;
 mod driver;
 mod error;
+mod pipe;
 mod producer;
 mod producers;
 mod record;

@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header::SEC_WE
 use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
 
 use crate::error::refusal_in;
+use crate::pipe::Pipe;
 use crate::{ClientError, Config};
 
 /// Where a broker speaks WebSocket.
@@ -37,19 +38,14 @@ pub(crate) enum Lost {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: WebSocketStream<TcpStream>,
-    /// Something was written that may not have left yet.
-    unflushed: bool,
+    stream: WebSocketStream<Pipe>,
 }
 
 impl Socket {
     /// Connects and shakes hands, or gives up after the configured time.
     pub(crate) async fn connect(config: &Config) -> Result<Socket, Lost> {
         match tokio::time::timeout(config.connect_timeout, shake_hands(config)).await {
-            Ok(result) => result.map(|stream| Socket {
-                stream,
-                unflushed: false,
-            }),
+            Ok(result) => result.map(|stream| Socket { stream }),
             Err(_) => Err(Lost::ForNow(format!(
                 "no answer within {:?}",
                 config.connect_timeout
@@ -83,20 +79,15 @@ impl Socket {
         outbox: &mut VecDeque<Bytes>,
         cx: &mut Context<'_>,
     ) -> Result<(), Error> {
-        let mut stream = Pin::new(&mut self.stream);
-        while !outbox.is_empty() {
-            match stream.as_mut().poll_ready(cx)? {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(()) => {
-                    if let Some(message) = outbox.pop_front() {
-                        stream.as_mut().start_send(Message::Binary(message))?;
-                        self.unflushed = true;
-                    }
-                }
+        // What tungstenite has to say of itself joins what waits.
+        let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+        let pipe = self.stream.get_mut();
+        while pipe.poll_drain(cx)?.is_ready() && !outbox.is_empty() {
+            while pipe.has_room()
+                && let Some(message) = outbox.pop_front()
+            {
+                pipe.push(&message);
             }
-        }
-        if self.unflushed && stream.poll_flush(cx)?.is_ready() {
-            self.unflushed = false;
         }
         Ok(())
     }
@@ -113,11 +104,8 @@ impl Socket {
                 Some(Ok(Message::Close(frame))) => Err(Lost::ForNow(closed(
                     frame.as_ref().map(|f| f.reason.as_str()),
                 ))),
-                // Pings are answered beneath; the answers leave with the next flush.
-                Some(Ok(_)) => {
-                    self.unflushed = true;
-                    continue;
-                }
+                // Pings are answered beneath; the answers leave with the next write.
+                Some(Ok(_)) => continue,
             });
         }
     }
@@ -137,7 +125,7 @@ pub(crate) enum Reading {
     Paused,
 }
 
-async fn shake_hands(config: &Config) -> Result<WebSocketStream<TcpStream>, Lost> {
+async fn shake_hands(config: &Config) -> Result<WebSocketStream<Pipe>, Lost> {
     let fatal = |error: Error| Lost::ForGood(protocol(config, error.to_string()));
     let mut request = config
         .server
@@ -159,7 +147,9 @@ async fn shake_hands(config: &Config) -> Result<WebSocketStream<TcpStream>, Lost
     stream
         .set_nodelay(true)
         .map_err(|error| Lost::ForNow(error.to_string()))?;
-    match tokio_tungstenite::client_async_with_config(request, stream, Some(limits)).await {
+    match tokio_tungstenite::client_async_with_config(request, Pipe::new(stream), Some(limits))
+        .await
+    {
         Ok((stream, _)) => Ok(stream),
         Err(Error::Http(response)) => Err(refused(config, &response)),
         Err(error @ (Error::Io(_) | Error::ConnectionClosed)) => Err(lost(error)),
