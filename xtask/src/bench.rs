@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: hands its arguments to the measuring program, built
 //! with optimisation.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::build::{self, Profile};
@@ -17,20 +19,26 @@ pub(crate) struct Options {
 /// Builds what is measured, then measures.
 pub(crate) fn run(options: &Options) -> Result<()> {
     build::run(Profile::Release)?;
-    step::step("measuring", || {
-        let mut cargo = step::cargo();
-        cargo.args([
-            "run",
+    step::step("building what measures", || {
+        // Named together with the broker, it takes the broker's dependencies as they are built.
+        step::run(step::cargo().args([
+            "build",
             "--release",
+            "--package",
+            "eddy",
             "--package",
             "eddy-tests",
             "--bin",
+            "eddy",
+            "--bin",
             "bench",
-            "--",
-        ]);
-        // What is measured is what was just built, not what tests use.
-        cargo.env("EDDY_BIN", step::target().join("release").join("eddy"));
-        cargo.env("EDDY_PLUGINS", step::target().join("plugins"));
-        step::run(cargo.args(&options.arguments))
+        ]))
+    })?;
+    step::step("measuring", || {
+        let release = step::target().join("release");
+        let mut bench = Command::new(release.join("bench"));
+        bench.env("EDDY_BIN", release.join("eddy"));
+        bench.env("EDDY_PLUGINS", step::target().join("plugins"));
+        step::run(bench.args(&options.arguments))
     })
 }

@@ -33,7 +33,9 @@ pub(crate) fn eddy(profile: Profile) -> Result<()> {
     step::step(what, || {
         let mut cargo = step::cargo();
         match profile {
-            Profile::Release => cargo.args(["build", "--workspace", "--bin", "eddy", "--release"]),
+            // As anybody would: other packages beside it would change features of what it shares
+            // with them, and the same binary would be built a second time.
+            Profile::Release => cargo.args(["build", "--release"]),
             // `cargo build` would choose other features of shared dependencies than the tests
             // have, and build wasmtime twice.
             Profile::Debug => cargo.args(["test", "--workspace", "--no-run"]),

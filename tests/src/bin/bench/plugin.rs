@@ -11,7 +11,7 @@ use crate::measure::{Aim, Measure, Report};
 pub(crate) fn run(report: &mut Report) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["bench", "--workspace", "--bench", "plugin"])
+        .args(["bench", "--package", "eddy", "--bench", "plugin"])
         .current_dir(artefact::root())
         .output()?;
     let text = String::from_utf8(output.stdout)?;
