@@ -2,13 +2,16 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt, StreamExt};
+
+/// What a client hands to its socket at a time.
+const SOCKET_WRITE_BYTES: usize = 256 << 10;
 
 /// Another process of this program, in one of the roles of [`act`]. Ended on drop.
 pub(crate) struct Role {
@@ -46,6 +49,12 @@ impl Drop for Role {
 pub(crate) fn act(role: &str, arguments: &[String]) -> Result<()> {
     match role {
         "as-echo" => echo(),
+        "as-file" => {
+            let [folder, bytes, write_bytes] = arguments else {
+                bail!("folder, bytes, write_bytes")
+            };
+            receive_file(Path::new(folder), bytes.parse()?, write_bytes.parse()?)
+        }
         "as-broadcaster" => {
             let [sockets, bytes, write_bytes] = arguments else {
                 bail!("sockets, bytes, write_bytes")
@@ -56,13 +65,8 @@ pub(crate) fn act(role: &str, arguments: &[String]) -> Result<()> {
     }
 }
 
-/// Writes `bytes` in writes of `write_bytes`, each synced if asked; how long that takes.
-pub(crate) fn write_file(
-    folder: &Path,
-    bytes: u64,
-    write_bytes: usize,
-    sync: bool,
-) -> Result<Duration> {
+/// Writes `bytes` in writes of `write_bytes`, each synced; how long that takes.
+pub(crate) fn write_file(folder: &Path, bytes: u64, write_bytes: usize) -> Result<Duration> {
     let path = folder.join("baseline");
     let block = vec![b'x'; write_bytes];
     let mut file = File::create(&path)?;
@@ -71,14 +75,55 @@ pub(crate) fn write_file(
     while left > 0 {
         let now = left.min(write_bytes as u64) as usize;
         file.write_all(&block[..now])?;
-        if sync {
-            file.sync_data()?;
-        }
+        file.sync_data()?;
         left -= now as u64;
     }
     let took = begun.elapsed();
     std::fs::remove_file(&path)?;
     Ok(took)
+}
+
+/// The same without a sync, but the bytes come from this process and are
+/// written by another one, which says when it has them all: one socket, and
+/// nothing that a broker does beyond it.
+pub(crate) fn send_file(folder: &Path, bytes: u64, write_bytes: usize) -> Result<Duration> {
+    let arguments = [
+        folder.display().to_string(),
+        bytes.to_string(),
+        write_bytes.to_string(),
+    ];
+    let role = Role::start("as-file", &arguments)?;
+    let mut socket = TcpStream::connect(&role.address)?;
+    let block = vec![b'x'; SOCKET_WRITE_BYTES];
+    let begun = Instant::now();
+    let mut left = bytes;
+    while left > 0 {
+        let now = left.min(SOCKET_WRITE_BYTES as u64) as usize;
+        socket.write_all(&block[..now])?;
+        left -= now as u64;
+    }
+    socket.read_exact(&mut [0])?;
+    Ok(begun.elapsed())
+}
+
+/// The other end of [`send_file`].
+fn receive_file(folder: &Path, bytes: u64, write_bytes: usize) -> Result<()> {
+    let path = folder.join("baseline");
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    println!("{}", listener.local_addr()?);
+    let (mut socket, _) = listener.accept()?;
+    let mut file = File::create(&path)?;
+    let mut block = vec![0; write_bytes];
+    let mut left = bytes;
+    while left > 0 {
+        let now = left.min(write_bytes as u64) as usize;
+        socket.read_exact(&mut block[..now])?;
+        file.write_all(&block[..now])?;
+        left -= now as u64;
+    }
+    socket.write_all(&[1])?;
+    std::fs::remove_file(&path)?;
+    Ok(())
 }
 
 /// Reads files through `cat` and a pipe; how long that takes.

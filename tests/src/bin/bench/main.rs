@@ -36,7 +36,7 @@ const MEASURES: &[(&str, &str, Run)] = &[
     ),
     (
         "produce-memory",
-        "produce to the operating system against write",
+        "produce to the operating system against a socket and write",
         produce::memory,
     ),
     (
