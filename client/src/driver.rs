@@ -370,6 +370,13 @@ impl Driver {
             SessionEvent::Violation { message } => {
                 tracing::warn!(message, "the broker broke the protocol");
             }
+            SessionEvent::Skipped { message, skipped } => {
+                // The first is worth a word; a newer broker may send them without end.
+                match skipped {
+                    1 => tracing::warn!(message, "the broker sent a frame that is not known here"),
+                    _ => tracing::debug!(message, skipped, "frames were passed over"),
+                }
+            }
             SessionEvent::Closing { reason } => {
                 tracing::debug!(reason, "the broker closes the connection");
             }

@@ -1,13 +1,20 @@
 //! The one public table of errors. Numbers are never reused.
 
+use std::fmt;
+
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize};
 
+use crate::block::{self, Added};
+
 /// An error as it crosses a wire: a stable code and a sentence that names the
 /// thing and the limit.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Deserialize, thiserror::Error)]
-#[error("{message} ({})", code.name())]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message} ({code})")]
 pub struct WireError {
     /// What kind of error.
     pub code: ErrorCode,
@@ -22,8 +29,13 @@ macro_rules! codes {
         #[non_exhaustive]
         pub enum ErrorCode {
             $($(#[$doc])* $name,)*
-            /// A code of a newer broker, with its number; whether to retry is not known, so don't.
-            Unknown(u16),
+            /// A code of a newer broker.
+            Unknown {
+                /// Its number.
+                number: u16,
+                /// What the broker says of it.
+                retryable: bool,
+            },
         }
 
         impl ErrorCode {
@@ -32,17 +44,18 @@ macro_rules! codes {
 
             /// The number on the wire.
             pub fn number(self) -> u16 {
-                match self { $(ErrorCode::$name => $number,)* ErrorCode::Unknown(number) => number }
+                match self { $(ErrorCode::$name => $number,)* ErrorCode::Unknown { number, .. } => number }
             }
 
-            /// The code with this number.
-            pub fn from_number(number: u16) -> ErrorCode {
-                match number { $($number => ErrorCode::$name,)* other => ErrorCode::Unknown(other) }
+            /// The code with this number; `retryable` is what the broker says, and
+            /// counts where the code is not known.
+            pub fn from_number(number: u16, retryable: bool) -> ErrorCode {
+                match number { $($number => ErrorCode::$name,)* number => ErrorCode::Unknown { number, retryable } }
             }
 
             /// The name in JSON, logs and documentation.
             pub fn name(self) -> &'static str {
-                match self { $(ErrorCode::$name => $text,)* ErrorCode::Unknown(_) => "unknown" }
+                match self { $(ErrorCode::$name => $text,)* ErrorCode::Unknown { .. } => "unknown" }
             }
 
             /// The code with this name.
@@ -52,12 +65,12 @@ macro_rules! codes {
 
             /// The status with which HTTP answers.
             pub fn http_status(self) -> u16 {
-                match self { $(ErrorCode::$name => $http,)* ErrorCode::Unknown(_) => 500 }
+                match self { $(ErrorCode::$name => $http,)* ErrorCode::Unknown { .. } => 500 }
             }
 
             /// Whether the same request may succeed later without anybody changing anything.
             pub fn retryable(self) -> bool {
-                match self { $(ErrorCode::$name => $retry,)* ErrorCode::Unknown(_) => false }
+                match self { $(ErrorCode::$name => $retry,)* ErrorCode::Unknown { retryable, .. } => retryable }
             }
         }
     };
@@ -136,6 +149,8 @@ codes! {
     Internal = 35, "internal", 500, false;
     /// The disk did not give what is stored; another try may succeed.
     ReadFailed = 36, "read_failed", 503, true;
+    /// The request, or something in it, is of a newer release than the broker.
+    Unsupported = 37, "unsupported", 501, false;
 }
 
 impl ErrorCode {
@@ -148,53 +163,62 @@ impl ErrorCode {
     }
 }
 
-// On the wire a code is its number (bincode) or its name (JSON).
-
-impl Encode for ErrorCode {
-    fn encode<E: bincode::enc::Encoder>(
-        &self,
-        encoder: &mut E,
-    ) -> Result<(), bincode::error::EncodeError> {
-        self.number().encode(encoder)
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ErrorCode::Unknown { number, .. } => write!(out, "error {number}"),
+            known => out.pad(known.name()),
+        }
     }
 }
 
-impl<C> Decode<C> for ErrorCode {
-    fn decode<D: bincode::de::Decoder<Context = C>>(
-        decoder: &mut D,
-    ) -> Result<Self, bincode::error::DecodeError> {
-        u16::decode(decoder).map(ErrorCode::from_number)
+// Whether to retry is said beside the code, for clients that are older than the code.
+
+impl Encode for WireError {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        let (number, retryable) = (self.code.number(), self.code.retryable());
+        block::write(&(number, &self.message, retryable), encoder)
     }
 }
 
-impl<'de, C> bincode::BorrowDecode<'de, C> for ErrorCode {
-    fn borrow_decode<D: bincode::de::BorrowDecoder<'de, Context = C>>(
-        decoder: &mut D,
-    ) -> Result<Self, bincode::error::DecodeError> {
-        u16::decode(decoder).map(ErrorCode::from_number)
+impl<C> Decode<C> for WireError {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let (number, message, Added(retryable)) = block::read(decoder)?;
+        let code = ErrorCode::from_number(number, retryable);
+        Ok(WireError { code, message })
     }
 }
 
-// JSON also says whether to retry, for clients that are older than the code.
+bincode::impl_borrow_decode!(WireError);
+
 impl Serialize for WireError {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut error = serializer.serialize_struct("WireError", 3)?;
-        error.serialize_field("code", &self.code)?;
+        let mut error = serializer.serialize_struct("WireError", 4)?;
+        error.serialize_field("code", self.code.name())?;
+        error.serialize_field("number", &self.code.number())?;
         error.serialize_field("message", &self.message)?;
         error.serialize_field("retryable", &self.code.retryable())?;
         error.end()
     }
 }
 
-impl Serialize for ErrorCode {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl<'de> Deserialize<'de> for ErrorCode {
+impl<'de> Deserialize<'de> for WireError {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        Ok(ErrorCode::from_name(&name).unwrap_or(ErrorCode::Unknown(0)))
+        #[derive(Deserialize)]
+        struct Shown {
+            code: String,
+            #[serde(default)]
+            number: u16,
+            message: String,
+            #[serde(default)]
+            retryable: bool,
+        }
+        let shown = Shown::deserialize(deserializer)?;
+        let code = ErrorCode::from_name(&shown.code)
+            .unwrap_or_else(|| ErrorCode::from_number(shown.number, shown.retryable));
+        Ok(WireError {
+            code,
+            message: shown.message,
+        })
     }
 }

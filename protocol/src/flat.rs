@@ -13,6 +13,7 @@ use serde::de::{
     Visitor,
 };
 use serde::forward_to_deserialize_any;
+use serde_json::value::RawValue;
 
 /// Some fields of an object.
 pub(crate) trait Fields<'de>: Default {
@@ -33,8 +34,28 @@ pub(crate) fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     Ok(())
 }
 
+/// No field in particular.
+#[derive(Default)]
+pub(crate) struct Nothing;
+
+impl<'de> Fields<'de> for Nothing {
+    fn take<A: MapAccess<'de>>(&mut self, _: &str, _: &mut A) -> Result<bool, A::Error> {
+        Ok(false)
+    }
+}
+
+/// An enum that stands in an object with fields that nobody knows beside it.
+pub(crate) struct Alone<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Alone<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        beside(deserializer).map(|(value, Nothing)| Alone(value))
+    }
+}
+
 /// An object that is `T` with the fields `F` beside its own. An enum stands in
-/// it as the first field that is named after one of its variants.
+/// it as the field that is named after one of its variants; there may be only
+/// one such field.
 pub(crate) fn beside<'de, T, F, D>(deserializer: D) -> Result<(T, F), D::Error>
 where
     T: Deserialize<'de>,
@@ -55,10 +76,11 @@ where
                 map,
                 fields: F::default(),
                 variants: None,
+                variant: None,
+                other: None,
             };
             let rest = T::deserialize(&mut sieve)?;
             // An enum has left what stands behind it.
-            sieve.variants = None;
             while sieve.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             Ok((rest, sieve.fields))
         }
@@ -67,11 +89,47 @@ where
     deserializer.deserialize_map(Object(PhantomData))
 }
 
-/// Lets through what is not among `fields`, and among `variants` if they are given.
+/// Lets through what is not among `fields`; of an enum only its variant.
 struct Sieve<A, F> {
     map: A,
     fields: F,
+    /// Of the enum, if it is one.
     variants: Option<&'static [&'static str]>,
+    /// The one that was found.
+    variant: Option<String>,
+    /// The first field that is none.
+    other: Option<String>,
+}
+
+impl<A, F> Sieve<A, F> {
+    /// Whether a field is let through.
+    fn admits<E: Error>(&mut self, name: &str) -> Result<bool, E> {
+        let Some(variants) = self.variants else {
+            return Ok(true);
+        };
+        if !variants.contains(&name) {
+            self.other.get_or_insert_with(|| name.to_owned());
+            return Ok(false);
+        }
+        match self.variant.replace(name.to_owned()) {
+            None => Ok(true),
+            Some(first) => Err(E::custom(format_args!(
+                "`{first}` and `{name}` in one frame, which holds one of them"
+            ))),
+        }
+    }
+
+    /// What is wrong with an object that has ended, if something is.
+    fn ended<E: Error>(&self) -> Result<(), E> {
+        match (self.variants, &self.variant, &self.other) {
+            (Some(variants), None, Some(other)) => Err(E::unknown_variant(other, variants)),
+            (Some(variants), None, None) => Err(E::custom(format_args!(
+                "the frame names nothing; expected is one of `{}`",
+                variants.join("`, `")
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl<'de, A: MapAccess<'de>, F: Fields<'de>> MapAccess<'de> for Sieve<A, F> {
@@ -85,22 +143,12 @@ impl<'de, A: MapAccess<'de>, F: Fields<'de>> MapAccess<'de> for Sieve<A, F> {
             if self.fields.take(&name, &mut self.map)? {
                 continue;
             }
-            if self
-                .variants
-                .is_some_and(|variants| !variants.contains(&name.as_str()))
-            {
-                self.map.next_value::<IgnoredAny>()?;
-                continue;
+            if self.admits(&name)? {
+                return seed.deserialize(name.into_deserializer()).map(Some);
             }
-            return seed.deserialize(name.into_deserializer()).map(Some);
+            self.map.next_value::<IgnoredAny>()?;
         }
-        match self.variants {
-            Some(variants) => Err(A::Error::custom(format_args!(
-                "none of its fields is one of `{}`",
-                variants.join("`, `")
-            ))),
-            None => Ok(None),
-        }
+        self.ended().map(|()| None)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
@@ -135,12 +183,27 @@ impl<'de, A: MapAccess<'de>, F: Fields<'de>> Deserializer<'de> for &mut Sieve<A,
 #[derive(Default)]
 pub(crate) struct Id(Option<u32>);
 
+/// How much of a wrong value is shown.
+const SHOWN_CHARS_MAX: usize = 40;
+
 impl<'de> Fields<'de> for Id {
     fn take<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
         if name != "id" {
             return Ok(false);
         }
-        once(&mut self.0, "id", map)?;
+        if self.0.is_some() {
+            return Err(A::Error::duplicate_field("id"));
+        }
+        // The text itself, so that the sentence can show it.
+        let text = map.next_value::<&RawValue>()?.get();
+        let id = text.parse().map_err(|_| {
+            let shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+            A::Error::custom(format_args!(
+                "`id` is {shown}, it must be a whole number from 0 to {}",
+                u32::MAX
+            ))
+        })?;
+        self.0 = Some(id);
         Ok(true)
     }
 }

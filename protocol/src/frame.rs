@@ -6,9 +6,18 @@
 //! [`Deliver`], which the broker sends unasked, holds nothing of a single
 //! connection, so that one encoding serves every subscriber of a stream;
 //! [`Gap`] and [`Progress`] tell one reader about its own cursor.
+//!
+//! Frames grow: a later release adds fields, variants and frames, and an older
+//! peer passes over them. Every field added since the first release has a
+//! default, which is what its absence means. `layout` has the binary form.
+
+mod layout;
 
 use std::collections::BTreeMap;
 
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -40,7 +49,7 @@ impl<'de> Deserialize<'de> for ClientFrame {
 }
 
 /// What a client can ask for.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Who the client is. Must be the first request of a connection.
@@ -83,7 +92,7 @@ pub enum Request {
 }
 
 /// From the broker.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerFrame {
     /// The answer to a request that succeeded.
@@ -122,7 +131,7 @@ pub enum ServerFrame {
 }
 
 /// What a request is answered with.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// To `hello`.
@@ -161,16 +170,20 @@ pub enum Answer {
 }
 
 /// See [`Request::Hello`].
-#[derive(Debug, Clone, PartialEq, Default, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hello {
     /// Name and version of the client's software, for logs; at most 128 bytes.
     #[serde(deserialize_with = "or_default")]
     pub client: String,
+    /// What the client understands besides the first release's frames: see
+    /// [`client_capabilities`]. Names that the broker does not know say nothing to it.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
 }
 
 /// What a client should know before it goes on.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Welcome {
     /// Name and version of the broker.
     pub server: String,
@@ -184,10 +197,46 @@ pub struct Welcome {
     pub subscriptions_max: u32,
     /// A connection on which nothing was heard for so long is closed.
     pub idle_timeout_ms: u64,
+    /// What the broker can be asked for: see [`broker_capabilities`]. Empty: what
+    /// the first release could.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+}
+
+impl Welcome {
+    /// Whether the broker says that it has the capability of this name.
+    pub fn has(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|name| name == capability)
+    }
+}
+
+/// Fields that requests have got since the first release, as `request.field`.
+/// An older broker passes over such a field: who relies on one looks for it here.
+const ADDED_TO_REQUESTS: &[&str] = &["hello.capabilities"];
+
+/// Fields that frames of the broker have got since the first release, as `frame.field`.
+const ADDED_TO_FRAMES: &[&str] = &["error.retryable", "welcome.capabilities"];
+
+/// What this release's broker says in [`Welcome`]: its requests, and what was added to them.
+pub fn broker_capabilities() -> Vec<String> {
+    capabilities(Request::NAMES, ADDED_TO_REQUESTS)
+}
+
+/// What this release's client says in [`Hello`]: the frames that it understands, and what was added to them.
+pub fn client_capabilities() -> Vec<String> {
+    capabilities(ServerFrame::NAMES, ADDED_TO_FRAMES)
+}
+
+fn capabilities(first: &[&str], added: &[&str]) -> Vec<String> {
+    first
+        .iter()
+        .chain(added)
+        .map(|&name| name.to_owned())
+        .collect()
 }
 
 /// See [`Request::OpenProducer`].
-#[derive(Debug, Clone, PartialEq, Default, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OpenProducer {
     /// With a name, the broker finds the identity that it gave to this name
@@ -196,7 +245,7 @@ pub struct OpenProducer {
 }
 
 /// A producer's identity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Producer {
     /// Never 0; below 2^53, which JavaScript can hold.
     pub id: u64,
@@ -205,7 +254,7 @@ pub struct Producer {
 }
 
 /// See [`Request::Produce`].
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Produce {
     /// The topic.
     pub topic: TopicName,
@@ -237,7 +286,7 @@ impl<'de> Deserialize<'de> for Produce {
 }
 
 /// Where a batch went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Produced {
     /// The partition of the batch (of its first record, where the broker
     /// placed the records).
@@ -268,7 +317,7 @@ pub enum Start {
 }
 
 /// A plugin that sits on a subscription.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Filter {
     /// Name or digest of the plugin.
     pub plugin: String,
@@ -278,7 +327,7 @@ pub struct Filter {
 }
 
 /// See [`Request::Subscribe`].
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Subscribe {
     /// The topic.
     pub topic: TopicName,
@@ -297,7 +346,7 @@ pub struct Subscribe {
 }
 
 /// The next offset that a reader wants, and the epoch in which it got there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// The partition.
     pub partition: u32,
@@ -309,7 +358,7 @@ pub struct Position {
 }
 
 /// A subscription has begun.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Subscribed {
     /// Names the stream in the frames that follow. The same for all who
     /// subscribe to the same topic with the same filter, until the broker
@@ -322,7 +371,7 @@ pub struct Subscribed {
 
 /// Records of one partition, in order: each batch begins where the one before
 /// ended. The first may begin before the cursor; the reader skips those records.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Deliver {
     /// From [`Subscribed`].
     pub stream: u64,
@@ -359,7 +408,7 @@ impl<'de> Deserialize<'de> for Deliver {
 }
 
 /// Records that the reader will never get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// From [`Subscribed`].
     pub stream: u64,
@@ -377,7 +426,7 @@ pub struct Gap {
 }
 
 /// The cursor has moved although nothing was delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// From [`Subscribed`].
     pub stream: u64,
@@ -390,7 +439,7 @@ pub struct Progress {
 }
 
 /// See [`ServerFrame::Ended`].
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ended {
     /// From [`Subscribed`].
     pub stream: u64,
@@ -403,7 +452,7 @@ pub struct Ended {
 }
 
 /// See [`Request::Fetch`].
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fetch {
     /// The topic.
     pub topic: TopicName,
@@ -420,7 +469,7 @@ pub struct Fetch {
 }
 
 /// What a fetch found.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Fetched {
     /// The partition's epoch.
     pub epoch: u32,
@@ -456,7 +505,7 @@ impl<'de> Deserialize<'de> for Fetched {
 }
 
 /// See [`Request::Commit`]. All of it becomes durable together, or none.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Commit {
     /// Batches to append, each with a partition.
     #[serde(default, deserialize_with = "or_default")]
@@ -470,7 +519,7 @@ pub struct Commit {
 }
 
 /// Where a group is in a partition.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cursor {
     /// The topic.
     pub topic: TopicName,
@@ -481,7 +530,7 @@ pub struct Cursor {
 }
 
 /// See [`Request::Cursors`].
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cursors {
     /// The group.
     pub group: String,
@@ -491,7 +540,7 @@ pub struct Cursors {
 }
 
 /// What an acknowledgement promises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// Synced to the disk.
@@ -499,10 +548,13 @@ pub enum Durability {
     Disk,
     /// Handed to the operating system; lost only if the machine itself fails.
     Memory,
+    /// One of a newer release. A client may meet it; a broker refuses to be asked for it.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A topic's settings. Absent limits: none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TopicSettings {
     /// What an acknowledgement promises.
@@ -515,7 +567,7 @@ pub struct TopicSettings {
 }
 
 /// See [`Request::CreateTopic`].
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CreateTopic {
     /// The topic.
     pub topic: TopicName,
@@ -527,7 +579,7 @@ pub struct CreateTopic {
 }
 
 /// See [`Request::AlterTopic`]. What is absent stays as it is.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AlterTopic {
     /// The topic.
     pub topic: TopicName,
@@ -556,7 +608,7 @@ pub enum Limit {
 }
 
 /// A topic as it is.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TopicInfo {
     /// The topic.
     pub topic: TopicName,
@@ -568,7 +620,7 @@ pub struct TopicInfo {
 }
 
 /// A partition as it is.
-#[derive(Debug, Clone, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PartitionInfo {
     /// Its number, from 0.
     pub partition: u32,

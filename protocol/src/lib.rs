@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod batch;
+mod block;
 pub mod codec;
 pub mod error;
 mod flat;

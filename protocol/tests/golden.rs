@@ -224,6 +224,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             "hello",
             Request::Hello(Hello {
                 client: "example 1.0".to_owned(),
+                capabilities: vec!["deliver".to_owned(), "gap".to_owned()],
             }),
         ),
         ("ping", Request::Ping {}),
@@ -395,6 +396,7 @@ fn answers() -> Vec<(&'static str, Answer)> {
                 batch_bytes_max: 8_388_608,
                 subscriptions_max: 100,
                 idle_timeout_ms: 60_000,
+                capabilities: vec!["ping".to_owned(), "hello.capabilities".to_owned()],
             }),
         ),
         ("pong", Answer::Pong {}),
@@ -677,12 +679,40 @@ fn every_variant_and_no_other_file_is_there() {
     let frames = requests().len() + answers().len() + others().len() + ErrorCode::ALL.len();
     let files = std::fs::read_dir(folder())
         .expect("the golden folder")
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().is_file()))
         .count();
     assert_eq!(
         files,
         2 * frames + 6,
         "two files for each frame, and six batches"
     );
+}
+
+/// The names that are said as capabilities are those that the JSON form uses.
+#[test]
+fn every_variant_is_named_as_in_json() {
+    let is_named = |json: &[u8], names: &[&str]| {
+        let object: BTreeMap<String, serde_json::Value> =
+            serde_json::from_slice(json).expect("an object");
+        let name = object.keys().find(|name| *name != "id").expect("a name");
+        names.contains(&name.as_str())
+    };
+    for (name, request) in requests() {
+        let frame = ClientFrame { id: 1, request };
+        let json = encode_client(&frame, Form::Json).expect(name);
+        assert!(is_named(&json, Request::NAMES), "{name}");
+    }
+    for (name, answer) in answers() {
+        let json = serde_json::to_vec(&answer).expect(name);
+        assert!(is_named(&json, Answer::NAMES), "{name}");
+    }
+    for (name, frame) in others() {
+        let json = encode_server(&frame, Form::Json).expect(name);
+        assert!(is_named(&json, ServerFrame::NAMES), "{name}");
+    }
+    assert_eq!(Request::NAMES.len(), 14);
+    assert_eq!(Answer::NAMES.len(), 12);
+    assert_eq!(ServerFrame::NAMES.len(), 7);
 }
 
 #[test]
@@ -694,8 +724,11 @@ fn error_numbers_and_names_are_unique() {
         (ErrorCode::ALL.len(), ErrorCode::ALL.len())
     );
     for code in ErrorCode::ALL {
-        assert_eq!(ErrorCode::from_number(code.number()), *code);
+        assert_eq!(ErrorCode::from_number(code.number(), false), *code);
         assert_eq!(ErrorCode::from_name(code.name()), Some(*code));
     }
-    assert_eq!(ErrorCode::from_number(60_000), ErrorCode::Unknown(60_000));
+    for retryable in [true, false] {
+        let unknown = ErrorCode::from_number(60_000, retryable);
+        assert_eq!((unknown.number(), unknown.retryable()), (60_000, retryable));
+    }
 }

@@ -199,6 +199,7 @@ fn welcome() -> Welcome {
         batch_bytes_max: 2048,
         subscriptions_max: 10,
         idle_timeout_ms: 60_000,
+        ..Welcome::default()
     }
 }
 
@@ -760,7 +761,7 @@ fn a_refusal_that_is_not_understood_leaves_open_whether_it_was_appended() {
         .produce(producer, &topic(), 0, batch(1))
         .expect("there is room");
     let (id, _, _) = stage.asked_to_produce();
-    stage.refuse(id, ErrorCode::Unknown(999));
+    stage.refuse(id, ErrorCode::from_number(999, false));
     assert!(matches!(
         stage.event(),
         Event::ProduceFailed {
@@ -855,5 +856,73 @@ fn an_answer_to_nothing_and_bytes_that_are_no_frame_are_violations() {
             stage.session.poll_event().is_none(),
             "what still comes of that connection is not looked at"
         );
+    }
+}
+
+/// A number, and a block of it that nobody knows.
+const UNKNOWN_FRAME: &[u8] = &[99, 2, 1, 2];
+
+#[test]
+fn a_frame_of_a_newer_broker_is_passed_over_and_counted() {
+    let mut stage = Stage::open(Config::default());
+    stage.subscribed();
+    for skipped in 1..=3 {
+        stage.session.handle_message(UNKNOWN_FRAME, stage.now);
+        let Event::Skipped {
+            message,
+            skipped: counted,
+        } = stage.event()
+        else {
+            panic!("it is passed over")
+        };
+        assert!(message.contains("99"), "{message}");
+        assert_eq!(
+            (counted, stage.session.skipped()),
+            (skipped, skipped),
+            "{message}"
+        );
+    }
+    stage.deliver(10, 1);
+    assert!(matches!(stage.event(), Event::Delivered(_)));
+}
+
+#[test]
+fn an_answer_of_a_newer_broker_ends_its_request_and_nothing_else() {
+    let mut stage = Stage::open(Config::default());
+    stage.subscribed();
+    let request = stage.session.request(Request::ListTopics {});
+    let (id, _) = stage.asked();
+    stage
+        .session
+        .handle_message(&[0, 4, id as u8, 99, 1, 7], stage.now);
+    let Event::Answered {
+        request: answered,
+        result: Err(RequestError::Refused(error)),
+    } = stage.event()
+    else {
+        panic!("it is answered")
+    };
+    assert_eq!((answered, error.code), (request, ErrorCode::Unsupported));
+    stage.deliver(10, 1);
+    assert!(matches!(stage.event(), Event::Delivered(_)));
+}
+
+#[test]
+fn an_unknown_error_is_tried_again_where_the_broker_says_so() {
+    for retryable in [true, false] {
+        let mut stage = Stage::open(Config::default());
+        stage.session.subscribe(subscribe());
+        let (id, _) = stage.asked();
+        let code = ErrorCode::from_number(777, retryable);
+        stage.refuse(id, code);
+        match stage.event() {
+            Event::SubscribeDelayed { error, .. } => {
+                assert!(retryable && error.code == code);
+                stage.pass_time();
+                assert!(matches!(stage.asked().1, Request::Subscribe(_)));
+            }
+            Event::Ended { error, .. } => assert!(!retryable && error.code == code),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -26,6 +26,7 @@ fn greeted() -> Session {
         batch_bytes_max: 1 << 20,
         subscriptions_max: 1,
         idle_timeout_ms: 60_000,
+        ..Welcome::default()
     };
     let answer = ServerFrame::Answer {
         id,

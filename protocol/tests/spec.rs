@@ -100,7 +100,7 @@ fn everything_that_has_a_golden_file_is_shown() {
 #[test]
 fn the_table_of_errors_is_that_of_the_codes() {
     let page = page();
-    let (_, section) = page.split_once("\n## 8. Errors\n").expect("the section");
+    let (_, section) = page.split_once("\n## 9. Errors\n").expect("the section");
     let (section, _) = section.split_once("\n## ").expect("its end");
     let rows: Vec<Vec<&str>> = section
         .lines()

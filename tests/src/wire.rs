@@ -84,6 +84,7 @@ impl Wire {
         let mut wire = Wire::silent(address, form).await;
         let hello = Hello {
             client: "eddy-tests".into(),
+            ..Hello::default()
         };
         wire.ask(Request::Hello(hello)).await.expect("a welcome");
         wire

@@ -254,8 +254,11 @@ async fn hello_comes_first_once_and_soon() {
         );
 
         let mut wire = Wire::silent(broker.address(), form).await;
-        let client = "x".repeat(129);
-        let long = wire.ask(Request::Hello(Hello { client })).await;
+        let hello = Hello {
+            client: "x".repeat(129),
+            ..Hello::default()
+        };
+        let long = wire.ask(Request::Hello(hello)).await;
         assert_error(
             &long.expect_err("too long"),
             ErrorCode::InvalidArgument,
@@ -307,7 +310,7 @@ async fn a_request_that_cannot_be_read_is_answered_with_its_id_where_there_is_on
     let broker = Broker::start();
     let mut wire = Wire::greeted(broker.address(), Form::Json).await;
     for (asked, code, part) in [
-        (json!({"id": 7, "pong": {}}), "malformed_frame", ""),
+        (json!({"id": 7, "pong": {}}), "unsupported", "`pong`"),
         (json!({"id": 7}), "malformed_frame", ""),
         (
             json!({"id": 7, "subscribe": {"from": "earliest"}}),
@@ -316,7 +319,7 @@ async fn a_request_that_cannot_be_read_is_answered_with_its_id_where_there_is_on
         ),
         (
             json!({"id": 7, "subscribe": {"topic": "t", "from": "soon"}}),
-            "malformed_frame",
+            "unsupported",
             "soon",
         ),
         (
@@ -451,4 +454,26 @@ async fn pages_of_other_origins_may_read_but_neither_write_nor_open_a_websocket(
         "forbidden_origin",
         &["other.example"],
     );
+}
+
+#[tokio::test]
+async fn a_request_of_a_newer_client_is_refused_by_its_id_and_the_connection_goes_on() {
+    let broker = Broker::start();
+    let durability =
+        r#"{"id":9,"create_topic":{"topic":"t","partitions":1,"durability":"replicated"}}"#;
+    for (form, message, named) in [
+        (Form::Binary, Message::binary(vec![9, 99, 2, 1, 2]), "99"),
+        (
+            Form::Json,
+            Message::text(r#"{"id":9,"take_over":{}}"#),
+            "`take_over`",
+        ),
+        (Form::Json, Message::text(durability), "`durability`"),
+    ] {
+        let mut wire = Wire::greeted(broker.address(), form).await;
+        wire.send(message).await;
+        let refused = wire.answer(9).await.expect_err("nobody knows it");
+        assert_error(&refused, ErrorCode::Unsupported, &[named]);
+        wire.ask(Request::Ping {}).await.expect("a pong");
+    }
 }

@@ -237,7 +237,8 @@ impl Driver {
             }
             Event::ProducerOpened { .. }
             | Event::ProducerDelayed { .. }
-            | Event::ProduceDelayed { .. } => {}
+            | Event::ProduceDelayed { .. }
+            | Event::Skipped { .. } => {}
             event => self.handle_subscription(event),
         }
     }

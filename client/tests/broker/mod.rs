@@ -380,6 +380,7 @@ fn welcome() -> Welcome {
         batch_bytes_max: 1 << 20,
         subscriptions_max: 1,
         idle_timeout_ms: 60_000,
+        ..Welcome::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use eddy_protocol::frame::{
-    AlterTopic, CreateTopic, Limit, PartitionInfo, TopicInfo, TopicSettings,
+    AlterTopic, CreateTopic, Durability, Limit, PartitionInfo, TopicInfo, TopicSettings,
 };
 use eddy_protocol::{ErrorCode, TopicName, WireError};
 
@@ -202,6 +202,11 @@ fn check_partitions(name: &TopicName, partitions: u32) -> Result<(), WireError> 
 }
 
 fn check_settings(name: &TopicName, settings: &TopicSettings) -> Result<(), WireError> {
+    if settings.durability == Durability::Unknown {
+        return Err(ErrorCode::Unsupported.because(format!(
+            "`durability` of topic `{name}` is none that this broker knows, which are `disk` and `memory`"
+        )));
+    }
     for (limit, what) in [
         (settings.retention_ms, "retention_ms"),
         (settings.retention_bytes, "retention_bytes"),

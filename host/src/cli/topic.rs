@@ -261,6 +261,7 @@ fn describe_durability(durability: Durability) -> &'static str {
     match durability {
         Durability::Disk => "disk",
         Durability::Memory => "memory",
+        Durability::Unknown => "unknown (of a newer broker)",
     }
 }
 

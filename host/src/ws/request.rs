@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use eddy_protocol::frame::{
-    Answer, ClientFrame, Fetch, Fetched, Request, ServerFrame, Subscribe, Subscribed, Welcome,
+    Answer, ClientFrame, Fetch, Fetched, Hello, Request, ServerFrame, Subscribe, Subscribed,
+    Welcome, broker_capabilities,
 };
 use eddy_protocol::{ErrorCode, Form, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -42,7 +43,7 @@ impl Connection {
         }
         let broker = self.broker.clone();
         let answer = match request {
-            Request::Hello(hello) => self.hello(&hello.client),
+            Request::Hello(hello) => self.hello(&hello),
             Request::Ping {} => Ok(Answer::Pong {}),
             Request::Unsubscribe { stream } => self.unsubscribe(stream),
             Request::DescribeTopic { topic } => broker.describe_topic(&topic).map(Answer::Topic),
@@ -148,14 +149,15 @@ impl Connection {
         Err(error)
     }
 
-    fn hello(&mut self, client: &str) -> Result<Answer, WireError> {
+    fn hello(&mut self, hello: &Hello) -> Result<Answer, WireError> {
+        let client = hello.client.as_str();
         if client.len() > CLIENT_NAME_BYTES_MAX {
             return Err(ErrorCode::InvalidArgument.because(format!(
                 "`client` has {} bytes, the limit is {CLIENT_NAME_BYTES_MAX}",
                 client.len()
             )));
         }
-        tracing::debug!(client, "hello");
+        tracing::debug!(client, capabilities = ?hello.capabilities, "hello");
         self.greet();
         Ok(Answer::Welcome(Welcome {
             server: concat!("eddy/", env!("CARGO_PKG_VERSION")).into(),
@@ -164,6 +166,7 @@ impl Connection {
             batch_bytes_max: self.broker.config().batch_bytes_max as u64,
             subscriptions_max: self.config.subscriptions_max as u32,
             idle_timeout_ms: self.config.idle_timeout.as_millis() as u64,
+            capabilities: broker_capabilities(),
         }))
     }
 

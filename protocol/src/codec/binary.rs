@@ -1,19 +1,19 @@
 //! The binary form: bincode 2, `standard` configuration (little endian,
-//! variable-size integers).
+//! variable-size integers), in which structs are [blocks](crate::block).
 
 use bincode::Decode;
-use bincode::config::{Configuration, Limit, LittleEndian, Varint, standard};
+use bincode::config::standard;
 use bincode::enc::Encode;
 use bincode::error::DecodeError;
 use bytes::Bytes;
 
 use super::FrameError;
+use crate::block::decode_prefix;
+use crate::error::ErrorCode;
 use crate::frame::{ClientFrame, ServerFrame};
 
-/// In memory an element of a frame's list takes at most so many times the bytes
-/// that it takes in a message.
-const GROWTH_MAX: usize = 32;
-
+/// The place of [`ServerFrame::Answer`] among the variants.
+const ANSWER: u32 = 0;
 /// The place of [`ServerFrame::Deliver`] among the variants.
 const DELIVER: u32 = 2;
 
@@ -31,53 +31,38 @@ pub(super) fn deliver_head(
     next: u64,
     batch_bytes: usize,
 ) -> Vec<u8> {
-    let head = (DELIVER, stream, partition, epoch, next, batch_bytes as u64);
-    bincode::encode_to_vec(head, standard()).expect("integers can always be written to memory")
+    let encode = |into: &mut [u8], fields| {
+        bincode::encode_into_slice(fields, into, standard()).expect("there is room for integers")
+    };
+    // Five integers of at most nine bytes.
+    let mut fields = [0; 45];
+    let before = (stream, partition, epoch, next, batch_bytes as u64);
+    let fields_len = encode(&mut fields, before);
+    let length = (fields_len + batch_bytes) as u64;
+    let mut head = bincode::encode_to_vec((DELIVER, length), standard())
+        .expect("integers can always be written to memory");
+    head.extend_from_slice(&fields[..fields_len]);
+    head
 }
 
 pub(super) fn decode_client(message: &[u8]) -> Result<ClientFrame, FrameError> {
-    let (id, id_bytes) = bincode::decode_from_slice::<u32, _>(message, standard())
-        .map_err(|error| malformed(None, &error))?;
-    let request = decode(&message[id_bytes..]).map_err(|error| malformed(Some(id), &error))?;
+    let (id, id_bytes) = decode_prefix::<u32>(message).map_err(|error| refused(None, error))?;
+    let request = decode(&message[id_bytes..]).map_err(|error| refused(Some(id), error))?;
     Ok(ClientFrame { id, request })
 }
 
 pub(super) fn decode_server(message: &[u8]) -> Result<ServerFrame, FrameError> {
-    decode(message).map_err(|error| malformed(None, &error))
+    decode(message).map_err(|error| refused(answered_id(message), error))
 }
 
-/// Decodes under a limit to what bincode reserves for strings and lists, which
-/// it otherwise takes from the message unseen. (Batches are not under it; they
-/// are looked at before they are copied.) The limit is part of the type; hence
-/// the steps.
+/// The request that a frame answers, though the rest of it can't be read.
+fn answered_id(message: &[u8]) -> Option<u32> {
+    let ((number, _length, id), _) = decode_prefix::<(u32, u64, u32)>(message).ok()?;
+    (number == ANSWER).then_some(id)
+}
+
 fn decode<T: Decode<()>>(message: &[u8]) -> Result<T, DecodeError> {
-    const STEP_1: usize = 4 << 10;
-    const STEP_2: usize = 64 << 10;
-    const STEP_3: usize = 512 << 10;
-    const STEP_4: usize = 4 << 20;
-    const STEP_5: usize = 32 << 20;
-    const STEP_6: usize = 256 << 20;
-    let needed = message.len().saturating_mul(GROWTH_MAX);
-    if needed <= STEP_1 {
-        decode_whole(message, standard().with_limit::<STEP_1>())
-    } else if needed <= STEP_2 {
-        decode_whole(message, standard().with_limit::<STEP_2>())
-    } else if needed <= STEP_3 {
-        decode_whole(message, standard().with_limit::<STEP_3>())
-    } else if needed <= STEP_4 {
-        decode_whole(message, standard().with_limit::<STEP_4>())
-    } else if needed <= STEP_5 {
-        decode_whole(message, standard().with_limit::<STEP_5>())
-    } else {
-        decode_whole(message, standard().with_limit::<STEP_6>())
-    }
-}
-
-fn decode_whole<T: Decode<()>, const LIMIT: usize>(
-    message: &[u8],
-    config: Configuration<LittleEndian, Varint, Limit<LIMIT>>,
-) -> Result<T, DecodeError> {
-    let (value, used) = bincode::decode_from_slice(message, config)?;
+    let (value, used) = decode_prefix(message)?;
     if used < message.len() {
         return Err(DecodeError::OtherString(format!(
             "{} bytes are left behind the frame",
@@ -87,18 +72,24 @@ fn decode_whole<T: Decode<()>, const LIMIT: usize>(
     Ok(value)
 }
 
-fn malformed(id: Option<u32>, error: &DecodeError) -> FrameError {
+fn refused(id: Option<u32>, error: DecodeError) -> FrameError {
     let message = match error {
-        DecodeError::OtherString(message) => message.clone(),
+        DecodeError::OtherString(message) => return FrameError::new(id, message),
         DecodeError::UnexpectedEnd { additional } => {
-            format!("the message ends {additional} bytes too soon")
+            format!("the message, or a struct in it, ends {additional} bytes too soon")
         }
         DecodeError::LimitExceeded => {
             "a length in the message is larger than the message can hold".to_owned()
         }
         DecodeError::UnexpectedVariant {
             type_name, found, ..
-        } => format!("{type_name} has no variant {found}"),
+        } if !type_name.starts_with("core::") => {
+            return FrameError {
+                id,
+                code: ErrorCode::Unsupported,
+                message: format!("{type_name} {found} is not known here"),
+            };
+        }
         other => format!("the message is not a frame: {other}"),
     };
     FrameError::new(id, message)

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::ser::Serialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{EncodeError, FrameError};
+use crate::flat::Alone;
 use crate::frame::{ClientFrame, ServerFrame};
 
 pub(super) fn encode<T: Serialize>(frame: &T) -> Result<Bytes, EncodeError> {
@@ -19,11 +20,27 @@ pub(super) fn decode_client(message: &[u8]) -> Result<ClientFrame, FrameError> {
 }
 
 pub(super) fn decode_server(message: &[u8]) -> Result<ServerFrame, FrameError> {
-    decode(message).map_err(|message| FrameError::new(None, message))
+    decode(message)
+        .map(|Alone(frame)| frame)
+        .map_err(|message_of| FrameError::new(answered_id(message), message_of))
 }
 
 fn decode<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(message).map_err(|error| error.to_string())
+}
+
+/// The request that a frame answers, though the rest of it can't be read.
+fn answered_id(message: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Frame {
+        answer: Answer,
+    }
+    #[derive(Deserialize)]
+    struct Answer {
+        id: u32,
+    }
+    let frame: Frame = serde_json::from_slice(message).ok()?;
+    Some(frame.answer.id)
 }
 
 /// The `id` of a message that may be broken anywhere, even behind it.

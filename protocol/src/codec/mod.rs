@@ -23,13 +23,19 @@ pub enum Form {
     Json,
 }
 
+/// How serde's sentence begins where a text names none of an enum's variants.
+const UNKNOWN_VARIANT: &str = "unknown variant ";
+
 /// Why a message is not a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct FrameError {
-    /// Of the request that the message seems to be, where that could be read.
+    /// Of the request that the message seems to be, or of the one that it seems
+    /// to answer, where that could be read.
     pub id: Option<u32>,
-    /// [`ErrorCode::MalformedFrame`] or [`ErrorCode::InvalidName`].
+    /// [`ErrorCode::MalformedFrame`], [`ErrorCode::InvalidName`], or where the
+    /// message is right but holds what only a newer release knows,
+    /// [`ErrorCode::Unsupported`].
     pub code: ErrorCode,
     /// For people.
     pub message: String,
@@ -39,6 +45,8 @@ impl FrameError {
     fn new(id: Option<u32>, message: String) -> FrameError {
         let code = if message.starts_with(NAME_ERROR) {
             ErrorCode::InvalidName
+        } else if message.starts_with(UNKNOWN_VARIANT) {
+            ErrorCode::Unsupported
         } else {
             ErrorCode::MalformedFrame
         };
@@ -91,7 +99,8 @@ pub fn decode_client(message: &[u8], form: Form, now_ms: i64) -> Result<ClientFr
     }
 }
 
-/// The frame that a broker sent.
+/// The frame that a broker sent. A reader skips one that is
+/// [`ErrorCode::Unsupported`]; with an id it is what a request is answered with.
 pub fn decode_server(message: &[u8], form: Form) -> Result<ServerFrame, FrameError> {
     match form {
         Form::Binary => binary::decode_server(message),

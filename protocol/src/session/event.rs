@@ -57,6 +57,13 @@ pub enum Event {
         /// For people.
         message: String,
     },
+    /// The broker sent a frame that only a newer release knows; it was passed over.
+    Skipped {
+        /// For people.
+        message: String,
+        /// How many there were by now, on all connections.
+        skipped: u64,
+    },
     /// The answer to a one-shot request.
     Answered {
         /// Which.

@@ -458,8 +458,9 @@ fn may_have_appended(code: ErrorCode) -> bool {
             | ErrorCode::StorageFailed
             | ErrorCode::Internal
             | ErrorCode::ShuttingDown
-            // Of a newer broker; nobody here knows.
-            | ErrorCode::Unknown(_)
+            // Of a newer broker; nobody here knows what the error, or the answer, means.
+            | ErrorCode::Unknown { .. }
+            | ErrorCode::Unsupported
     )
 }
 

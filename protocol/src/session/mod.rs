@@ -42,10 +42,10 @@ pub use event::{
 pub use producer::ProduceRefused;
 
 use crate::batch::{Batches, Unstamped};
-use crate::codec::{self, Form};
+use crate::codec::{self, Form, FrameError};
 use crate::error::{ErrorCode, WireError};
 use crate::frame::{
-    Answer, ClientFrame, Hello, Position, Produce, Request, ServerFrame, Subscribe, Welcome,
+    self, Answer, ClientFrame, Hello, Position, Produce, Request, ServerFrame, Subscribe, Welcome,
 };
 use crate::name::TopicName;
 use link::{Due, Link};
@@ -124,6 +124,8 @@ pub struct Session {
     waiting: HashMap<u32, Waiting>,
     next_id: u32,
     ping: bool,
+    /// Frames that only a newer release knows.
+    skipped: u64,
     events: VecDeque<Event>,
 }
 
@@ -139,6 +141,7 @@ impl Session {
             waiting: HashMap::new(),
             next_id: 0,
             ping: false,
+            skipped: 0,
             events: VecDeque::from([Event::Connect]),
         }
     }
@@ -222,6 +225,11 @@ impl Session {
         self.link.welcome()
     }
 
+    /// How many frames of the broker were passed over because this release does not know them.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
     /// Drops the connection, and opens no other.
     pub fn close(&mut self) {
         self.link.close();
@@ -259,6 +267,7 @@ impl Session {
         self.link.heard(now);
         let handled = match codec::decode_server(message, self.config.form) {
             Ok(frame) => self.handle_frame(frame, now),
+            Err(error) if error.code == ErrorCode::Unsupported => self.pass_over(error, now),
             Err(error) => Err(error.to_string()),
         };
         if let Err(message) = handled {
@@ -334,6 +343,7 @@ impl Session {
                 Waiting::Hello,
                 Request::Hello(Hello {
                     client: self.config.client.clone(),
+                    capabilities: frame::client_capabilities(),
                 }),
             ));
         }
@@ -387,23 +397,38 @@ impl Session {
         }
     }
 
+    /// Passes over a frame of a newer broker. If it answers a request, that is
+    /// what the request gets.
+    fn pass_over(&mut self, error: FrameError, now: Duration) -> Result<(), String> {
+        if let Some(id) = error.id {
+            let waiting = self.take_waiting(id)?;
+            self.refused(waiting, error.into(), now);
+            return Ok(());
+        }
+        self.skipped += 1;
+        self.events.push_back(Event::Skipped {
+            message: error.message,
+            skipped: self.skipped,
+        });
+        Ok(())
+    }
+
+    fn take_waiting(&mut self, id: u32) -> Result<Waiting, String> {
+        let waiting = self.waiting.remove(&id);
+        waiting.ok_or_else(|| format!("nothing with id {id} was asked"))
+    }
+
     fn handle_frame(&mut self, frame: ServerFrame, now: Duration) -> Result<(), String> {
         match frame {
             ServerFrame::Answer { id, answer } => {
-                let waiting = self
-                    .waiting
-                    .remove(&id)
-                    .ok_or_else(|| format!("nothing with id {id} was asked"))?;
+                let waiting = self.take_waiting(id)?;
                 self.answered(waiting, answer, now)
             }
             ServerFrame::Error {
                 id: Some(id),
                 error,
             } => {
-                let waiting = self
-                    .waiting
-                    .remove(&id)
-                    .ok_or_else(|| format!("nothing with id {id} was asked"))?;
+                let waiting = self.take_waiting(id)?;
                 self.refused(waiting, error, now);
                 Ok(())
             }

@@ -132,6 +132,7 @@ fn session(data: &[u8], form: Form) {
                 batch_bytes_max: 1 << 20,
                 subscriptions_max: 1,
                 idle_timeout_ms: 60_000,
+                ..Welcome::default()
             }),
             _ => Answer::Subscribed(Subscribed {
                 stream: 3,

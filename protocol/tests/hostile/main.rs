@@ -191,11 +191,20 @@ fn a_hostile_length_allocates_next_to_nothing() {
         &[0xfd, 0, 0, 0, 0, 0, 0, 0, 0x40],
     ];
     for length in lengths {
-        let subscribe = [&[1, 4, 1, b't'], length].concat();
-        let topics = [&[0, 1, 11], length].concat();
-        let deliver = [&[2, 3, 0, 1, 9], length].concat();
-        let hello = [&[1, 0], length].concat();
-        for message in [subscribe, topics, deliver, hello] {
+        // Within a block that is whole, and as a block's own.
+        let within = |number: &[u8], fields: &[u8]| {
+            let block_bytes = (fields.len() + length.len()) as u8;
+            [number, &[block_bytes], fields, length].concat()
+        };
+        let subscribe = within(&[1, 4], &[1, b't']);
+        let topics = within(&[0], &[1, 11, 20]);
+        let deliver = within(&[2], &[3, 0, 1, 9]);
+        let hello = within(&[1, 0], &[]);
+        let blocks = [[&[1, 4], length].concat(), [&[0], length].concat()];
+        for message in [subscribe, topics, deliver, hello]
+            .into_iter()
+            .chain(blocks)
+        {
             let held = most_held(|| {
                 assert!(decode_client(&message, Form::Binary, 0).is_err());
                 assert!(decode_server(&message, Form::Binary).is_err());
@@ -211,7 +220,10 @@ fn a_hostile_length_allocates_next_to_nothing() {
 fn a_false_length_in_a_long_message_allocates_no_more_than_it_justifies() {
     for size in [100, 2000, 17_000, 131_073, 262_145, 1 << 20] {
         for claimed in (10..30).map(|bits| (1u32 << bits) - 1) {
+            // A `hello`, its block, and the string in it.
             let mut message = vec![1, 0, 0xfc];
+            message.extend_from_slice(&(size as u32 - 7).to_le_bytes());
+            message.push(0xfc);
             message.extend_from_slice(&claimed.to_le_bytes());
             message.resize(size, b'a');
             let held = most_held(|| drop(decode_client(&message, Form::Binary, 0)));

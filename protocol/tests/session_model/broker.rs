@@ -456,5 +456,6 @@ fn welcome() -> Welcome {
         batch_bytes_max: 1 << 10,
         subscriptions_max: 10,
         idle_timeout_ms: 60_000,
+        ..Welcome::default()
     }
 }

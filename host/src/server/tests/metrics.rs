@@ -47,6 +47,7 @@ impl Client {
         client
             .ask(Request::Hello(Hello {
                 client: client_name,
+                ..Hello::default()
             }))
             .await;
         client

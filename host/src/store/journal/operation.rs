@@ -383,7 +383,8 @@ pub(crate) fn decode_holes(from: &mut Bytes) -> Option<Vec<Hole>> {
 /// The settings as in the picture above; the checkpoint keeps them the same way.
 pub(crate) fn encode_settings(settings: &TopicSettings, out: &mut Vec<u8>) {
     out.put_u8(match settings.durability {
-        Durability::Disk => 0,
+        // The broker refuses what is unknown; the stricter promise is right for it.
+        Durability::Disk | Durability::Unknown => 0,
         Durability::Memory => 1,
     });
     out.put_u64_le(settings.retention_ms.unwrap_or(NO_LIMIT));

@@ -102,8 +102,8 @@ async fn eddy(
     }
     let took = begun.elapsed();
     let steps = match durability {
-        Durability::Disk => "eddy_journal_syncs_total",
         Durability::Memory => "eddy_journal_groups_total",
+        _ => "eddy_journal_syncs_total",
     };
     let step_bytes = broker.metric("eddy_journal_bytes_total") / broker.metric(steps);
     Ok((took, step_bytes as usize))

@@ -1,0 +1,189 @@
+//! The frames in the binary form: which number each variant has, and the fields
+//! of each struct in their order on the wire. Numbers are never reused and
+//! fields never moved; new ones come last, in a struct behind a semicolon.
+
+use super::*;
+use crate::block::{block, variants};
+
+variants!(Request {
+    0 "hello" = Hello(hello);
+    1 "ping" = Ping {};
+    2 "open_producer" = OpenProducer(open);
+    3 "produce" = Produce(produce);
+    4 "subscribe" = Subscribe(subscribe);
+    5 "unsubscribe" = Unsubscribe { stream };
+    6 "fetch" = Fetch(fetch);
+    7 "commit" = Commit(commit);
+    8 "cursors" = Cursors(cursors);
+    9 "create_topic" = CreateTopic(create);
+    10 "alter_topic" = AlterTopic(alter);
+    11 "delete_topic" = DeleteTopic { topic };
+    12 "describe_topic" = DescribeTopic { topic };
+    13 "list_topics" = ListTopics {};
+});
+
+block!(Hello { client; capabilities });
+block!(OpenProducer { name });
+block!(Produce {
+    topic,
+    partition,
+    batch
+});
+block!(Subscribe {
+    topic,
+    partitions,
+    from,
+    resume,
+    filter
+});
+block!(Position {
+    partition,
+    offset,
+    epoch
+});
+block!(Filter { plugin, params });
+block!(Fetch {
+    topic,
+    partition,
+    from,
+    bytes_max,
+    wait_ms
+});
+block!(Commit {
+    appends,
+    group,
+    cursors
+});
+block!(Cursor {
+    topic,
+    partition,
+    offset
+});
+block!(Cursors { group, topic });
+block!(CreateTopic {
+    topic,
+    partitions,
+    settings
+});
+block!(TopicSettings {
+    durability,
+    retention_ms,
+    retention_bytes
+});
+block!(AlterTopic {
+    topic,
+    partitions,
+    durability,
+    retention_ms,
+    retention_bytes
+});
+
+variants!(ServerFrame {
+    0 "answer" = Answer { id, answer };
+    1 "error" = Error { id, error };
+    2 "deliver" = Deliver(deliver);
+    3 "gap" = Gap(gap);
+    4 "progress" = Progress(progress);
+    5 "ended" = Ended(ended);
+    6 "closing" = Closing { reason };
+});
+
+block!(Deliver {
+    stream,
+    partition,
+    epoch,
+    next,
+    batches
+});
+block!(Gap {
+    stream,
+    partition,
+    epoch,
+    expected,
+    next
+});
+block!(Progress {
+    stream,
+    partition,
+    epoch,
+    next
+});
+block!(Ended {
+    stream,
+    partition,
+    error
+});
+
+variants!(Answer {
+    0 "welcome" = Welcome(welcome);
+    1 "pong" = Pong {};
+    2 "producer" = Producer(producer);
+    3 "produced" = Produced(produced);
+    4 "subscribed" = Subscribed(subscribed);
+    5 "unsubscribed" = Unsubscribed {};
+    6 "fetched" = Fetched(fetched);
+    7 "committed" = Committed { appends };
+    8 "cursors" = Cursors { cursors };
+    9 "topic" = Topic(topic);
+    10 "deleted" = Deleted {};
+    11 "topics" = Topics { topics };
+});
+
+block!(Welcome {
+    server, incarnation, frame_bytes_max, batch_bytes_max, subscriptions_max, idle_timeout_ms;
+    capabilities
+});
+block!(Producer { id, epoch });
+block!(Produced {
+    partition,
+    offset,
+    count,
+    duplicate
+});
+block!(Subscribed { stream, positions });
+block!(Fetched {
+    epoch,
+    start,
+    end,
+    next,
+    batches
+});
+block!(TopicInfo {
+    topic,
+    settings,
+    partitions
+});
+block!(PartitionInfo {
+    partition,
+    epoch,
+    start,
+    end,
+    bytes,
+    stopped
+});
+
+/// Stands for every number that is not known.
+const UNKNOWN: u32 = u32::MAX;
+
+impl Encode for Durability {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        let number: u32 = match self {
+            Durability::Disk => 0,
+            Durability::Memory => 1,
+            Durability::Unknown => UNKNOWN,
+        };
+        number.encode(encoder)
+    }
+}
+
+impl<C> Decode<C> for Durability {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        Ok(match u32::decode(decoder)? {
+            0 => Durability::Disk,
+            1 => Durability::Memory,
+            _ => Durability::Unknown,
+        })
+    }
+}
+
+bincode::impl_borrow_decode!(Durability);
