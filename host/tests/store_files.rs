@@ -2,8 +2,8 @@
 
 mod store_kit;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -863,10 +863,58 @@ fn watchers_hear_of_every_publication_until_their_guard_is_dropped() {
     let guard = topic.partitions()[0].watch(&watcher);
     append(&store, topic.id(), 0, &["x"]).expect("there is room");
     append(&store, topic.id(), 1, &["x"]).expect("there is room");
-    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    let heard = || count.0.load(Ordering::SeqCst);
+    eventually("the watcher was told", || heard() > 0);
     drop(guard);
     append(&store, topic.id(), 0, &["x"]).expect("there is room");
-    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    assert_eq!(heard(), 1);
+}
+
+/// Holds up whoever tells it.
+struct HoldsUp(Mutex<mpsc::Receiver<()>>);
+
+impl Watcher for HoldsUp {
+    fn changed(&self, _topic: TopicId, _partition: u32) {
+        let _released = self.0.lock().expect("no panic").recv();
+    }
+}
+
+#[test]
+fn a_commit_is_answered_before_watchers_are_told() {
+    let disk = FaultyDisk::new(1);
+    let store = open(&disk);
+    let (release, held) = mpsc::channel();
+    let watcher: Arc<dyn Watcher> = Arc::new(HoldsUp(Mutex::new(held)));
+    for durability in [Durability::Disk, Durability::Memory] {
+        let name = format!("{durability:?}");
+        let topic = create(&store, &name, 1, kept(durability));
+        let _guard = topic.partitions()[0].watch(&watcher);
+        // Something to expect, so that the store's own thread writes it.
+        let expect = Expect {
+            table: Table::Cursors,
+            key: Bytes::from("none"),
+            value: None,
+        };
+        let mut ticket = store.submit(Commit {
+            appends: vec![Append {
+                topic: topic.id(),
+                partition: 0,
+                batch: batch(&["x"], NOW_MS, None),
+            }],
+            expect: vec![expect],
+            ..Commit::default()
+        });
+        let mut answer = None;
+        eventually(
+            "an answer, although the watcher holds its caller up",
+            || {
+                answer = ticket.try_take();
+                answer.is_some()
+            },
+        );
+        answer.expect("an answer").expect("there is room");
+        release.send(()).expect("the watcher waits");
+    }
 }
 
 #[test]

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::stream::count;
-use super::{Broker, refusal};
-use crate::store::{Partition, ReadError, TailRead, TopicId, WatchGuard, Watcher};
+use super::{Broker, ListenGuard, Listener, refusal};
+use crate::store::{Partition, ReadError, TailRead};
 
 /// What a fetch returns at the most, whatever was asked for, unless a single batch is larger.
 const FETCH_BYTES_MAX: u32 = 4 << 20;
@@ -62,7 +62,8 @@ impl Broker {
         let offset = self.resolve(&partition, request.from).await?;
         let wait = Duration::from_millis(request.wait_ms.into()).min(self.config.fetch_wait_max);
         if !wait.is_zero() && is_at_end(&partition, offset) {
-            wait_for_more(&partition, offset, Instant::now() + wait).await;
+            let until = Instant::now() + wait;
+            self.wait_for_more(&partition, offset, until).await;
         }
         Ok(Awaited {
             partition,
@@ -70,6 +71,23 @@ impl Broker {
             bytes_max: request.bytes_max.clamp(1, FETCH_BYTES_MAX) as usize,
             batch_bytes_max: self.config.batch_bytes_max,
         })
+    }
+
+    /// Until there is something to read at `offset`, or it is too late.
+    async fn wait_for_more(&self, partition: &Arc<Partition>, offset: u64, until: Instant) {
+        let (change, _listening) = self.listen(partition);
+        while is_at_end(partition, offset) {
+            if timeout_at(until, change.came()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// From now on, what says that the partition has changed.
+    pub(super) fn listen(&self, partition: &Arc<Partition>) -> (Arc<PartitionChange>, ListenGuard) {
+        let change = Arc::<PartitionChange>::default();
+        let guard = self.notifier.listen(partition, change.clone());
+        (change, guard)
     }
 
     /// The offset at which a reader begins.
@@ -98,17 +116,6 @@ impl Broker {
 /// Whether there is nothing to read, and nothing in the way of reading it, once it comes.
 fn is_at_end(partition: &Partition, offset: u64) -> bool {
     matches!(partition.read_tail(offset, 1), TailRead::AtEnd)
-}
-
-/// Until there is something to read at `offset`, or it is too late.
-async fn wait_for_more(partition: &Arc<Partition>, offset: u64, until: Instant) {
-    let news = Arc::new(News::default());
-    let _guard = news.watch(partition);
-    while is_at_end(partition, offset) {
-        if timeout_at(until, news.came()).await.is_err() {
-            return;
-        }
-    }
 }
 
 /// What is there from `offset` on, from as many segments as `bytes_max` wants;
@@ -182,23 +189,17 @@ pub(super) fn concatenate(batches: &[Batch]) -> Bytes {
 
 /// Wakes a single waiter when a partition changes.
 #[derive(Default)]
-pub(super) struct News(Notify);
+pub(super) struct PartitionChange(Notify);
 
-impl News {
-    /// From now on, until the guard is dropped.
-    pub(super) fn watch(self: &Arc<Self>, partition: &Arc<Partition>) -> WatchGuard {
-        let watcher: Arc<dyn Watcher> = self.clone();
-        partition.watch(&watcher)
-    }
-
+impl PartitionChange {
     /// Returns once something has changed since the last return.
     pub(super) async fn came(&self) {
         self.0.notified().await;
     }
 }
 
-impl Watcher for News {
-    fn changed(&self, _topic: TopicId, _partition: u32) {
+impl Listener for PartitionChange {
+    fn changed(&self) {
         self.0.notify_one();
     }
 }

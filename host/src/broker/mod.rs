@@ -11,6 +11,7 @@ mod feed;
 mod fetch;
 mod filter;
 mod frame;
+mod notify;
 mod plugin;
 mod produce;
 mod refusal;
@@ -29,12 +30,14 @@ use crate::store::{Health, Store};
 pub use deployment::Config as DeploymentConfig;
 pub use fetch::Awaited;
 pub use frame::Frame;
+pub use notify::{ListenGuard, Listener};
 pub use plugin::StoredCode;
 pub use produce::{PendingCommit, PendingProduce, Placed, PlacedRecord, Placement};
 pub use stream::{Cursor, FollowGuard, Follower, Load, Loaded, Next, Stream};
 
 use cursor::Groups;
 use deployment::Deployments;
+use notify::Notifier;
 use stream::Streams;
 
 /// The broker's limits.
@@ -77,6 +80,7 @@ pub struct Broker {
     store: Store,
     engine: Engine,
     clock: Arc<dyn Clock>,
+    notifier: Arc<Notifier>,
     streams: Streams,
     deployments: Deployments,
     /// Held while topics are created, altered or deleted: each change rests on the ones before.
@@ -99,8 +103,10 @@ impl Broker {
         engine: Engine,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Arc<Broker>> {
+        let notifier = Notifier::start();
         let broker = Arc::new(Broker {
-            streams: Streams::new(config.frame_bytes_target),
+            streams: Streams::new(config.frame_bytes_target, notifier.clone()),
+            notifier,
             deployments: Deployments::default(),
             catalog: tokio::sync::Mutex::default(),
             groups: Groups::default(),

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::filter::{Filter, FilterKey, Seats};
+use super::notify::Notifier;
 use super::{Broker, refusal};
 use crate::store::{Partition, Topic, TopicId};
 
@@ -56,6 +57,7 @@ struct Shelves {
     far: Arc<Shelf>,
     /// Where instances stay between calls.
     seats: Arc<Seats>,
+    notifier: Arc<Notifier>,
     frame_bytes_target: usize,
 }
 
@@ -107,12 +109,13 @@ enum CursorStart {
 }
 
 impl Streams {
-    pub(super) fn new(frame_bytes_target: usize) -> Streams {
+    pub(super) fn new(frame_bytes_target: usize, notifier: Arc<Notifier>) -> Streams {
         Streams {
             shelves: Arc::new(Shelves {
                 near: Shelf::new(NEAR_BYTES_MAX),
                 far: Shelf::new(FAR_BYTES_MAX),
                 seats: Arc::default(),
+                notifier,
                 frame_bytes_target,
             }),
             by_key: DashMap::new(),

@@ -5,6 +5,7 @@ mod catalog;
 mod deployment;
 mod fetch;
 mod group;
+mod notify;
 mod place;
 mod plugin;
 mod streams;

@@ -463,9 +463,11 @@ impl Engine {
         Partition::new(topic, name.clone(), number, shared, opened)
     }
 
-    /// Makes records visible, then gives the answers.
+    /// Makes records visible, gives the answers, then tells who watches the partitions: whoever
+    /// waits for a commit must not wait for its readers to be woken.
     fn land(&self, landing: Landing, synced: u64) {
         self.meters.landed(&landing);
+        let mut changed = Vec::new();
         for partition in &landing.partitions {
             let published = partition.publish(synced);
             if published.must_queue {
@@ -480,13 +482,15 @@ impl Engine {
                     ..
                 } = published;
                 partition.meters().produced(records, batches, bytes);
-                partition
-                    .watchers
-                    .notify(partition.topic(), partition.number());
+                changed.push(partition);
             }
         }
         for answer in landing.answers {
             answer.give();
+        }
+        for partition in changed {
+            let (topic, number) = (partition.topic(), partition.number());
+            partition.watchers.notify(topic, number);
         }
     }
 

@@ -276,10 +276,7 @@ impl Partition {
 
     /// Calls `watcher` after every change of the end, the start or the state.
     pub fn watch(self: &Arc<Self>, watcher: &Arc<dyn Watcher>) -> WatchGuard {
-        WatchGuard {
-            partition: self.clone(),
-            place: self.watchers.add(watcher),
-        }
+        WatchGuard::new(self, watcher)
     }
 
     /// The batches from `offset` on that are in memory; stops after the one

@@ -10,73 +10,60 @@ use super::partition::Partition;
 
 /// Is told that a partition's end, start or state changed.
 pub trait Watcher: Send + Sync {
-    /// Called from the store's threads after the change can be seen; must be
-    /// quick, must not wait, and must neither begin nor end a watching.
+    /// Called once for each change, from the store's threads, after the change can be seen and after
+    /// the commits that made it were answered. Must be quick, must not wait, and must neither begin
+    /// nor end a watching: whoever has many to tell does that elsewhere.
     fn changed(&self, topic: TopicId, partition: u32);
 }
 
-/// The watchers of one partition.
+/// The watchers of one partition: few, because the broker has one for all of its readers.
 #[derive(Default)]
-pub(crate) struct Watchers {
-    list: RwLock<List>,
-}
-
-/// Places, some of them free to be taken again.
-#[derive(Default)]
-struct List {
-    places: Vec<Option<Arc<dyn Watcher>>>,
-    free: Vec<usize>,
-}
+pub(crate) struct Watchers(RwLock<Vec<Arc<dyn Watcher>>>);
 
 impl fmt::Debug for Watchers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = self.list.read();
-        f.debug_struct("Watchers")
-            .field("count", &(list.places.len() - list.free.len()))
+        f.debug_tuple("Watchers")
+            .field(&self.0.read().len())
             .finish()
     }
 }
 
 impl Watchers {
-    pub(crate) fn add(&self, watcher: &Arc<dyn Watcher>) -> usize {
-        let mut list = self.list.write();
-        let place = list.free.pop().unwrap_or_else(|| {
-            list.places.push(None);
-            list.places.len() - 1
-        });
-        list.places[place] = Some(watcher.clone());
-        place
-    }
-
-    fn remove(&self, place: usize) {
-        let mut list = self.list.write();
-        let removed = list.places[place].take();
-        list.free.push(place);
-        if list.free.len() == list.places.len() {
-            *list = List::default();
-        }
-        drop(list);
+    fn remove(&self, watcher: &Arc<dyn Watcher>) {
+        let mut watchers = self.0.write();
+        let place = watchers.iter().position(|it| Arc::ptr_eq(it, watcher));
+        let removed = place.map(|place| watchers.swap_remove(place));
+        drop(watchers);
         // Whatever the watcher holds may be dropped with it.
         drop(removed);
     }
 
     pub(crate) fn notify(&self, topic: TopicId, partition: u32) {
-        for watcher in self.list.read().places.iter().flatten() {
+        for watcher in self.0.read().iter() {
             watcher.changed(topic, partition);
         }
     }
 }
 
 /// Ends the watching when dropped.
-#[derive(Debug)]
 #[must_use = "dropping the guard ends the watching"]
 pub struct WatchGuard {
-    pub(crate) partition: Arc<Partition>,
-    pub(crate) place: usize,
+    partition: Arc<Partition>,
+    watcher: Arc<dyn Watcher>,
+}
+
+impl WatchGuard {
+    pub(crate) fn new(partition: &Arc<Partition>, watcher: &Arc<dyn Watcher>) -> WatchGuard {
+        partition.watchers.0.write().push(watcher.clone());
+        WatchGuard {
+            partition: partition.clone(),
+            watcher: watcher.clone(),
+        }
+    }
 }
 
 impl Drop for WatchGuard {
     fn drop(&mut self) {
-        self.partition.watchers.remove(self.place);
+        self.partition.watchers.remove(&self.watcher);
     }
 }

@@ -1,4 +1,4 @@
-//! From the store's threads to a connection's task: which cursors may have
+//! From the broker to a connection's task: which cursors may have
 //! something new.
 
 use std::sync::Arc;
@@ -8,8 +8,7 @@ use std::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use crate::broker::Follower;
-use crate::store::{TopicId, Watcher};
+use crate::broker::{Follower, Listener};
 
 /// Names a cursor within its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +86,8 @@ impl CursorSignal {
     }
 }
 
-impl Watcher for CursorSignal {
-    fn changed(&self, _topic: TopicId, _partition: u32) {
+impl Listener for CursorSignal {
+    fn changed(&self) {
         self.ring();
     }
 }

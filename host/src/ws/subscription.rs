@@ -8,9 +8,8 @@ use eddy_protocol::frame::{Ended, Position, Progress};
 use eddy_protocol::{ErrorCode, Form, ServerFrame, WireError};
 
 use super::signal::{CursorKey, CursorSignal, Signal};
-use crate::broker::{Cursor, FollowGuard, Frame, Load, Loaded, Next, Stream};
+use crate::broker::{Cursor, FollowGuard, Frame, ListenGuard, Load, Loaded, Next, Stream};
 use crate::metrics::{self as names, Present};
-use crate::store::{WatchGuard, Watcher};
 
 /// How long a cursor rests when something is in its way.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
@@ -40,7 +39,7 @@ pub(super) struct Subscription {
 struct Reader {
     cursor: Cursor,
     signal: Arc<CursorSignal>,
-    _watch: WatchGuard,
+    _listening: ListenGuard,
     state: State,
 }
 
@@ -135,14 +134,13 @@ impl Subscriptions {
             partition: cursor.partition(),
         };
         let signal = CursorSignal::new(key, &self.signal);
-        let watcher: Arc<dyn Watcher> = signal.clone();
-        let watch = cursor.watch(&watcher);
+        let listening = cursor.listen(signal.clone());
         held.cursors.insert(
             key.partition,
             Reader {
                 cursor,
                 signal,
-                _watch: watch,
+                _listening: listening,
                 state: State::Ready,
             },
         );
@@ -157,7 +155,7 @@ impl Subscriptions {
         self.by_number.len() < before
     }
 
-    /// Queues the cursors that the store has named.
+    /// Queues the cursors whose partitions have changed.
     pub(super) fn wake(&mut self) {
         for key in self.signal.take_changed() {
             self.make_ready(key);

@@ -20,11 +20,11 @@ use super::outputs::Outputs;
 use super::progress::Position;
 use super::{Deployment, admission, passes, told_to_stop};
 use crate::broker::feed::{self, Call, Feed};
-use crate::broker::fetch::{self, News};
-use crate::broker::{Broker, refusal};
+use crate::broker::fetch::{self, PartitionChange};
+use crate::broker::{Broker, ListenGuard, refusal};
 use crate::metrics as names;
 use crate::plugin::{Instance, PluginError, Verdict};
-use crate::store::{Append, Commit, CommitError, Partition, Ticket, WatchGuard};
+use crate::store::{Append, Commit, CommitError, Partition, Ticket};
 
 /// Why a runner stopped, in words for who runs the deployment.
 pub(super) enum Stop {
@@ -55,8 +55,8 @@ pub(super) struct Runner {
     missed: Counter,
     /// Whether the lane may show something that was in the way and is no more.
     is_troubled: bool,
-    news: Arc<News>,
-    _watch: WatchGuard,
+    change: Arc<PartitionChange>,
+    _listening: ListenGuard,
 }
 
 struct InFlight {
@@ -93,7 +93,7 @@ impl Runner {
             None => begin(broker, deployment, number).await?,
         };
         lane.opened(position);
-        let news = Arc::new(News::default());
+        let (change, listening) = broker.listen(&partition);
         Ok(Runner {
             outputs: Outputs::new(record, topics, number, broker.config.batch_bytes_max),
             feed: Feed::new(feed::call_bytes_max(
@@ -109,8 +109,8 @@ impl Runner {
             skipped: 0,
             missed: counter!(names::DEPLOYMENT_MISSED, "deployment" => deployment.record.spec.name.clone()),
             is_troubled: true,
-            _watch: news.watch(&partition),
-            news,
+            change,
+            _listening: listening,
             partition,
         })
     }
@@ -143,7 +143,7 @@ impl Runner {
         match self.in_flight.front_mut() {
             // Nothing to read: wait for records, and meanwhile for answers.
             Some(oldest) if room => tokio::select! {
-                () = self.news.came() => Ok(()),
+                () = self.change.came() => Ok(()),
                 answer = &mut oldest.ticket => self.settle(answer.map(drop)),
             },
             Some(oldest) => {
@@ -152,7 +152,7 @@ impl Runner {
             }
             None => {
                 self.untroubled();
-                self.news.came().await;
+                self.change.came().await;
                 Ok(())
             }
         }

@@ -11,7 +11,6 @@ use tokio::task::{JoinError, JoinSet};
 use super::lane::Lane;
 use super::runner::{Runner, Stop};
 use super::{Deployment, passes, told_to_stop};
-use crate::broker::fetch::News;
 use crate::broker::{Broker, refusal};
 use crate::metrics as names;
 use crate::store::{Commit, CommitError};
@@ -179,13 +178,12 @@ fn pause(broker: &Broker, retries: u32) -> Duration {
 
 /// Until a partition that is stopped serves again; for ever where it is not stopped.
 async fn repaired(broker: &Broker, deployment: &Deployment, number: u32) {
-    let news = Arc::new(News::default());
     if let Ok((_, partition)) = broker.partition(&deployment.record.spec.from, number)
         && partition.stopped().is_some()
     {
-        let _watch = news.watch(&partition);
+        let (change, _listening) = broker.listen(&partition);
         while partition.stopped().is_some() {
-            news.came().await;
+            change.came().await;
         }
         return;
     }

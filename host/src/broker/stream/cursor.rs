@@ -13,9 +13,9 @@ use super::chunk::{Chunk, Encoded};
 use super::lane::{Found, Lane};
 use crate::broker::filter::Filter;
 use crate::broker::frame::{self, Frame};
+use crate::broker::notify::{ListenGuard, Listener};
 use crate::broker::refusal;
 use crate::metrics as names;
-use crate::store::{WatchGuard, Watcher};
 
 /// One subscriber in one partition of a stream.
 pub struct Cursor {
@@ -86,9 +86,10 @@ impl Cursor {
         }
     }
 
-    /// Calls `watcher` whenever there may be something new.
-    pub fn watch(&self, watcher: &Arc<dyn Watcher>) -> WatchGuard {
-        self.lane.partition.watch(watcher)
+    /// Calls `listener` whenever there may be something new.
+    pub fn listen(&self, listener: Arc<dyn Listener>) -> ListenGuard {
+        let notifier = &self.stream.shelves.notifier;
+        notifier.listen(&self.lane.partition, listener)
     }
 
     /// What comes next. Never blocks.
