@@ -947,10 +947,10 @@ fn a_folder_of_a_newer_eddy_or_without_its_format_is_not_touched() {
     let (store, _) = filled(&disk, 2);
     drop(store);
     let text = String::from_utf8(disk.content("FORMAT").expect("it is there")).expect("it is text");
-    disk.insert("FORMAT", text.replace("format 1", "format 2").into_bytes());
+    disk.insert("FORMAT", text.replace("format 2", "format 3").into_bytes());
     assert!(matches!(
         try_open(&disk).expect_err("it is newer"),
-        OpenError::Format { found: 2, .. }
+        OpenError::Format { found: 3, .. }
     ));
     disk.remove("FORMAT").expect("it is there");
     assert!(matches!(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use eddy::io::{Disk, RealDisk};
+use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, RealDisk};
 use eddy::store::{
     Append, CatalogChange, Change, Commit, Partition, Producer, ReadError, Store, Table, TopicId,
 };
@@ -18,7 +18,7 @@ use eddy_protocol::frame::{Durability, TopicSettings};
 use store_kit::*;
 
 /// Every format there was; the last one is the current.
-const FORMATS: &[&str] = &["store-format-1"];
+const FORMATS: &[&str] = &["store-format-1", "store-format-2"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -392,7 +392,7 @@ fn verify(folder: &Path) {
 
 #[test]
 fn a_folder_of_every_format_is_read_whole() {
-    let current = fixtures().join("store-format-1");
+    let current = fixtures().join(FORMATS[FORMATS.len() - 1]);
     if std::env::var_os("EDDY_WRITE_FIXTURES").is_some() {
         write_fixture(&current);
     }
@@ -405,7 +405,7 @@ fn a_folder_of_every_format_is_read_whole() {
 
 #[test]
 fn everything_that_a_store_of_any_format_kept_is_there() {
-    let all = ["store-format-1-all"];
+    let all = ["store-format-1-all", "store-format-2-all"];
     if std::env::var_os("EDDY_WRITE_FIXTURES").is_some() {
         write_all_kinds(&fixtures().join(all[all.len() - 1]));
     }
@@ -413,5 +413,50 @@ fn everything_that_a_store_of_any_format_kept_is_there() {
         let folder = tempfile::tempdir().expect("a folder");
         copy(&fixtures().join(format), folder.path());
         verify_all_kinds(folder.path());
+    }
+}
+
+/// Puts a folder's files on a disk in memory.
+fn load(disk: &FaultyDisk, folder: &Path, below: &str) {
+    for entry in fs::read_dir(folder).expect("the folder is there").flatten() {
+        let path = format!("{below}{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            disk.create_dir(&path).expect("the disk works");
+            load(disk, &entry.path(), &format!("{path}/"));
+        } else {
+            disk.insert(&path, fs::read(entry.path()).expect("it can be read"));
+        }
+    }
+}
+
+#[test]
+fn a_crash_while_an_old_folder_is_renewed_loses_nothing() {
+    let folder = fixtures().join("store-format-1");
+    for stop in (1..).step_by(2) {
+        let disk = FaultyDisk::new(stop);
+        load(&disk, &folder, "");
+        disk.set_faults(Faults {
+            stop_at_operation: Some(disk.operations() + stop),
+            ..Faults::default()
+        });
+        let opened = try_open(&disk);
+        let is_over = opened.is_ok();
+        drop(opened);
+        disk.crash(CrashKind::Machine);
+        disk.set_faults(Faults::default());
+        let store = try_open(&disk).unwrap_or_else(|error| panic!("stopped at {stop}: {error}"));
+        let topic = store.topic(&name_of("quakes")).expect("it was made");
+        assert_eq!(
+            values(&topic.partitions()[1]).len(),
+            160,
+            "stopped at {stop}"
+        );
+        assert_eq!(
+            store.get(Table::Progress, b"position"),
+            Ok(Some(Bytes::from("1/39")))
+        );
+        if is_over {
+            return;
+        }
     }
 }

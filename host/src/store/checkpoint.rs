@@ -1,101 +1,29 @@
 //! The checkpoint: what is in the journal comes to rest in segments and tables,
 //! is synced there, and the journal's head can go.
 //!
-//! What recovery needs besides the tables and the segments lies in the same
-//! file and the same transaction as the tables, under numbers of its own:
-//!
-//! ```text
-//! 200               sequence u64 | records u64 | changes u64 | next topic u64 | next producer u64
-//!                   | closed u8 (1: the store was closed, the journal has nothing behind this)
-//! 201 topic u64be   settings | partitions u32 | name length u16 | name
-//! 202 topic u64be partition u32be
-//!                   epoch u32 | start u64 | segment u64 | length u64 | end u64
-//!                   | why stopped: length u16 (65535: not stopped) | text
-//!                   and if there are holes or segments are missed:
-//!                   holes: count u32, each from u64 | to u64 | at u64
-//!                   missed, until the end, each segment u64 | length u64
-//! 203 producer u64be
-//!                   epoch u16 | used ms i64 | name length u16 (65535: none) | name | windows u32, each
-//!                   topic u64 | partition u32 | epoch u16 | next u32 | sent u8, each
-//!                   sequence u32 | count u32 | offset u64
-//! ```
-//!
-//! Little endian but for the keys, whose order should be that of the numbers.
-//! `segment` and `length` say how far the partition's files are synced and
-//! `end` which offset that is; everything above is written anew from the
-//! journal at recovery. A hole is what a repair gave up: the offsets from `from`
-//! to `to`, where the latter is at byte `at` of the segment that `from` is in. A
-//! segment is missed that was the newest once and then was not there as it was
-//! synced: the partition is stopped until it is (or is given up), but what the
-//! journal had behind it went on into other segments.
+//! What recovery needs besides the tables and the segments lies in the same file
+//! and the same transaction as the tables (see [`row`](super::row)).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-use bytes::{Buf, BufMut, Bytes};
-use eddy_protocol::TopicName;
-use eddy_protocol::frame::TopicSettings;
 
 use super::apply::Applied;
 use super::commit::TopicId;
 use super::engine::Engine;
 use super::error::TableError;
 use super::journal::group::Frame;
-use super::journal::operation::{
-    decode_holes, decode_settings, decode_text, encode_holes, encode_settings, encode_text,
-};
 use super::journal::{self, FileHeader};
-use super::partition::{Partition, first_epoch};
-use super::producer::{Identity, PartitionKey, Sent, Window};
-use super::segment::{HEADER_BYTES, Hole, SyncFault};
-use super::table::{Changes, WriteError, full_key};
+use super::partition::Partition;
+use super::producer::{Identity, PartitionKey};
+use super::row::{self, PartitionEntry, State, TopicEntry};
+use super::segment::SyncFault;
+use super::table::{Changes, WriteError};
 use super::writer::Writer;
 use crate::io::is_short_of_files;
 
-pub(crate) const STATE: u8 = 200;
-pub(crate) const TOPIC: u8 = 201;
-pub(crate) const PARTITION: u8 = 202;
-pub(crate) const IDENTITY: u8 = 203;
-
 /// How far partitions' segments are.
 type Entries = Vec<(Arc<Partition>, PartitionEntry)>;
-
-/// The numbers that a checkpoint keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct State {
-    /// The newest group that the checkpoint covers.
-    pub(crate) sequence: u64,
-    pub(crate) records: u64,
-    pub(crate) changes: u64,
-    pub(crate) next_topic: u64,
-    pub(crate) next_producer: u64,
-    pub(crate) closed: bool,
-}
-
-/// What a checkpoint keeps of a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TopicEntry {
-    pub(crate) settings: TopicSettings,
-    pub(crate) partitions: u32,
-    pub(crate) name: TopicName,
-}
-
-/// What a checkpoint keeps of a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct PartitionEntry {
-    pub(crate) epoch: u32,
-    pub(crate) start: u64,
-    /// The base of the newest segment.
-    pub(crate) segment: u64,
-    /// How much of it is synced; 0: there is no segment.
-    pub(crate) length: u64,
-    pub(crate) end: u64,
-    pub(crate) stopped: Option<String>,
-    pub(crate) holes: Vec<Hole>,
-    /// Segments that are waited for, and how much of them was synced.
-    pub(crate) missed: Vec<(u64, u64)>,
-}
 
 /// How a checkpoint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,10 +247,7 @@ impl Engine {
     /// Removes what earlier checkpoints kept of the partitions of deleted topics.
     fn forget_deleted(&self, frozen: &Frozen, own: &mut Changes) -> Result<(), TableError> {
         for (id, _) in frozen.topics.iter().filter(|(_, entry)| entry.is_none()) {
-            for (key, _) in self
-                .tables
-                .scan_stored(&full_key(PARTITION, &id.0.to_be_bytes()))?
-            {
+            for (key, _) in self.tables.scan_stored(&row::partitions_prefix(*id))? {
                 own.insert(key, None);
             }
         }
@@ -413,7 +338,7 @@ impl Engine {
         let _alone = self.applying.lock();
         let segments = partition.segments();
         let entry = PartitionEntry {
-            epoch: partition.epoch(),
+            epochs: partition.epochs(),
             start: partition.start(),
             segment: segments.last().map_or(0, |segment| segment.key.base),
             length: segments.last().map_or(0, |segment| segment.len()),
@@ -457,193 +382,24 @@ impl Engine {
 
 fn own_entries(frozen: &Frozen, partitions: &[(Arc<Partition>, PartitionEntry)]) -> Changes {
     let mut own = Changes::new();
-    own.insert(full_key(STATE, b""), Some(encode_state(&frozen.state)));
-    for (id, entry) in &frozen.topics {
-        own.insert(topic_key(*id), entry.as_ref().map(encode_topic));
-    }
-    for (partition, entry) in partitions {
-        let has_history = entry.length > 0
-            || entry.stopped.is_some()
-            || !entry.holes.is_empty()
-            || !entry.missed.is_empty()
-            || entry.epoch != first_epoch(partition.topic());
-        let value = has_history.then(|| encode_partition(entry));
-        own.insert(partition_key(partition.topic(), partition.number()), value);
-    }
-    for (id, identity) in &frozen.identities {
-        own.insert(identity_key(*id), Some(encode_identity(identity)));
-    }
-    for id in &frozen.gone {
-        own.insert(identity_key(*id), None);
-    }
+    own.extend([row::state_row(&frozen.state)]);
+    let topics = frozen.topics.iter();
+    own.extend(topics.map(|(id, entry)| row::topic_row(*id, entry.as_ref())));
+    own.extend(partitions.iter().map(|(partition, entry)| {
+        let key = (partition.topic(), partition.number());
+        row::partition_row(key, Some(entry).filter(|entry| entry.has_history(key.0)))
+    }));
+    let identities = frozen.identities.iter();
+    own.extend(identities.map(|(id, identity)| row::identity_row(*id, Some(identity))));
+    own.extend(frozen.gone.iter().map(|id| row::identity_row(*id, None)));
     own
-}
-
-pub(crate) fn topic_key(topic: TopicId) -> Bytes {
-    full_key(TOPIC, &topic.0.to_be_bytes())
-}
-
-pub(crate) fn partition_key(topic: TopicId, partition: u32) -> Bytes {
-    let mut key = topic.0.to_be_bytes().to_vec();
-    key.extend_from_slice(&partition.to_be_bytes());
-    full_key(PARTITION, &key)
-}
-
-pub(crate) fn identity_key(id: u64) -> Bytes {
-    full_key(IDENTITY, &id.to_be_bytes())
-}
-
-fn encode_state(state: &State) -> Bytes {
-    let mut out = Vec::new();
-    out.put_u64_le(state.sequence);
-    out.put_u64_le(state.records);
-    out.put_u64_le(state.changes);
-    out.put_u64_le(state.next_topic);
-    out.put_u64_le(state.next_producer);
-    out.put_u8(u8::from(state.closed));
-    out.into()
-}
-
-pub(crate) fn decode_state(mut from: Bytes) -> Option<State> {
-    let state = State {
-        sequence: from.try_get_u64_le().ok()?,
-        records: from.try_get_u64_le().ok()?,
-        changes: from.try_get_u64_le().ok()?,
-        next_topic: from.try_get_u64_le().ok()?,
-        next_producer: from.try_get_u64_le().ok()?,
-        closed: from.try_get_u8().ok()? == 1,
-    };
-    from.is_empty().then_some(state)
-}
-
-fn encode_topic(entry: &TopicEntry) -> Bytes {
-    let mut out = Vec::new();
-    encode_settings(&entry.settings, &mut out);
-    out.put_u32_le(entry.partitions);
-    encode_text(Some(entry.name.as_ref()), &mut out);
-    out.into()
-}
-
-pub(crate) fn decode_topic(key: &[u8], mut from: Bytes) -> Option<(TopicId, TopicEntry)> {
-    let id = TopicId(u64::from_be_bytes(key.get(1..)?.try_into().ok()?));
-    let settings = decode_settings(&mut from)?;
-    let partitions = from.try_get_u32_le().ok()?;
-    let name = TopicName::parse(&decode_text(&mut from)??).ok()?;
-    from.is_empty().then_some((
-        id,
-        TopicEntry {
-            settings,
-            partitions,
-            name,
-        },
-    ))
-}
-
-fn encode_partition(entry: &PartitionEntry) -> Bytes {
-    let mut out = Vec::new();
-    out.put_u32_le(entry.epoch);
-    out.put_u64_le(entry.start);
-    out.put_u64_le(entry.segment);
-    out.put_u64_le(entry.length);
-    out.put_u64_le(entry.end);
-    encode_text(entry.stopped.as_deref(), &mut out);
-    if !entry.holes.is_empty() || !entry.missed.is_empty() {
-        encode_holes(&entry.holes, &mut out);
-    }
-    for (segment, length) in &entry.missed {
-        out.put_u64_le(*segment);
-        out.put_u64_le(*length);
-    }
-    out.into()
-}
-
-pub(crate) fn decode_partition(
-    key: &[u8],
-    mut from: Bytes,
-) -> Option<(PartitionKey, PartitionEntry)> {
-    let topic = TopicId(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?));
-    let partition = u32::from_be_bytes(key.get(9..)?.try_into().ok()?);
-    let mut entry = PartitionEntry {
-        epoch: from.try_get_u32_le().ok()?,
-        start: from.try_get_u64_le().ok()?,
-        segment: from.try_get_u64_le().ok()?,
-        length: from.try_get_u64_le().ok()?,
-        end: from.try_get_u64_le().ok()?,
-        stopped: decode_text(&mut from)?,
-        holes: if from.is_empty() {
-            Vec::new()
-        } else {
-            decode_holes(&mut from)?
-        },
-        missed: Vec::new(),
-    };
-    while !from.is_empty() {
-        entry
-            .missed
-            .push((from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?));
-    }
-    let is_plausible = entry.length == 0 || entry.length >= HEADER_BYTES;
-    is_plausible.then_some(((topic, partition), entry))
-}
-
-fn encode_identity(identity: &Identity) -> Bytes {
-    let mut out = Vec::new();
-    out.put_u16_le(identity.epoch);
-    out.put_i64_le(identity.used_ms);
-    encode_text(identity.name.as_deref(), &mut out);
-    out.put_u32_le(u32::try_from(identity.windows.len()).unwrap_or(u32::MAX));
-    let mut windows: Vec<_> = identity.windows.iter().collect();
-    windows.sort_unstable_by_key(|(key, _)| **key);
-    for ((topic, partition), window) in windows {
-        out.put_u64_le(topic.0);
-        out.put_u32_le(*partition);
-        out.put_u16_le(window.epoch);
-        out.put_u32_le(window.next);
-        out.put_u8(window.used);
-        for sent in window.remembered() {
-            out.put_u32_le(sent.sequence);
-            out.put_u32_le(sent.count);
-            out.put_u64_le(sent.offset);
-        }
-    }
-    out.into()
-}
-
-pub(crate) fn decode_identity(key: &[u8], mut from: Bytes) -> Option<(u64, Identity)> {
-    let id = u64::from_be_bytes(key.get(1..)?.try_into().ok()?);
-    let mut identity = Identity {
-        epoch: from.try_get_u16_le().ok()?,
-        used_ms: from.try_get_i64_le().ok()?,
-        name: decode_text(&mut from)?,
-        ..Identity::default()
-    };
-    for _ in 0..from.try_get_u32_le().ok()? {
-        let key = (
-            TopicId(from.try_get_u64_le().ok()?),
-            from.try_get_u32_le().ok()?,
-        );
-        let mut window = Window {
-            epoch: from.try_get_u16_le().ok()?,
-            next: from.try_get_u32_le().ok()?,
-            used: from.try_get_u8().ok()?,
-            ..Window::default()
-        };
-        for place in 0..usize::from(window.used) {
-            *window.sent.get_mut(place)? = Sent {
-                sequence: from.try_get_u32_le().ok()?,
-                count: from.try_get_u32_le().ok()?,
-                offset: from.try_get_u64_le().ok()?,
-            };
-        }
-        identity.windows.insert(key, window);
-    }
-    from.is_empty().then_some((id, identity))
 }
 
 #[cfg(test)]
 mod tests {
-    use eddy_protocol::frame::Durability;
-    use eddy_protocol::{BatchBuilder, Compression};
+    use bytes::Bytes;
+    use eddy_protocol::frame::{Durability, TopicSettings};
+    use eddy_protocol::{BatchBuilder, Compression, TopicName};
 
     use super::*;
     use crate::io::{CrashKind, FaultyDisk, ManualClock};

@@ -272,6 +272,7 @@ impl Engine {
             payload_bytes: draft.payload_bytes,
             directory_bytes: directory_bytes(draft)?,
             operations: draft.operations,
+            needs: 0,
         };
         let frame = group::encode(&header, &draft.directory);
         match writer.journal.append(&frame, &draft.batches) {
@@ -436,11 +437,12 @@ impl Engine {
                 topic,
                 partition,
                 epoch,
+                from,
                 holes,
             } => {
                 let log = writer.logs.get_mut(&(topic, partition))?;
                 log.last_needs = writer.sequence;
-                for lost in log.partition.repair(epoch, holes) {
+                for lost in log.partition.repair(epoch, from.unwrap_or(log.next), holes) {
                     self.files.set_aside(lost);
                 }
                 writer

@@ -24,6 +24,14 @@ pub enum OpenError {
         /// What this build knows.
         known: u32,
     },
+    /// A newer Eddy wrote something that this one must not skip.
+    #[error("{path} holds {what}, which this eddy does not know: it was written by a newer one")]
+    Newer {
+        /// The file.
+        path: String,
+        /// What this build does not know.
+        what: String,
+    },
     /// A file without which nothing can be served is damaged or missing.
     #[error("{path} is damaged: {reason}")]
     Damaged {

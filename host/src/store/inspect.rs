@@ -171,7 +171,7 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
             source,
         }
     };
-    let salt = format::open(&**disk)?.ok_or_else(|| OpenError::Damaged {
+    let (salt, format) = format::open(&**disk)?.ok_or_else(|| OpenError::Damaged {
         path: disk.describe(format::PATH),
         reason: "there is none; this is no data folder of Eddy".to_owned(),
     })?;
@@ -218,7 +218,7 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
         .filter(|name| name.ends_with(".damaged"));
     let root = disk.list("").map_err(fault(""))?;
     Ok(Folder {
-        format: format::VERSION,
+        format,
         topics,
         journal: journal.map_err(fault(journal::FOLDER))?,
         set_aside: set_aside.collect(),
@@ -353,8 +353,14 @@ fn journal_file(disk: &dyn Disk, first: u64, salt: u64) -> io::Result<JournalFil
             reason: "the file's header is not as it was written".to_owned(),
         });
     }
+    let length = file.bytes;
     for found in Scan::new(bytes, salt, first) {
         match found {
+            Found::Newer { what } => file.damage.push(Damage {
+                at: file.groups.last().map_or(0, |group| group.at + group.bytes),
+                bytes: length,
+                reason: format!("a newer eddy wrote {what}"),
+            }),
             Found::Group(group) => {
                 let group = group_info(&group);
                 if !group.is_whole {

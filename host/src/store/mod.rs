@@ -27,7 +27,9 @@ mod commit;
 mod config;
 mod driver;
 mod engine;
+mod epoch;
 mod error;
+mod field;
 mod flight;
 mod format;
 pub mod inspect;
@@ -39,6 +41,7 @@ mod recovery;
 mod request;
 mod retention;
 mod room;
+mod row;
 mod segment;
 #[cfg(test)]
 mod simulation;
@@ -53,6 +56,7 @@ pub use commit::{
 };
 pub use config::Config;
 pub use driver::Store;
+pub use epoch::Resume;
 pub use error::{CommitError, Health, OpenError, ReadError, TableError};
 pub use partition::{Partition, Read, TailRead};
 pub use request::Ticket;

@@ -16,6 +16,7 @@ use eddy_protocol::{Batch, TopicName};
 use parking_lot::{Mutex, RwLock};
 
 use super::commit::TopicId;
+use super::epoch::{Epochs, Resume};
 use super::error::ReadError;
 use super::segment::files::Files;
 use super::segment::read::{self, Place};
@@ -36,6 +37,7 @@ pub struct Partition {
     name: TopicName,
     number: u32,
     epoch: AtomicU32,
+    epochs: Mutex<Epochs>,
     start: AtomicU64,
     end: AtomicU64,
     bytes: AtomicU64,
@@ -90,7 +92,7 @@ struct Inner {
 /// How a partition begins.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) epoch: u32,
+    pub(crate) epochs: Epochs,
     pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) checkpointed: u64,
@@ -100,19 +102,11 @@ pub(crate) struct Opened {
     pub(crate) missed: Vec<(u64, u64)>,
 }
 
-/// The epoch in which a topic's partitions begin. A topic of the same name that
-/// was there before had others, so that its readers can tell.
-pub(crate) fn first_epoch(topic: TopicId) -> u32 {
-    const EPOCHS_EACH: u32 = 1 << 12;
-    let earlier = topic.0.wrapping_sub(1) as u32;
-    earlier.wrapping_mul(EPOCHS_EACH).wrapping_add(1)
-}
-
 impl Opened {
     /// A new partition.
     pub(crate) fn fresh(topic: TopicId) -> Opened {
         Opened {
-            epoch: first_epoch(topic),
+            epochs: Epochs::first(topic),
             start: 0,
             end: 0,
             checkpointed: 0,
@@ -171,7 +165,8 @@ impl Partition {
             topic,
             name,
             number,
-            epoch: AtomicU32::new(opened.epoch),
+            epoch: AtomicU32::new(opened.epochs.current()),
+            epochs: Mutex::new(opened.epochs),
             start: AtomicU64::new(opened.start),
             end: AtomicU64::new(opened.end),
             bytes: AtomicU64::new(bytes),
@@ -230,6 +225,16 @@ impl Partition {
     /// Changes when history may have been lost.
     pub fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// What a position means that a reader stored under `epoch` (`None`: by a
+    /// release that stored none): the offset of the next record it wants.
+    pub fn resume(&self, epoch: Option<u32>, offset: u64) -> Resume {
+        self.epochs.lock().resume(epoch, offset)
+    }
+
+    pub(crate) fn epochs(&self) -> Epochs {
+        self.epochs.lock().clone()
     }
 
     /// The oldest offset.
@@ -600,7 +605,7 @@ impl Partition {
 
     /// Goes on with these holes; returns the segments of which nothing is left, or
     /// that are not waited for any more.
-    pub(crate) fn repair(&self, epoch: u32, holes: Vec<Hole>) -> Vec<Key> {
+    pub(crate) fn repair(&self, epoch: u32, from: u64, holes: Vec<Hole>) -> Vec<Key> {
         let holes: Arc<[Hole]> = holes.into();
         let damaged = self.stopped.read().as_ref().and_then(|stop| stop.segment);
         let mut inner = self.inner.lock();
@@ -633,7 +638,7 @@ impl Partition {
         }
         let bytes: u64 = lost.iter().map(|segment| segment.len()).sum();
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.set_epoch(epoch);
+        self.set_epoch(epoch, from);
         self.is_held.store(false, Ordering::Release);
         *self.stopped.write() = None;
         self.is_stopped.store(false, Ordering::Release);
@@ -655,7 +660,9 @@ impl Partition {
             .collect()
     }
 
-    pub(crate) fn set_epoch(&self, epoch: u32) {
+    /// Another epoch begins, if it is another one, at the offset `from`.
+    fn set_epoch(&self, epoch: u32, from: u64) {
+        self.epochs.lock().begin(epoch, from);
         self.epoch.store(epoch, Ordering::Release);
     }
 }

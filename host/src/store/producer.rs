@@ -86,6 +86,18 @@ pub(crate) enum Undo {
 }
 
 impl Window {
+    /// A window as a checkpoint kept it; `None` if it remembers too much.
+    pub(crate) fn kept(epoch: u16, next: u32, sent: &[Sent]) -> Option<Window> {
+        let mut window = Window {
+            epoch,
+            next,
+            used: u8::try_from(sent.len()).ok()?,
+            ..Window::default()
+        };
+        window.sent.get_mut(..sent.len())?.copy_from_slice(sent);
+        Some(window)
+    }
+
     pub(crate) fn remembered(&self) -> &[Sent] {
         &self.sent[..usize::from(self.used).min(REMEMBERED)]
     }

@@ -417,6 +417,7 @@ impl Writer {
                     topic: *topic,
                     partition: *partition,
                     epoch,
+                    from: Some(log.next),
                     holes,
                 })
             }

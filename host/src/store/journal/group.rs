@@ -7,7 +7,7 @@
 //! +--------+--------+----------------+----------------+----------------+
 //! | time ms         | records before | changes before | payload bytes  |
 //! +-----------------+----------------+----------------+----------------+
-//! 64 directory bytes u32 | 68 operations u32 | 72 check u32 | 76 zero   80
+//! 64 directory bytes u32 | 68 operations u32 | 72 check u32 | 76 needs u32  80
 //! directory   the operations, filled with zeros to a multiple of 8
 //! payload     the batches of the appends in their order, filled likewise
 //! directory   again
@@ -24,6 +24,10 @@
 //! to file. `salt` is the data folder's: bytes of users that look like a group
 //! are not taken for one.
 //!
+//! `needs` is 0; a group that a reader of this release must not read has another
+//! number there, and is refused. What else a group should say about itself is for
+//! an operation of a kind that older readers skip.
+//!
 //! `synced through` is the highest sequence that was known to be synced when
 //! the group was written: a bad group at or below it held acknowledged data.
 //! `records before` and `changes before` count all offsets and all operations
@@ -33,6 +37,7 @@
 use bytes::{Buf, BufMut, Bytes};
 
 use super::operation::Operation;
+use crate::store::field::Unreadable;
 
 /// Bytes of a group's header.
 pub(crate) const HEADER_BYTES: usize = 80;
@@ -55,6 +60,8 @@ pub(crate) struct Header {
     pub(crate) payload_bytes: u64,
     pub(crate) directory_bytes: u32,
     pub(crate) operations: u32,
+    /// What a reader must know to read the group; see the module.
+    pub(crate) needs: u32,
 }
 
 /// Which of its two places a header was found in.
@@ -91,6 +98,7 @@ impl Header {
         out.put_u32_le(self.operations);
         let check = crc32c::crc32c(&bytes[8..CHECK_AT]);
         bytes[CHECK_AT..CHECK_AT + 4].copy_from_slice(&check.to_le_bytes());
+        bytes[CHECK_AT + 4..].copy_from_slice(&self.needs.to_le_bytes());
         let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[8..]), directory);
         bytes[..4].copy_from_slice(&place.magic().to_le_bytes());
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
@@ -114,6 +122,7 @@ impl Header {
             payload_bytes: from.get_u64_le(),
             directory_bytes: from.get_u32_le(),
             operations: from.get_u32_le(),
+            needs: (&bytes[CHECK_AT + 4..]).get_u32_le(),
         };
         (header.directory_bytes <= DIRECTORY_BYTES_MAX).then_some((header, crc))
     }
@@ -208,14 +217,27 @@ fn is_whole(header: &[u8], directory: &[u8], crc: u32, salted: bool) -> bool {
     salted && crc32c::crc32c_append(crc32c::crc32c(&header[8..HEADER_BYTES]), directory) == crc
 }
 
-/// The operations of a directory; `None` if it is not made of as many as its
-/// header says, which a right checksum rules out.
-pub(crate) fn operations(mut directory: Bytes, count: u32) -> Option<Vec<Operation>> {
-    let mut found = Vec::with_capacity((count as usize).min(directory.len()));
+/// The operations of a group's directory. That they are damaged, a right checksum rules out.
+pub(crate) fn operations(
+    header: &Header,
+    mut directory: Bytes,
+) -> Result<Vec<Operation>, Unreadable> {
+    if header.needs > 0 {
+        return Err(Unreadable::Newer(format!(
+            "groups that need {}",
+            header.needs
+        )));
+    }
+    let count = header.operations as usize;
+    let mut found = Vec::with_capacity(count.min(directory.len()));
     for _ in 0..count {
         found.push(Operation::decode(&mut directory)?);
     }
-    directory.is_empty().then_some(found)
+    if directory.is_empty() {
+        Ok(found)
+    } else {
+        Err(Unreadable::Damaged)
+    }
 }
 
 #[cfg(test)]
@@ -233,6 +255,7 @@ mod tests {
             payload_bytes,
             directory_bytes: directory.len() as u32,
             operations: 1,
+            needs: 0,
         }
     }
 

@@ -24,6 +24,7 @@
 //! Knows nothing of partitions and tables.
 
 pub(crate) mod group;
+pub(crate) mod old;
 pub(crate) mod operation;
 pub(crate) mod scan;
 

@@ -1,36 +1,44 @@
 //! What a group's directory lists: everything that its commits do, except for
 //! the batches' bytes, which follow in the payload.
 //!
-//! An operation is a kind (u8) and its fields, little endian, packed:
+//! An operation is a kind (u8) and a block (see [`field`]) with its fields:
 //!
 //! ```text
-//! 1 append          topic u64 | partition u32 | base u64 | span u32 | count u32 | length u32
-//!                   | crc u32 (the batch's own) | producer u64 (0: none) | epoch u16 | sequence u32
-//! 2 put             table u8 | key length u32 | value length u32 | key | value
-//! 3 delete          table u8 | key length u32 | key
-//! 4 create topic    topic u64 | partitions u32 | settings | name length u8 | name
-//! 5 alter topic     topic u64 | partitions u32 | settings
-//! 6 delete topic    topic u64
-//! 7 open producer   producer u64 | epoch u16 | name length u16 (65535: none) | name
-//! 8 forget producer producer u64
-//! 9 set epoch       topic u64 | partition u32 | epoch u32
-//! 10 stop           topic u64 | partition u32 | end u64 | reason length u16 | reason
-//! 11 repair         topic u64 | partition u32 | epoch u32
-//! 12 repair         as 11 | holes: count u32, each from u64 | to u64 | at u64
+//! 32 append          topic u64 | partition u32 | base u64 | span u32 | count u32 | length u32
+//!                    | crc u32 (the batch's own) | producer u64 (0: none) | epoch u16 | sequence u32
+//! 33 put             table u8 | key length u32 | key | value (the rest)
+//! 34 delete          table u8 | key (the rest)
+//! 35 create topic    topic u64 | partitions u32 | name (text) | settings
+//! 36 alter topic     topic u64 | partitions u32 | settings
+//! 37 delete topic    topic u64
+//! 38 open producer   producer u64 | epoch u16 | name (text)
+//! 39 forget producer producer u64
+//! 40 set epoch       topic u64 | partition u32 | epoch u32 | from u64
+//! 41 stop            topic u64 | partition u32 | end u64 | reason (text)
+//! 42 repair          topic u64 | partition u32 | epoch u32 | from u64 | holes
 //!
-//! settings          durability u8 (0 disk, 1 memory) | retention ms u64 | retention bytes u64
-//!                   (all bits set: no limit)
+//! settings           entry: durability u8 (0 disk, 1 memory) | retention ms u64 | retention bytes u64
+//!                    (all bits set: no limit)
+//! holes              list: from u64 | to u64 | at u64
 //! ```
+//!
+//! Put and delete have no fields behind key and value: what they would gain wants
+//! another kind. Kinds from 128 on may be skipped by a reader that does not know
+//! them; it refuses other kinds that it does not know. The first release had the
+//! kinds 1 to 12, without blocks, which are read (see [`old`]) and never written.
 
 use bytes::{Buf, BufMut, Bytes};
 use eddy_protocol::frame::{Durability, TopicSettings};
 use eddy_protocol::{Batch, ProducerStamp, TopicName};
 
+use super::old;
 use crate::store::commit::{Change, Table, TopicId};
+use crate::store::field::{self, Unreadable, copy};
 use crate::store::segment::Hole;
 
 const NO_LIMIT: u64 = u64::MAX;
-const NO_NAME: u16 = u16::MAX;
+/// Kinds from here on are skipped where they are not known.
+const SKIPPED_FROM: u8 = 128;
 
 /// One thing that a group does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +71,8 @@ pub(crate) enum Operation {
         topic: TopicId,
         partition: u32,
         epoch: u32,
+        /// Where it begins; absent: at the partition's end (an earlier release).
+        from: Option<u64>,
     },
     Stop {
         topic: TopicId,
@@ -74,9 +84,13 @@ pub(crate) enum Operation {
         topic: TopicId,
         partition: u32,
         epoch: u32,
+        /// As for `SetEpoch`.
+        from: Option<u64>,
         /// All that the partition has from then on.
         holes: Vec<Hole>,
     },
+    /// What a newer release does and this one may skip.
+    Skipped,
 }
 
 /// Where a batch was put, and what of it the producers' state needs.
@@ -119,21 +133,39 @@ impl Placed {
 }
 
 impl Operation {
+    fn kind(&self) -> u8 {
+        match self {
+            Operation::Append(_) => 32,
+            Operation::Change(Change::Put { .. }) => 33,
+            Operation::Change(Change::Delete { .. }) => 34,
+            Operation::CreateTopic { .. } => 35,
+            Operation::AlterTopic { .. } => 36,
+            Operation::DeleteTopic { .. } => 37,
+            Operation::OpenProducer { .. } => 38,
+            Operation::ForgetProducer { .. } => 39,
+            Operation::SetEpoch { .. } => 40,
+            Operation::Stop { .. } => 41,
+            Operation::Repair { .. } => 42,
+            Operation::Skipped => SKIPPED_FROM,
+        }
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.kind());
+        field::block(out, |out| self.encode_fields(out));
+    }
+
+    fn encode_fields(&self, out: &mut Vec<u8>) {
         match self {
             Operation::Append(placed) => encode_append(placed, out),
             Operation::Change(Change::Put { table, key, value }) => {
-                out.put_u8(2);
                 out.put_u8(*table as u8);
-                out.put_u32_le(length(key));
-                out.put_u32_le(length(value));
+                out.put_u32_le(u32::try_from(key.len()).expect("a commit is far below 4 GiB"));
                 out.put_slice(key);
                 out.put_slice(value);
             }
             Operation::Change(Change::Delete { table, key }) => {
-                out.put_u8(3);
                 out.put_u8(*table as u8);
-                out.put_u32_le(length(key));
                 out.put_slice(key);
             }
             Operation::CreateTopic {
@@ -142,46 +174,36 @@ impl Operation {
                 partitions,
                 settings,
             } => {
-                out.put_u8(4);
                 out.put_u64_le(topic.0);
                 out.put_u32_le(*partitions);
+                field::text(Some(name.as_ref()), out);
                 encode_settings(settings, out);
-                let name: &str = name.as_ref();
-                out.put_u8(u8::try_from(name.len()).expect("a topic's name has at most 249 bytes"));
-                out.put_slice(name.as_bytes());
             }
             Operation::AlterTopic {
                 topic,
                 partitions,
                 settings,
             } => {
-                out.put_u8(5);
                 out.put_u64_le(topic.0);
                 out.put_u32_le(*partitions);
                 encode_settings(settings, out);
             }
-            Operation::DeleteTopic { topic } => {
-                out.put_u8(6);
-                out.put_u64_le(topic.0);
-            }
+            Operation::DeleteTopic { topic } => out.put_u64_le(topic.0),
             Operation::OpenProducer { id, epoch, name } => {
-                out.put_u8(7);
                 out.put_u64_le(*id);
                 out.put_u16_le(*epoch);
-                encode_text(name.as_deref(), out);
+                field::text(name.as_deref(), out);
             }
-            Operation::ForgetProducer { id } => {
-                out.put_u8(8);
-                out.put_u64_le(*id);
-            }
+            Operation::ForgetProducer { id } => out.put_u64_le(*id),
             Operation::SetEpoch {
                 topic,
                 partition,
                 epoch,
+                from,
             } => {
-                out.put_u8(9);
                 encode_partition(*topic, *partition, out);
                 out.put_u32_le(*epoch);
+                out.put_u64_le(from.unwrap_or(NO_LIMIT));
             }
             Operation::Stop {
                 topic,
@@ -189,114 +211,118 @@ impl Operation {
                 end,
                 reason,
             } => {
-                out.put_u8(10);
                 encode_partition(*topic, *partition, out);
                 out.put_u64_le(*end);
-                encode_text(Some(reason), out);
+                field::text(Some(reason), out);
             }
             Operation::Repair {
                 topic,
                 partition,
                 epoch,
+                from,
                 holes,
             } => {
-                out.put_u8(if holes.is_empty() { 11 } else { 12 });
                 encode_partition(*topic, *partition, out);
                 out.put_u32_le(*epoch);
-                if !holes.is_empty() {
-                    encode_holes(holes, out);
-                }
+                out.put_u64_le(from.unwrap_or(NO_LIMIT));
+                encode_holes(holes, out);
             }
+            Operation::Skipped => {}
         }
     }
 
-    /// The next operation of a directory; `None` if it is not one.
-    pub(crate) fn decode(directory: &mut Bytes) -> Option<Operation> {
-        let kind = directory.try_get_u8().ok()?;
-        Some(match kind {
-            1 => Operation::Append(decode_append(directory)?),
-            2 => {
-                let table = Table::from_number(directory.try_get_u8().ok()?)?;
-                let (key, value) = (
-                    directory.try_get_u32_le().ok()?,
-                    directory.try_get_u32_le().ok()?,
-                );
-                let key = copy(directory, key as usize)?;
-                let value = copy(directory, value as usize)?;
-                Operation::Change(Change::Put { table, key, value })
+    /// The next operation of a directory.
+    pub(crate) fn decode(directory: &mut Bytes) -> Result<Operation, Unreadable> {
+        let kind = directory.try_get_u8().map_err(|_| Unreadable::Damaged)?;
+        if old::KINDS.contains(&kind) {
+            return old::operation(kind, directory).ok_or(Unreadable::Damaged);
+        }
+        let mut fields = field::open(directory)?;
+        match kind {
+            32 => decode_append(&mut fields).map(Operation::Append),
+            33 | 34 => {
+                let number = fields.try_get_u8().map_err(|_| Unreadable::Damaged)?;
+                let table = Table::from_number(number);
+                let table = table.ok_or_else(|| Unreadable::newer("table", number))?;
+                decode_change(table, kind == 34, &mut fields).map(Operation::Change)
             }
-            3 => {
-                let table = Table::from_number(directory.try_get_u8().ok()?)?;
-                let key = directory.try_get_u32_le().ok()?;
-                Operation::Change(Change::Delete {
-                    table,
-                    key: copy(directory, key as usize)?,
-                })
-            }
-            4 => {
-                let topic = TopicId(directory.try_get_u64_le().ok()?);
-                let partitions = directory.try_get_u32_le().ok()?;
-                let settings = decode_settings(directory)?;
-                let length = directory.try_get_u8().ok()?;
-                let name = take(directory, usize::from(length))?;
-                let name = TopicName::parse(std::str::from_utf8(&name).ok()?).ok()?;
-                Operation::CreateTopic {
-                    topic,
-                    name,
-                    partitions,
-                    settings,
-                }
-            }
-            5 => Operation::AlterTopic {
-                topic: TopicId(directory.try_get_u64_le().ok()?),
-                partitions: directory.try_get_u32_le().ok()?,
-                settings: decode_settings(directory)?,
-            },
-            6 => Operation::DeleteTopic {
-                topic: TopicId(directory.try_get_u64_le().ok()?),
-            },
-            7 => Operation::OpenProducer {
-                id: directory.try_get_u64_le().ok()?,
-                epoch: directory.try_get_u16_le().ok()?,
-                name: decode_text(directory)?,
-            },
-            8 => Operation::ForgetProducer {
-                id: directory.try_get_u64_le().ok()?,
-            },
-            9 => {
-                let (topic, partition) = decode_partition(directory)?;
-                Operation::SetEpoch {
-                    topic,
-                    partition,
-                    epoch: directory.try_get_u32_le().ok()?,
-                }
-            }
-            10 => {
-                let (topic, partition) = decode_partition(directory)?;
-                let end = directory.try_get_u64_le().ok()?;
-                Operation::Stop {
-                    topic,
-                    partition,
-                    end,
-                    reason: decode_text(directory)??,
-                }
-            }
-            11 | 12 => {
-                let (topic, partition) = decode_partition(directory)?;
-                Operation::Repair {
-                    topic,
-                    partition,
-                    epoch: directory.try_get_u32_le().ok()?,
-                    holes: if kind == 12 {
-                        decode_holes(directory)?
-                    } else {
-                        Vec::new()
-                    },
-                }
-            }
-            _ => return None,
-        })
+            35..=39 => decode_whole(kind, &mut fields),
+            40..=42 => decode_state(kind, &mut fields),
+            SKIPPED_FROM.. => Some(Operation::Skipped),
+            _ => return Err(Unreadable::newer("operations of kind", kind)),
+        }
+        .ok_or(Unreadable::Damaged)
     }
+}
+
+fn decode_change(table: Table, is_delete: bool, from: &mut Bytes) -> Option<Change> {
+    if is_delete {
+        let key = copy(from, from.len())?;
+        return Some(Change::Delete { table, key });
+    }
+    let length = from.try_get_u32_le().ok()?;
+    let key = copy(from, length as usize)?;
+    let value = copy(from, from.len())?;
+    Some(Change::Put { table, key, value })
+}
+
+/// Operations on topics and producers.
+fn decode_whole(kind: u8, from: &mut Bytes) -> Option<Operation> {
+    let id = from.try_get_u64_le().ok()?;
+    let topic = TopicId(id);
+    Some(match kind {
+        35 => Operation::CreateTopic {
+            topic,
+            partitions: from.try_get_u32_le().ok()?,
+            name: TopicName::parse(&field::read_text(from)??).ok()?,
+            settings: decode_settings(from)?,
+        },
+        36 => Operation::AlterTopic {
+            topic,
+            partitions: from.try_get_u32_le().ok()?,
+            settings: decode_settings(from)?,
+        },
+        37 => Operation::DeleteTopic { topic },
+        38 => Operation::OpenProducer {
+            id,
+            epoch: from.try_get_u16_le().ok()?,
+            name: field::read_text(from)?,
+        },
+        _ => Operation::ForgetProducer { id },
+    })
+}
+
+/// Operations on a partition's state.
+fn decode_state(kind: u8, from: &mut Bytes) -> Option<Operation> {
+    let (topic, partition) = decode_partition(from)?;
+    if kind == 41 {
+        let end = from.try_get_u64_le().ok()?;
+        let reason = field::read_text(from)??;
+        return Some(Operation::Stop {
+            topic,
+            partition,
+            end,
+            reason,
+        });
+    }
+    let epoch = from.try_get_u32_le().ok()?;
+    let begin = limit(from.try_get_u64_le().ok()?);
+    Some(if kind == 40 {
+        Operation::SetEpoch {
+            topic,
+            partition,
+            epoch,
+            from: begin,
+        }
+    } else {
+        Operation::Repair {
+            topic,
+            partition,
+            epoch,
+            from: begin,
+            holes: decode_holes(from)?,
+        }
+    })
 }
 
 fn encode_append(placed: &Placed, out: &mut Vec<u8>) {
@@ -305,7 +331,6 @@ fn encode_append(placed: &Placed, out: &mut Vec<u8>) {
         epoch: 0,
         sequence: 0,
     });
-    out.put_u8(1);
     encode_partition(placed.topic, placed.partition, out);
     out.put_u64_le(placed.base);
     out.put_u32_le(placed.span);
@@ -317,7 +342,7 @@ fn encode_append(placed: &Placed, out: &mut Vec<u8>) {
     out.put_u32_le(stamp.sequence);
 }
 
-fn decode_append(from: &mut Bytes) -> Option<Placed> {
+pub(super) fn decode_append(from: &mut Bytes) -> Option<Placed> {
     let (topic, partition) = decode_partition(from)?;
     let base = from.try_get_u64_le().ok()?;
     let span = from.try_get_u32_le().ok()?;
@@ -346,7 +371,7 @@ fn encode_partition(topic: TopicId, partition: u32, out: &mut Vec<u8>) {
     out.put_u32_le(partition);
 }
 
-fn decode_partition(from: &mut Bytes) -> Option<(TopicId, u32)> {
+pub(super) fn decode_partition(from: &mut Bytes) -> Option<(TopicId, u32)> {
     Some((
         TopicId(from.try_get_u64_le().ok()?),
         from.try_get_u32_le().ok()?,
@@ -355,49 +380,56 @@ fn decode_partition(from: &mut Bytes) -> Option<(TopicId, u32)> {
 
 /// The holes as in the picture above; the checkpoint keeps them the same way.
 pub(crate) fn encode_holes(holes: &[Hole], out: &mut Vec<u8>) {
-    out.put_u32_le(u32::try_from(holes.len()).expect("each hole is a repair's"));
-    for hole in holes {
+    field::list(out, holes, |hole, out| {
         out.put_u64_le(hole.from);
         out.put_u64_le(hole.to);
         out.put_u64_le(hole.at);
-    }
+    });
 }
 
 pub(crate) fn decode_holes(from: &mut Bytes) -> Option<Vec<Hole>> {
-    let mut holes: Vec<Hole> = Vec::new();
-    for _ in 0..from.try_get_u32_le().ok()? {
-        let hole = Hole {
-            from: from.try_get_u64_le().ok()?,
-            to: from.try_get_u64_le().ok()?,
-            at: from.try_get_u64_le().ok()?,
-        };
-        // Whoever goes over them must come to an end.
-        if hole.from >= hole.to || holes.last().is_some_and(|last| last.to > hole.from) {
-            return None;
-        }
-        holes.push(hole);
-    }
-    Some(holes)
+    in_order(field::read_list(from, decode_hole)?)
+}
+
+pub(super) fn decode_hole(from: &mut Bytes) -> Option<Hole> {
+    Some(Hole {
+        from: from.try_get_u64_le().ok()?,
+        to: from.try_get_u64_le().ok()?,
+        at: from.try_get_u64_le().ok()?,
+    })
+}
+
+/// Whoever goes over holes must come to an end.
+pub(super) fn in_order(holes: Vec<Hole>) -> Option<Vec<Hole>> {
+    let is_one = |hole: &Hole| hole.from < hole.to;
+    let rises = |pair: &[Hole]| pair[0].to <= pair[1].from;
+    (holes.iter().all(is_one) && holes.windows(2).all(rises)).then_some(holes)
 }
 
 /// The settings as in the picture above; the checkpoint keeps them the same way.
 pub(crate) fn encode_settings(settings: &TopicSettings, out: &mut Vec<u8>) {
-    out.put_u8(match settings.durability {
-        // The broker refuses what is unknown; the stricter promise is right for it.
-        Durability::Disk | Durability::Unknown => 0,
-        Durability::Memory => 1,
+    field::entry(out, |out| {
+        out.put_u8(match settings.durability {
+            // The broker refuses what is unknown; the stricter promise is right for it.
+            Durability::Disk | Durability::Unknown => 0,
+            Durability::Memory => 1,
+        });
+        out.put_u64_le(settings.retention_ms.unwrap_or(NO_LIMIT));
+        out.put_u64_le(settings.retention_bytes.unwrap_or(NO_LIMIT));
     });
-    out.put_u64_le(settings.retention_ms.unwrap_or(NO_LIMIT));
-    out.put_u64_le(settings.retention_bytes.unwrap_or(NO_LIMIT));
 }
 
 pub(crate) fn decode_settings(from: &mut Bytes) -> Option<TopicSettings> {
+    settings_fields(&mut field::read_entry(from)?)
+}
+
+/// The fields of settings, of which the first release wrote the first three.
+pub(super) fn settings_fields(from: &mut Bytes) -> Option<TopicSettings> {
     let durability = match from.try_get_u8().ok()? {
         0 => Durability::Disk,
         1 => Durability::Memory,
         _ => return None,
     };
-    let limit = |value: u64| (value != NO_LIMIT).then_some(value);
     Some(TopicSettings {
         durability,
         retention_ms: limit(from.try_get_u64_le().ok()?),
@@ -405,39 +437,150 @@ pub(crate) fn decode_settings(from: &mut Bytes) -> Option<TopicSettings> {
     })
 }
 
-/// A text of at most 65,534 bytes (a longer one is cut), or none.
-pub(crate) fn encode_text(text: Option<&str>, out: &mut Vec<u8>) {
-    let Some(text) = text else {
-        return out.put_u16_le(NO_NAME);
-    };
-    let mut end = text.len().min(usize::from(NO_NAME) - 1);
-    while !text.is_char_boundary(end) {
-        end -= 1;
+fn limit(value: u64) -> Option<u64> {
+    (value != NO_LIMIT).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &str = include_str!("../../../tests/fixtures/operations-2.hex");
+
+    fn name() -> TopicName {
+        TopicName::parse("t").expect("it is plain")
     }
-    out.put_u16_le(u16::try_from(end).unwrap_or(NO_NAME - 1));
-    out.put_slice(&text.as_bytes()[..end]);
-}
 
-pub(crate) fn decode_text(from: &mut Bytes) -> Option<Option<String>> {
-    let length = from.try_get_u16_le().ok()?;
-    if length == NO_NAME {
-        return Some(None);
+    fn settings() -> TopicSettings {
+        TopicSettings {
+            durability: Durability::Memory,
+            retention_ms: Some(1000),
+            retention_bytes: None,
+        }
     }
-    let text = take(from, usize::from(length))?;
-    Some(Some(std::str::from_utf8(&text).ok()?.to_owned()))
-}
 
-/// The next `length` bytes; `None` if there are fewer.
-pub(crate) fn take(from: &mut Bytes, length: usize) -> Option<Bytes> {
-    (length <= from.len()).then(|| from.split_to(length))
-}
+    fn all() -> Vec<Operation> {
+        let (topic, partition) = (TopicId(1), 2);
+        let (key, value) = (Bytes::from("key"), Bytes::from("value"));
+        let table = Table::Cursors;
+        vec![
+            Operation::Append(Placed {
+                topic,
+                partition,
+                base: 3,
+                span: 5,
+                count: 4,
+                length: 100,
+                crc: 6,
+                stamp: Some(ProducerStamp {
+                    id: 7,
+                    epoch: 8,
+                    sequence: 9,
+                }),
+            }),
+            Operation::Change(Change::Put {
+                table,
+                key: key.clone(),
+                value,
+            }),
+            Operation::Change(Change::Delete { table, key }),
+            Operation::CreateTopic {
+                topic,
+                name: name(),
+                partitions: 3,
+                settings: settings(),
+            },
+            Operation::AlterTopic {
+                topic,
+                partitions: 4,
+                settings: settings(),
+            },
+            Operation::DeleteTopic { topic },
+            Operation::OpenProducer {
+                id: 7,
+                epoch: 8,
+                name: Some("n".to_owned()),
+            },
+            Operation::ForgetProducer { id: 7 },
+            Operation::SetEpoch {
+                topic,
+                partition,
+                epoch: 5,
+                from: Some(90),
+            },
+            Operation::Stop {
+                topic,
+                partition,
+                end: 90,
+                reason: "it is".to_owned(),
+            },
+            Operation::Repair {
+                topic,
+                partition,
+                epoch: 6,
+                from: None,
+                holes: vec![Hole {
+                    from: 1,
+                    to: 2,
+                    at: 64,
+                }],
+            },
+        ]
+    }
 
-/// As [`take`], in memory of its own: what stays in the tables must not hold the
-/// whole file that it was read from.
-fn copy(from: &mut Bytes, length: usize) -> Option<Bytes> {
-    take(from, length).map(|bytes| Bytes::copy_from_slice(&bytes))
-}
+    fn encoded(operation: &Operation) -> Vec<u8> {
+        let mut out = Vec::new();
+        operation.encode(&mut out);
+        out
+    }
 
-fn length(bytes: &Bytes) -> u32 {
-    u32::try_from(bytes.len()).expect("a commit's size is limited far below 4 GiB")
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn operations_are_what_the_golden_file_says() {
+        let lines: Vec<String> = all().iter().map(|it| hex(&encoded(it)) + "\n").collect();
+        if std::env::var_os("EDDY_WRITE_FIXTURES").is_some() {
+            let path = concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/fixtures/operations-2.hex"
+            );
+            std::fs::write(path, lines.concat()).expect("it can be written");
+            return;
+        }
+        assert_eq!(GOLDEN, lines.concat());
+        for operation in all() {
+            let mut bytes = Bytes::from(encoded(&operation));
+            assert_eq!(Operation::decode(&mut bytes), Ok(operation));
+            assert!(bytes.is_empty());
+        }
+    }
+
+    #[test]
+    fn fields_of_a_newer_writer_are_skipped() {
+        let has_rest = |it: &Operation| matches!(it, Operation::Change(_));
+        for operation in all().into_iter().filter(|it| !has_rest(it)) {
+            let mut bytes = encoded(&operation);
+            bytes.extend([1, 2, 3]);
+            let length = u32::try_from(bytes.len() - 6).expect("it is short");
+            bytes[2..6].copy_from_slice(&length.to_le_bytes());
+            let decoded = Operation::decode(&mut bytes.into());
+            assert_eq!(decoded, Ok(operation));
+        }
+    }
+
+    #[test]
+    fn what_a_newer_writer_does_is_skipped_or_refused_as_its_number_says() {
+        let kind = |kind: u8, needs: u8| {
+            let bytes = vec![kind, needs, 1, 0, 0, 0, 99];
+            Operation::decode(&mut bytes.into())
+        };
+        let newer = |what: &str| Err(Unreadable::Newer(what.to_owned()));
+        assert_eq!(kind(200, 0), Ok(Operation::Skipped));
+        assert_eq!(kind(60, 0), newer("operations of kind 60"));
+        assert_eq!(kind(34, 0), newer("table 99"));
+        assert_eq!(kind(37, 2), newer("needs 2"));
+        assert_eq!(kind(37, 0), Err(Unreadable::Damaged));
+    }
 }

@@ -11,6 +11,7 @@ use eddy_protocol::Batch;
 use super::FILE_HEADER_BYTES;
 use super::group::{self, Header, Place};
 use super::operation::Operation;
+use crate::store::field::{Unreadable, take};
 
 /// Something found in a journal file.
 #[derive(Debug)]
@@ -36,6 +37,12 @@ pub(crate) enum Found {
         sequence: u64,
         /// Whether it is the beginning of a group: a write that was cut off.
         is_cut_off: bool,
+    },
+    /// A whole group with something that only a newer release understands. The
+    /// scan ends with it.
+    Newer {
+        /// What that is.
+        what: String,
     },
 }
 
@@ -100,13 +107,21 @@ impl Scan {
             return None;
         }
         let found = self.group(self.at, header, &directory, true)?;
+        if matches!(found, Found::Newer { .. }) {
+            self.at = self.bytes.len();
+            return Some(found);
+        }
         self.at += usize::try_from(header.group_bytes()).ok()?;
         self.sequence = header.sequence + 1;
         Some(found)
     }
 
     fn group(&self, at: usize, header: Header, directory: &Bytes, is_whole: bool) -> Option<Found> {
-        let operations = group::operations(directory.clone(), header.operations)?;
+        let operations = match group::operations(&header, directory.clone()) {
+            Ok(operations) => operations,
+            Err(Unreadable::Newer(what)) => return Some(Found::Newer { what }),
+            Err(Unreadable::Damaged) => return None,
+        };
         let payload_at = at.checked_add(usize::try_from(header.payload_at()).ok()?)?;
         let payload_end = payload_at.checked_add(usize::try_from(header.payload_bytes).ok()?)?;
         let mut payload =
@@ -116,7 +131,7 @@ impl Scan {
             let Operation::Append(placed) = operation else {
                 continue;
             };
-            let bytes = super::operation::take(&mut payload, placed.length as usize)?;
+            let bytes = take(&mut payload, placed.length as usize)?;
             let batch = Batch::parse_trusted(bytes).ok();
             batches.push(batch.filter(|batch| placed.matches(batch) && batch.check().is_ok()));
         }
@@ -168,6 +183,10 @@ impl Scan {
             return None;
         }
         let found = self.group(begin, header, &directory, false)?;
+        if matches!(found, Found::Newer { .. }) {
+            self.at = self.bytes.len();
+            return Some(found);
+        }
         self.at = end;
         self.sequence = header.sequence + 1;
         Some(found)

@@ -132,6 +132,10 @@ impl Events {
                     self.next = self.next.max(scan.next_sequence().min(self.until));
                     self.scan = None;
                 }
+                Some(Found::Newer { what }) => {
+                    let path = self.disk.describe(&journal::path_of(file));
+                    return Err(OpenError::Newer { path, what });
+                }
                 Some(found) => self.take(file, found),
             }
         }
@@ -143,6 +147,7 @@ impl Events {
             Found::Group(group) => group.header.sequence,
             Found::Lost { sequences, .. } => sequences.0,
             Found::Rest { sequence, .. } => *sequence,
+            Found::Newer { .. } => return,
         };
         if begin >= self.until {
             if self.cut.last() != Some(&file) {
@@ -186,6 +191,7 @@ impl Events {
                     is_cut_off,
                 }));
             }
+            Found::Newer { .. } => {}
         }
     }
 

@@ -147,7 +147,7 @@ impl Recovery<'_> {
             .parts()
             .filter(|part| all || named.contains(&part.key))
         {
-            (part.epoch, part.is_touched) = (part.epoch.wrapping_add(1), true);
+            part.begin_epoch();
             self.lost.insert(part.key);
         }
     }
@@ -166,7 +166,7 @@ impl Recovery<'_> {
         {
             for part in &mut topic.parts {
                 if self.lost.insert(part.key) {
-                    (part.epoch, part.is_touched) = (part.epoch.wrapping_add(1), true);
+                    part.begin_epoch();
                 }
             }
         }
@@ -233,6 +233,7 @@ impl Recovery<'_> {
                 payload_bytes: 0,
                 directory_bytes: u32::try_from(directory.len()).map_err(io::Error::other)?,
                 operations: u32::try_from(count).map_err(io::Error::other)?,
+                needs: 0,
             };
             self.sequence += 1;
             self.replay.changes += count as u64;
@@ -254,7 +255,8 @@ impl Recovery<'_> {
                 operations.push(Operation::SetEpoch {
                     topic,
                     partition,
-                    epoch: part.epoch,
+                    epoch: part.epochs.current(),
+                    from: part.epochs.starts().last().and_then(|start| start.from),
                 });
             }
             if let Some(reason) = part.stopped.clone().filter(|_| part.is_touched) {
@@ -348,8 +350,8 @@ fn build_topic(
     let mut partitions = Vec::with_capacity(topic.parts.len());
     for part in topic.parts {
         let opened = Opened {
-            epoch: part.epoch,
             start: part.start(),
+            epochs: part.epochs,
             end: part.end,
             checkpointed: part.checkpointed,
             segments: part.segments,

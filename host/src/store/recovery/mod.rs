@@ -20,6 +20,8 @@ pub(crate) mod events;
 mod finish;
 pub(crate) mod replay;
 mod salvage;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +30,6 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::events::{Event, Events, What};
 use self::replay::Replay;
-use super::checkpoint::{self, PartitionEntry, State, TopicEntry};
 use super::commit::TopicId;
 use super::config::Config;
 use super::engine::{Engine, Parts, Work};
@@ -37,21 +38,13 @@ use super::format;
 use super::journal;
 use super::journal::operation::Operation;
 use super::journal::scan::Group;
-use super::producer::{Identity, PartitionKey};
+use super::producer::PartitionKey;
 use super::room::release_reserve;
+use super::row::{Kept, RowError, State};
 use super::segment;
 use super::segment::files::Files;
-use super::table::{self, Tables};
+use super::table::{self, Changes, Tables, WriteError};
 use crate::io::{Clock, Disk, is_full};
-
-/// What the checkpoint says.
-#[derive(Debug, Default)]
-pub(crate) struct Kept {
-    pub(crate) state: Option<State>,
-    pub(crate) topics: BTreeMap<TopicId, TopicEntry>,
-    pub(crate) partitions: FxHashMap<PartitionKey, PartitionEntry>,
-    pub(crate) identities: Vec<(u64, Identity)>,
-}
 
 /// Segment files: for each partition base and length.
 pub(crate) type Listing = FxHashMap<PartitionKey, BTreeMap<u64, u64>>;
@@ -82,7 +75,7 @@ fn recover(
     let salt = format::open_or_create(&**disk)?;
     let tables = Tables::open(disk.clone(), config.table_cache_bytes)
         .map_err(|error| table_fault(&**disk, &error))?;
-    let kept = read_checkpoint(&tables).map_err(|error| table_fault(&**disk, &error))?;
+    let kept = read_checkpoint(&**disk, &tables)?;
     let fault = |action, path: &str, source| OpenError::Io {
         action,
         path: disk.describe(path),
@@ -387,6 +380,32 @@ impl Tail {
     }
 }
 
+/// Reads what the last checkpoint kept, and renews rows that the first release wrote.
+fn read_checkpoint(disk: &dyn Disk, tables: &Tables) -> Result<Kept, OpenError> {
+    let kept = Kept::read(tables).map_err(|error| match error {
+        RowError::Table(error) => table_fault(disk, &error),
+        RowError::Newer(what) => OpenError::Newer {
+            path: disk.describe(table::PATH),
+            what,
+        },
+    })?;
+    if kept.old.is_empty() {
+        return Ok(kept);
+    }
+    let written = tables.write(&Changes::new(), &kept.renewed());
+    written.map_err(|error| OpenError::Io {
+        action: "write",
+        path: disk.describe(table::PATH),
+        source: match error {
+            WriteError::DiskFull => std::io::ErrorKind::StorageFull.into(),
+            WriteError::NotNow(reason) | WriteError::Failed(reason) => {
+                std::io::Error::other(reason)
+            }
+        },
+    })?;
+    Ok(kept)
+}
+
 pub(crate) fn table_fault(disk: &dyn Disk, error: &TableError) -> OpenError {
     let path = disk.describe(table::PATH);
     match error {
@@ -400,30 +419,6 @@ pub(crate) fn table_fault(disk: &dyn Disk, error: &TableError) -> OpenError {
             source: std::io::Error::new(*kind, reason.clone()),
         },
     }
-}
-
-/// Reads what the last checkpoint kept besides the tables.
-pub(crate) fn read_checkpoint(tables: &Tables) -> Result<Kept, TableError> {
-    let bad = || TableError::Damaged("an entry of the checkpoint makes no sense".to_owned());
-    let mut kept = Kept::default();
-    for (key, value) in tables.scan_stored(&[checkpoint::STATE])? {
-        if key.len() == 1 {
-            kept.state = Some(checkpoint::decode_state(value).ok_or_else(bad)?);
-        }
-    }
-    for (key, value) in tables.scan_stored(&[checkpoint::TOPIC])? {
-        let (id, topic) = checkpoint::decode_topic(&key, value).ok_or_else(bad)?;
-        kept.topics.insert(id, topic);
-    }
-    for (key, value) in tables.scan_stored(&[checkpoint::PARTITION])? {
-        let (id, partition) = checkpoint::decode_partition(&key, value).ok_or_else(bad)?;
-        kept.partitions.insert(id, partition);
-    }
-    for (key, value) in tables.scan_stored(&[checkpoint::IDENTITY])? {
-        kept.identities
-            .push(checkpoint::decode_identity(&key, value).ok_or_else(bad)?);
-    }
-    Ok(kept)
 }
 
 /// All segment files, and the folders of topics.

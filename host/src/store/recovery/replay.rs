@@ -11,13 +11,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::salvage;
 use crate::store::apply::segment_bytes;
-use crate::store::checkpoint::{PartitionEntry, TopicEntry};
 use crate::store::commit::{Producer, TopicId};
 use crate::store::config::Config;
+use crate::store::epoch::Epochs;
 use crate::store::error::OpenError;
 use crate::store::journal::operation::{Operation, Placed};
-use crate::store::partition::first_epoch;
 use crate::store::producer::{PartitionKey, Producers};
+use crate::store::row::{PartitionEntry, TopicEntry};
 use crate::store::segment::append::Run;
 use crate::store::segment::files::Files;
 use crate::store::segment::{self, AppendFault, Fault, HEADER_BYTES, Hole, Key, Segment};
@@ -32,7 +32,7 @@ const BUFFERS_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) key: PartitionKey,
-    pub(crate) epoch: u32,
+    pub(crate) epochs: Epochs,
     pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) segments: Vec<Arc<Segment>>,
@@ -129,7 +129,7 @@ impl Part {
     fn new(key: PartitionKey, found: BTreeMap<u64, u64>, damages: usize) -> Part {
         Part {
             key,
-            epoch: first_epoch(key.0),
+            epochs: Epochs::first(key.0),
             start: 0,
             end: 0,
             segments: Vec::new(),
@@ -161,8 +161,8 @@ impl Part {
         files: &Files,
     ) -> Part {
         let mut part = Part::new(key, found, 0);
-        (part.epoch, part.start, part.end, part.stopped) =
-            (entry.epoch, entry.start, entry.end, entry.stopped);
+        (part.epochs, part.start, part.end, part.stopped) =
+            (entry.epochs, entry.start, entry.end, entry.stopped);
         (part.kept_end, part.checkpointed) = (entry.end, entry.segment);
         let mut segments = part.found.clone();
         (part.kept_length, part.holes) = (entry.length, entry.holes.into());
@@ -179,7 +179,7 @@ impl Part {
         }
         part.is_restored = part.missed.len() - missed < entry.missed.len();
         if part.is_restored {
-            (part.epoch, part.is_touched) = (part.epoch.wrapping_add(1), true);
+            part.begin_epoch();
         }
         let newest = segments.keys().next_back().copied();
         if part.missed.iter().any(|(base, _)| Some(*base) > newest) {
@@ -252,6 +252,17 @@ impl Part {
         }
     }
 
+    /// Begins the next epoch at the partition's end.
+    pub(crate) fn begin_epoch(&mut self) {
+        self.set_epoch(self.epochs.current().wrapping_add(1), None);
+    }
+
+    /// Another epoch begins, if it is another one: at `from`, or at the end.
+    fn set_epoch(&mut self, epoch: u32, from: Option<u64>) {
+        self.epochs.begin(epoch, from.unwrap_or(self.end));
+        self.is_touched = true;
+    }
+
     /// Whether what the journal has for it is replayed.
     fn takes(&self) -> bool {
         self.stopped.is_none() && self.held.is_none()
@@ -264,9 +275,9 @@ impl Part {
 
     /// Goes on with these holes, as far as the journal has not just filled them:
     /// it brings back everything that the checkpoint does not cover.
-    fn repair(&mut self, epoch: u32, holes: Vec<Hole>, damages: usize) {
+    fn repair(&mut self, epoch: (u32, Option<u64>), holes: Vec<Hole>, damages: usize) {
         (self.stopped, self.broken, self.damaged) = (None, None, None);
-        (self.epoch, self.is_touched) = (epoch, true);
+        self.set_epoch(epoch.0, epoch.1);
         (self.proven, self.repaired) = (damages, damages);
         let (newest, length, end) = (self.checkpointed, self.kept_length, self.kept_end);
         let mut holes: Vec<Hole> = holes.into_iter().filter(|hole| hole.from < end).collect();
@@ -450,9 +461,10 @@ impl<'a> Replay<'a> {
                 topic,
                 partition,
                 epoch,
+                from,
             } => {
                 if let Some(part) = self.part((topic, partition)) {
-                    (part.epoch, part.is_touched) = (epoch, true);
+                    part.set_epoch(epoch, from);
                 }
             }
             Operation::Stop {
@@ -469,15 +481,17 @@ impl<'a> Replay<'a> {
                 topic,
                 partition,
                 epoch,
+                from,
                 holes,
             } => {
                 let key = (topic, partition);
                 self.flush(key)?;
                 let damages = self.damages;
                 if let Some(part) = self.part(key) {
-                    part.repair(epoch, holes, damages);
+                    part.repair((epoch, from), holes, damages);
                 }
             }
+            Operation::Skipped => {}
         }
         self.changes += 1;
         Ok(())

@@ -1,7 +1,9 @@
 //! What must be true of a partition, whatever happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+use crate::store::epoch::Resume;
 use crate::store::partition::{Partition, TailRead};
 
 /// What was learnt of a partition: from answers and from reads.
@@ -9,6 +11,42 @@ use crate::store::partition::{Partition, TailRead};
 pub(super) struct Learnt {
     records: BTreeMap<u64, String>,
     epoch: u32,
+    /// Where readers stored that they are, newest last.
+    positions: VecDeque<Position>,
+}
+
+/// How many positions are remembered.
+const POSITIONS: usize = 6;
+
+/// A stored position and what its reader had by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Position {
+    epoch: u32,
+    offset: u64,
+    had: Arc<BTreeMap<u64, String>>,
+}
+
+impl Position {
+    /// What the reader is told must be so: all that it had up to there is still there.
+    fn check(&self, partition: &Partition, found: &BTreeMap<u64, String>, name: &str) {
+        let until = match partition.resume(Some(self.epoch), self.offset) {
+            Resume::Here => self.offset,
+            Resume::Lost { at } => {
+                assert!(at < self.offset, "{name}: nothing is lost behind {at}");
+                at
+            }
+            Resume::Unknown => panic!("{name}: epoch {} is not known", self.epoch),
+        };
+        let end = partition.end();
+        assert!(until <= end, "{name}: {until} is behind the end {end}");
+        for (offset, value) in self.had.range(partition.start().min(until)..until) {
+            assert_eq!(
+                found.get(offset),
+                Some(value),
+                "{name}: offset {offset} is not what a reader had"
+            );
+        }
+    }
 }
 
 impl Learnt {
@@ -36,12 +74,23 @@ impl Learnt {
             self.epoch = partition.epoch();
             self.records.retain(|offset, _| *offset < end);
         }
+        for position in &self.positions {
+            position.check(partition, &found, name);
+        }
         for (offset, value) in self.records.range(start..) {
             assert_eq!(
                 found.get(offset),
                 Some(value),
                 "{name}: offset {offset} (start {start}, end {end})"
             );
+        }
+        self.positions.push_back(Position {
+            epoch: partition.epoch(),
+            offset: end,
+            had: Arc::new(found.clone()),
+        });
+        if self.positions.len() > POSITIONS {
+            self.positions.pop_front();
         }
         self.records = found;
     }

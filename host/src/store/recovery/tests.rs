@@ -1,0 +1,88 @@
+//! What recovery says of what a newer release wrote.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::open;
+use crate::io::{FaultyDisk, ManualClock};
+use crate::store::config::Config;
+use crate::store::engine::Engine;
+use crate::store::error::OpenError;
+use crate::store::journal::group::{self, Header};
+use crate::store::table::{Changes, full_key};
+
+fn engine(disk: &FaultyDisk) -> Result<Engine, OpenError> {
+    let clock = Arc::new(ManualClock::new(0));
+    let disk = Arc::new(disk.clone());
+    open(Config::default(), disk, clock, Box::new(|_| {}))
+}
+
+/// A folder whose journal has a group with this directory.
+fn folder(directory: &[u8], needs: u32) -> FaultyDisk {
+    let disk = FaultyDisk::new(1);
+    let engine = engine(&disk).expect("the folder is new");
+    let mut writer = engine.writer.lock();
+    let header = Header {
+        salt: engine.salt,
+        sequence: writer.sequence + 1,
+        directory_bytes: u32::try_from(directory.len()).expect("it is short"),
+        operations: 1,
+        needs,
+        ..Header::default()
+    };
+    let frame = group::encode(&header, directory);
+    writer.journal.append(&frame, &[]).expect("there is room");
+    drop(writer);
+    disk
+}
+
+fn refused(disk: &FaultyDisk) -> String {
+    let error = engine(disk).expect_err("it is newer");
+    assert!(matches!(error, OpenError::Newer { .. }), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn a_group_of_a_newer_eddy_is_refused_with_its_file_and_stays() {
+    let disk = folder(&[60, 0, 1, 0, 0, 0, 99], 0);
+    let said = refused(&disk);
+    assert!(
+        said.contains(".journal") && said.contains("kind 60"),
+        "{said}"
+    );
+    assert_eq!(refused(&disk), said, "nothing was cut");
+    let said = refused(&folder(&[], 3));
+    assert!(said.contains("groups that need 3"), "{said}");
+}
+
+#[test]
+fn what_may_be_skipped_is() {
+    let disk = folder(&[200, 0, 1, 0, 0, 0, 99], 0);
+    assert_eq!(
+        engine(&disk)
+            .expect("it may be skipped")
+            .writer
+            .lock()
+            .changes,
+        1
+    );
+}
+
+#[test]
+fn a_row_of_a_newer_eddy_is_refused_with_its_file() {
+    let disk = FaultyDisk::new(1);
+    let before = engine(&disk).expect("the folder is new");
+    let row = Bytes::from_static(&[4, 0, 0, 0, 0]);
+    let own = Changes::from([(full_key(205, &[0; 8]), Some(row))]);
+    before
+        .tables
+        .write(&Changes::new(), &own)
+        .expect("there is room");
+    drop(before);
+    let said = refused(&disk);
+    assert!(
+        said.contains("tables.redb") && said.contains("needs 4"),
+        "{said}"
+    );
+}
