@@ -4,161 +4,21 @@
 mod store_kit;
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use eddy::io::{CrashKind, Disk, Entry, FaultyDisk, File, Lock, LockError};
+use eddy::io::{Call, CrashKind, Disk, Faults, FaultyDisk};
 use eddy::store::{
     Append, CatalogChange, Commit, CommitError, Committed, Health, Partition, ReadError, Store,
     Topic,
 };
 use eddy_protocol::frame::TopicSettings;
 use eddy_protocol::{Batch, BatchBuilder, Compression};
-use parking_lot::Mutex;
 use store_kit::*;
-
-/// What of a file fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Call {
-    Open,
-    Read,
-    Write,
-}
-
-/// A disk of which single files fail.
-#[derive(Debug, Clone)]
-struct Picky {
-    disk: FaultyDisk,
-    faults: Arc<Mutex<Faults>>,
-}
-
-/// What fails, in which files (by the beginning of their paths), and how.
-#[derive(Debug, Default)]
-struct Faults(Vec<(Call, String, i32)>);
 
 const NOT_FOUND: i32 = 2;
 const IO: i32 = 5;
 const NO_ACCESS: i32 = 13;
 const TOO_MANY_OPEN: i32 = 24;
-
-impl Faults {
-    fn check(&self, call: Call, path: &str) -> io::Result<()> {
-        let hit = |(of, prefix, _): &&(Call, String, i32)| *of == call && path.starts_with(prefix);
-        match self.0.iter().find(hit) {
-            Some((_, _, code)) => Err(io::Error::from_raw_os_error(*code)),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Picky {
-    fn new(disk: &FaultyDisk) -> Picky {
-        Picky {
-            disk: disk.clone(),
-            faults: Arc::default(),
-        }
-    }
-
-    fn store(&self) -> Store {
-        open_with(small(), Arc::new(self.clone())).expect("the folder is whole")
-    }
-
-    fn fail(&self, call: Call, path: &str, code: i32) {
-        self.faults.lock().0.push((call, path.to_owned(), code));
-    }
-
-    fn heal(&self) {
-        self.faults.lock().0.clear();
-    }
-
-    fn opened(
-        &self,
-        path: &str,
-        open: impl FnOnce() -> io::Result<Arc<dyn File>>,
-    ) -> io::Result<Arc<dyn File>> {
-        self.faults.lock().check(Call::Open, path)?;
-        Ok(Arc::new(PickyFile {
-            file: open()?,
-            path: path.to_owned(),
-            faults: self.faults.clone(),
-        }))
-    }
-}
-
-impl Disk for Picky {
-    fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
-        self.opened(path, || self.disk.open(path))
-    }
-    fn open_read(&self, path: &str) -> io::Result<Arc<dyn File>> {
-        self.opened(path, || self.disk.open_read(path))
-    }
-    fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
-        self.opened(path, || self.disk.create(path))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &str) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn remove_dir(&self, path: &str) -> io::Result<()> {
-        self.disk.remove_dir(path)
-    }
-    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
-        self.disk.list(path)
-    }
-    fn create_dir(&self, path: &str) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn sync_dir(&self, path: &str) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-    fn keep_dir(&self, path: &str) -> io::Result<()> {
-        self.disk.keep_dir(path)
-    }
-    fn sync_everything(&self) -> io::Result<()> {
-        self.disk.sync_everything()
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.disk.free_bytes()
-    }
-    fn lock(&self) -> Result<Box<dyn Lock>, LockError> {
-        self.disk.lock()
-    }
-    fn boot_id(&self) -> u64 {
-        self.disk.boot_id()
-    }
-    fn describe(&self, path: &str) -> String {
-        self.disk.describe(path)
-    }
-}
-
-#[derive(Debug)]
-struct PickyFile {
-    file: Arc<dyn File>,
-    path: String,
-    faults: Arc<Mutex<Faults>>,
-}
-
-impl File for PickyFile {
-    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        self.faults.lock().check(Call::Read, &self.path)?;
-        self.file.read_at(buf, at)
-    }
-    fn write_at(&self, slices: &mut [IoSlice<'_>], at: u64) -> io::Result<()> {
-        self.faults.lock().check(Call::Write, &self.path)?;
-        self.file.write_at(slices, at)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-}
 
 /// The topic of these tests.
 fn topic(store: &Store) -> Arc<Topic> {
@@ -257,12 +117,11 @@ fn what_the_system_cannot_do_for_a_segment_now_is_done_later() {
         (Call::Open, TOO_MANY_OPEN),
     ] {
         let disk = closed(30);
-        let picky = Picky::new(&disk);
-        picky.fail(call, "topics/1/1/", code);
-        let store = picky.store();
+        disk.break_files(call, "topics/1/1/", code);
+        let store = open(&disk);
         (0..3).for_each(|partition| append_up_to(&store, partition, 35));
         assert_eq!(store.health(), Health::Ok);
-        picky.heal();
+        disk.set_faults(Faults::default());
         let partition = topic(&store).partitions()[1].clone();
         assert_eq!(partition.stopped(), None, "{call:?} {code}");
         wait(store.close());
@@ -279,7 +138,6 @@ fn a_segment_that_cannot_be_had_stops_its_partition_alone_and_the_journal_keeps_
     for code in [NOT_FOUND, NO_ACCESS] {
         for recovers in [false, true] {
             let disk = closed(30);
-            let picky = Picky::new(&disk);
             if recovers {
                 // The records are in the journal when the fault begins.
                 let store = open(&disk);
@@ -287,8 +145,8 @@ fn a_segment_that_cannot_be_had_stops_its_partition_alone_and_the_journal_keeps_
                 drop(store);
                 disk.crash(CrashKind::Machine);
             }
-            picky.fail(Call::Open, "topics/1/1/", code);
-            let store = picky.store();
+            disk.break_files(Call::Open, "topics/1/1/", code);
+            let store = open(&disk);
             if !recovers {
                 append_up_to(&store, 1, 31);
             }
@@ -299,6 +157,7 @@ fn a_segment_that_cannot_be_had_stops_its_partition_alone_and_the_journal_keeps_
             assert_eq!(store.health(), Health::Ok);
             wait(store.close());
             drop(store);
+            disk.set_faults(Faults::default());
             let store = open(&disk);
             let partitions = topic(&store).partitions();
             assert_eq!(values(&partitions[0]), numbered(0, 35));

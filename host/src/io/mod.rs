@@ -15,7 +15,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use faulty::{CrashKind, Faults, FaultyDisk};
+pub use faulty::{Broken, Call, CrashKind, Faults, FaultyDisk};
 pub use real::RealDisk;
 
 /// A data folder.

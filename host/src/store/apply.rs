@@ -13,8 +13,9 @@ use eddy_protocol::frame::TopicSettings;
 use super::config::Config;
 use super::engine::Engine;
 use super::partition::Partition;
-use super::segment::AppendFault;
+use super::partition::stop::Cause;
 use super::segment::append::{Run, Written};
+use super::segment::{AppendFault, Fault, Lasts};
 
 /// What one turn writes at most.
 const TURN_BYTES: u64 = 1 << 20;
@@ -51,7 +52,7 @@ impl Engine {
         let Some(partition) = self.apply_queue.lock().pop_front() else {
             return Applied::Nothing;
         };
-        if partition.is_held() {
+        if partition.is_at_rest() {
             self.drop_unapplied(&partition);
             return Applied::Some;
         }
@@ -62,7 +63,7 @@ impl Engine {
         partition.applied(applied, self.config.tail_bytes);
         self.unapplied_bytes.fetch_sub(bytes, Ordering::Relaxed);
         if let Some((segment, damage)) = written.left {
-            partition.stop(damage.to_string().into(), Some(segment));
+            partition.stop(damage.to_string(), Cause::Segment(segment));
         }
         if let Some(fault) = written.fault {
             return self.not_applied(partition, fault);
@@ -78,7 +79,7 @@ impl Engine {
     /// The partition's next batches are in no segment: that is nobody else's business, unless there
     /// is no room.
     fn not_applied(&self, partition: Arc<Partition>, fault: AppendFault) -> Applied {
-        let fault = match fault {
+        let lasts = match &fault {
             AppendFault::Full(_) => {
                 self.apply_queue.lock().push_front(partition);
                 if !self.apply_full.swap(true, Ordering::Relaxed) {
@@ -86,24 +87,42 @@ impl Engine {
                 }
                 return Applied::Full;
             }
-            AppendFault::Again(reason) if partition.failed_again() < TRIES_TIME => {
-                tracing::debug!(%reason, topic = %partition.topic_name(), partition = partition.number(), "could not write a segment");
-                self.apply_queue.lock().push_back(partition);
-                return Applied::Again;
-            }
-            fault => fault,
+            AppendFault::System(_, lasts) => Some(*lasts),
+            AppendFault::Damaged(_) => Some(Lasts::UntilChanged),
         };
-        self.hold(&partition, &fault, None);
-        Applied::Some
+        if self.rests(&partition, &fault, lasts) {
+            self.drop_unapplied(&partition);
+            return Applied::Some;
+        }
+        self.apply_queue.lock().push_back(partition);
+        Applied::Again
     }
 
-    /// Stops a partition whose records can come into no segment, or are in one that is gone. They
-    /// stay in the journal, whole, until a restart finds its files in order. The caller holds the
-    /// applier off.
-    pub(crate) fn hold(&self, partition: &Partition, why: &dyn fmt::Display, segment: Option<u64>) {
-        let reason = format!("its segments cannot be written until a restart: {why}");
-        partition.hold(reason.into(), segment);
-        self.drop_unapplied(partition);
+    /// Something did not work for a partition's segments; says whether it comes
+    /// to rest for that: its records stay in the journal, whole, and from there
+    /// are kept aside, until a restart or a repair finds its files in order. The
+    /// caller holds the applier off.
+    fn rests(&self, partition: &Partition, why: &dyn fmt::Display, lasts: Option<Lasts>) -> bool {
+        let is_over = match lasts {
+            Some(Lasts::AMoment) => false,
+            Some(Lasts::Maybe) => partition.failed_again() >= TRIES_TIME,
+            Some(Lasts::UntilChanged) | None => true,
+        };
+        if is_over {
+            let reason = format!("its segments cannot be written: {why}");
+            partition.stop(reason, Cause::Unwritable);
+        } else {
+            tracing::debug!(%why, topic = %partition.topic_name(), partition = partition.number(), "cannot use a partition's segments now");
+        }
+        is_over
+    }
+
+    /// As [`rests`](Engine::rests), for a segment that was written and cannot be synced.
+    pub(crate) fn not_written(&self, partition: &Partition, fault: &Fault) {
+        let _applier_waits = self.applying.lock();
+        if self.rests(partition, fault, fault.lasts()) {
+            self.drop_unapplied(partition);
+        }
     }
 
     fn drop_unapplied(&self, partition: &Partition) {
@@ -150,7 +169,7 @@ impl Engine {
         }
     }
 
-    fn segment_bytes(&self, partition: &Partition) -> u64 {
+    pub(crate) fn segment_bytes(&self, partition: &Partition) -> u64 {
         let settings = self
             .catalog
             .by_id(partition.topic())

@@ -3,27 +3,42 @@
 //!
 //! What recovery needs besides the tables and the segments lies in the same file
 //! and the same transaction as the tables (see [`row`](super::row)).
+//!
+//! Nothing that a single partition cannot do stands in the way of a checkpoint
+//! for long: what the system refuses for a while is tried again, and then the
+//! partition comes to rest (see [`aside`](super::aside)).
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::apply::Applied;
+use super::aside::{self, Aside};
 use super::commit::TopicId;
 use super::engine::Engine;
 use super::error::TableError;
 use super::journal::group::Frame;
 use super::journal::{self, FileHeader};
 use super::partition::Partition;
+use super::partition::stop::Cause;
 use super::producer::{Identity, PartitionKey};
 use super::row::{self, PartitionEntry, State, TopicEntry};
-use super::segment::SyncFault;
+use super::segment::{Fault, SyncFault};
 use super::table::{Changes, WriteError};
 use super::writer::Writer;
 use crate::io::is_short_of_files;
 
-/// How far partitions' segments are.
-type Entries = Vec<(Arc<Partition>, PartitionEntry)>;
+/// What a checkpoint says of a partition.
+struct Entry {
+    partition: Arc<Partition>,
+    row: PartitionEntry,
+    aside: Option<Aside>,
+    /// Where its offsets ended when the checkpoint began.
+    end: u64,
+    is_at_rest: bool,
+}
 
 /// How a checkpoint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +46,8 @@ pub(crate) enum Outcome {
     Done,
     /// There was nothing to do.
     Nothing,
-    /// There was no room, or a partition's records are in no segment; nothing is
-    /// lost, another try may do.
+    /// There was no room, or the system could not for a moment; nothing is lost,
+    /// another try may do.
     Postponed,
     Failed,
 }
@@ -70,7 +85,7 @@ impl Engine {
 
     /// Leaves a journal file without a group: its name tells whether the tables
     /// are those of the last checkpoint.
-    fn empty_journal(&self) -> std::io::Result<()> {
+    fn empty_journal(&self) -> io::Result<()> {
         let sequence = self.writer.lock().sequence;
         let header = FileHeader {
             salt: self.salt,
@@ -199,16 +214,20 @@ impl Engine {
 
     /// Makes durable what is in the segments, and with it the tables.
     fn write_frozen(&self, frozen: &Frozen) -> Outcome {
-        let entries = match self.sync_segments(frozen) {
-            Ok(Some(entries)) => entries,
-            Ok(None) => return Outcome::Postponed,
+        let entries = match self.entries(frozen) {
+            Ok(entries) => entries,
+            Err(error) => return self.must_wait(&error),
+        };
+        match self.sync_segments(&entries) {
+            Ok(true) => {}
+            Ok(false) => return Outcome::Postponed,
             // A folder could not be opened for its sync.
-            Err(error) if is_short_of_files(&error) => return Outcome::Postponed,
+            Err(error) if is_short_of_files(&error) => return self.must_wait(&error),
             Err(error) => {
                 self.fail("sync the segments", &error);
                 return Outcome::Failed;
             }
-        };
+        }
         // The segments may be further than what was frozen, by records that are visible before
         // their group is synced. They must not be there without the rest of their group.
         if self.sync_all().is_err() {
@@ -217,10 +236,7 @@ impl Engine {
         let mut own = own_entries(frozen, &entries);
         match self.forget_deleted(frozen, &mut own) {
             Ok(()) => {}
-            Err(error @ TableError::Io { .. }) => {
-                tracing::warn!(%error, "the checkpoint must wait");
-                return Outcome::Postponed;
-            }
+            Err(error @ TableError::Io { .. }) => return self.must_wait(&error),
             Err(error @ TableError::Damaged(_)) => {
                 self.fail("read the tables", &error);
                 return Outcome::Failed;
@@ -229,44 +245,49 @@ impl Engine {
         match self.tables.write(&frozen.tables, &own) {
             Ok(()) => {}
             Err(WriteError::DiskFull) => return Outcome::Postponed,
-            Err(WriteError::NotNow(reason)) => {
-                tracing::warn!(%reason, "the checkpoint must wait");
-                return Outcome::Postponed;
-            }
+            Err(WriteError::NotNow(reason)) => return self.must_wait(&reason),
             Err(WriteError::Failed(reason)) => {
                 self.fail("write the tables", &reason);
                 return Outcome::Failed;
             }
         }
-        for (partition, entry) in &entries {
-            partition.set_checkpointed(entry.segment);
+        let sequence = frozen.state.sequence;
+        self.checkpointed.store(sequence, Ordering::Relaxed);
+        for entry in entries {
+            let covered = entry.row.covered();
+            entry.partition.set_covered(covered, entry.aside);
+        }
+        if let Err(error) = self.remove_asides() {
+            tracing::warn!(%error, "could not remove what was kept aside of a partition");
         }
         Outcome::Done
+    }
+
+    /// Nothing is lost: the journal keeps all until the next try.
+    fn must_wait(&self, why: &dyn std::fmt::Display) -> Outcome {
+        tracing::warn!(%why, "the checkpoint must wait");
+        Outcome::Postponed
     }
 
     /// Removes what earlier checkpoints kept of the partitions of deleted topics.
     fn forget_deleted(&self, frozen: &Frozen, own: &mut Changes) -> Result<(), TableError> {
         for (id, _) in frozen.topics.iter().filter(|(_, entry)| entry.is_none()) {
-            for (key, _) in self.tables.scan_stored(&row::partitions_prefix(*id))? {
-                own.insert(key, None);
+            for prefix in row::partitions_prefixes(*id) {
+                for (key, _) in self.tables.scan_stored(&prefix)? {
+                    own.insert(key, None);
+                }
             }
         }
         Ok(())
     }
 
     fn apply_frozen(&self, frozen: &Frozen) -> Outcome {
-        let any = |is: &dyn Fn(&Partition, u64) -> bool| {
-            let mut alive = frozen
-                .partitions
-                .iter()
-                .filter(|(_, partition, _)| !partition.is_deleted());
-            alive.any(|(_, partition, end)| is(partition, *end))
-        };
-        // What such a partition has in the journal only must stay there.
-        let is_held = || any(&|partition, _| partition.is_held());
         for (_, partition, end) in &frozen.partitions {
-            let is_behind = || !partition.is_deleted() && partition.applied_end() < *end;
-            while is_behind() && !partition.is_held() {
+            let is_behind = || {
+                let is_left = partition.is_deleted() || partition.is_at_rest();
+                !is_left && partition.applied_end() < *end
+            };
+            while is_behind() {
                 match self.apply() {
                     Applied::Some => {}
                     Applied::Full | Applied::Again => return Outcome::Postponed,
@@ -276,29 +297,121 @@ impl Engine {
                 }
             }
         }
-        if is_held() {
-            Outcome::Postponed
-        } else {
-            Outcome::Done
-        }
+        Outcome::Done
     }
 
-    /// Syncs the frozen partitions' segments and says how far they are; nothing
-    /// if one could not be opened. An error is one of a sync.
-    fn sync_segments(&self, frozen: &Frozen) -> std::io::Result<Option<Entries>> {
+    /// What the checkpoint says of its partitions.
+    fn entries(&self, frozen: &Frozen) -> io::Result<Vec<Entry>> {
         let alive = frozen
             .partitions
             .iter()
             .filter(|(_, partition, _)| !partition.is_deleted());
-        let mut entries = Vec::with_capacity(frozen.partitions.len());
+        let mut entries: Vec<Entry> = alive
+            .map(|(_, partition, end)| self.partition_entry(partition, *end))
+            .collect();
+        self.keep_aside(frozen.state.sequence, &mut entries)?;
+        Ok(entries)
+    }
+
+    /// Writes aside what the journal up to `sequence` has of the partitions at rest.
+    fn keep_aside(&self, sequence: u64, entries: &mut [Entry]) -> io::Result<()> {
+        let disk = &*self.disk;
+        let mut drafts: BTreeMap<PartitionKey, aside::Draft> = BTreeMap::new();
+        for entry in entries.iter().filter(|entry| entry.is_at_rest) {
+            let aside = entry.aside.as_ref();
+            if aside.map_or(entry.row.end, |aside| aside.end) >= entry.end {
+                continue;
+            }
+            let key = entry.partition.key();
+            let mut draft = aside::Draft::new(key, entry.row.end, sequence);
+            if let Some(older) = &entry.aside {
+                match older.read(disk, key) {
+                    Ok(batches) => draft.add(disk, &batches)?,
+                    Err(Fault::Io { reason, .. }) => return Err(io::Error::other(reason)),
+                    Err(fault) => tracing::error!(%fault, "what was kept aside is lost"),
+                }
+            }
+            drafts.insert(key, draft);
+        }
+        if drafts.is_empty() {
+            return Ok(());
+        }
+        self.has_asides.store(true, Ordering::Relaxed);
+        let groups = self.checkpointed()..=sequence;
+        let wanted: BTreeSet<PartitionKey> = drafts.keys().copied().collect();
+        let is_wanted = |key| wanted.contains(&key);
+        aside::journalled(disk, self.salt, groups, is_wanted, |key, batches| {
+            drafts
+                .get_mut(&key)
+                .map_or(Ok(()), |draft| draft.add(disk, &batches))
+        })?;
+        for entry in entries {
+            let Some(draft) = drafts.remove(&entry.partition.key()) else {
+                continue;
+            };
+            if draft.aside.end < entry.end {
+                // The files stay, for whoever can make more of them.
+                tracing::error!(topic = %entry.partition.topic_name(), partition = entry.partition.number(), from = draft.aside.end, to = entry.end, "the journal is damaged where it has records of a partition at rest");
+                let files = journal::list(disk)?.into_iter().map(|(first, _)| first);
+                self.damaged_journal.lock().extend(files);
+            }
+            entry.aside = draft.finish(disk)?.or(entry.aside.take());
+        }
+        aside::sync_names(disk)
+    }
+
+    /// Removes the files of partitions that are not at rest any more.
+    fn remove_asides(&self) -> io::Result<()> {
+        if !self.has_asides.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut named = Vec::new();
+        for topic in self.catalog.all() {
+            for partition in topic.partitions().iter() {
+                named.extend(partition.covered().1.map(|aside| (partition.key(), aside)));
+            }
+        }
+        self.has_asides.store(!named.is_empty(), Ordering::Relaxed);
+        aside::remove_others(&*self.disk, named.into_iter())
+    }
+
+    fn partition_entry(&self, partition: &Arc<Partition>, end: u64) -> Entry {
+        // Between two turns of the applier the segments and the end belong together.
+        let _alone = self.applying.lock();
+        let stop = partition.stop_state();
+        let is_at_rest = partition.is_at_rest();
+        let (covered, aside) = match is_at_rest {
+            true => partition.covered(),
+            false => (partition.written(), None),
+        };
+        let lost = stop.filter(|stop| stop.cause == Cause::Lost);
+        Entry {
+            row: PartitionEntry {
+                epochs: partition.epochs(),
+                start: partition.start(),
+                segment: covered.segment,
+                length: covered.length,
+                end: covered.end,
+                stopped: lost.map(|stop| stop.reason.to_string()),
+                holes: partition.holes(),
+                missed: covered.missing,
+            },
+            partition: partition.clone(),
+            aside,
+            end,
+            is_at_rest,
+        }
+    }
+
+    /// Syncs the segments of the partitions that are not at rest; says whether
+    /// all could be. An error is one of a sync that cannot be tried again.
+    fn sync_segments(&self, entries: &[Entry]) -> io::Result<bool> {
         let mut unsynced = Vec::new();
-        for (_, partition, _) in alive {
-            let (entry, segments) = self.partition_entry(partition);
-            let newer = segments
-                .iter()
-                .filter(|segment| segment.key.base >= partition.checkpointed());
-            unsynced.extend(newer.map(|segment| (partition.clone(), segment.clone())));
-            entries.push((partition.clone(), entry));
+        for entry in entries.iter().filter(|entry| !entry.is_at_rest) {
+            let from = entry.partition.covered().0.segment;
+            let segments = entry.partition.segments();
+            let newer = segments.iter().filter(|segment| segment.key.base >= from);
+            unsynced.extend(newer.map(|segment| (&entry.partition, segment.clone())));
         }
         // An index is made anew where it is missing; the last room is for the tables.
         if !self.is_full() {
@@ -306,53 +419,34 @@ impl Engine {
                 .iter()
                 .for_each(|(_, segment)| segment.save_index(&self.files));
         }
-        if unsynced.len() > self.config.sync_files_max {
-            self.files.sync_everything()?;
-            return Ok(Some(entries));
-        }
-        let mut is_whole = true;
+        let is_one_by_one = unsynced.len() <= self.config.sync_files_max;
+        let mut are_whole = true;
         for (partition, segment) in &unsynced {
-            match segment.sync(&self.files) {
+            let synced = match is_one_by_one {
+                true => segment.sync(&self.files),
+                false => segment.require(&self.files).map_err(SyncFault::Open),
+            };
+            match synced {
                 Ok(()) => {}
                 // Its files may be gone by now.
                 Err(_) if partition.is_deleted() => {}
                 Err(SyncFault::Sync(error)) => return Err(error),
                 Err(SyncFault::Open(fault)) => {
-                    is_whole = false;
-                    if fault.is_barred() {
-                        let _alone = self.applying.lock();
-                        self.hold(partition, &fault, Some(segment.key.base));
-                    }
+                    are_whole = false;
+                    self.not_written(partition, &fault);
                 }
             }
         }
-        self.files.sync_folders()?;
-        Ok(is_whole.then_some(entries))
-    }
-
-    fn partition_entry(
-        &self,
-        partition: &Partition,
-    ) -> (PartitionEntry, Arc<Vec<Arc<super::segment::Segment>>>) {
-        // Between two turns of the applier the segments and the end belong together.
-        let _alone = self.applying.lock();
-        let segments = partition.segments();
-        let entry = PartitionEntry {
-            epochs: partition.epochs(),
-            start: partition.start(),
-            segment: segments.last().map_or(0, |segment| segment.key.base),
-            length: segments.last().map_or(0, |segment| segment.len()),
-            end: partition.applied_end(),
-            stopped: partition.lasting_stop().map(|reason| reason.to_string()),
-            holes: partition.holes(),
-            missed: partition.missed(),
-        };
-        (entry, segments)
+        match is_one_by_one {
+            true => self.files.sync_folders()?,
+            false => self.files.sync_everything()?,
+        }
+        Ok(are_whole)
     }
 
     /// Removes the files whose groups are all at or below `sequence`. Damaged
     /// ones are kept aside, for whoever wants to look.
-    pub(crate) fn remove_journal(&self, sequence: u64) -> std::io::Result<()> {
+    pub(crate) fn remove_journal(&self, sequence: u64) -> io::Result<()> {
         let files = journal::list(&*self.disk)?;
         let mut changed = false;
         for (at, (first, _)) in files.iter().enumerate() {
@@ -372,7 +466,7 @@ impl Engine {
         }
     }
 
-    fn remove_journal_file(&self, first: u64) -> std::io::Result<()> {
+    fn remove_journal_file(&self, first: u64) -> io::Result<()> {
         if self.damaged_journal.lock().contains(&first) {
             return journal::set_aside(&*self.disk, first);
         }
@@ -380,15 +474,19 @@ impl Engine {
     }
 }
 
-fn own_entries(frozen: &Frozen, partitions: &[(Arc<Partition>, PartitionEntry)]) -> Changes {
+fn own_entries(frozen: &Frozen, partitions: &[Entry]) -> Changes {
     let mut own = Changes::new();
     own.extend([row::state_row(&frozen.state)]);
     let topics = frozen.topics.iter();
     own.extend(topics.map(|(id, entry)| row::topic_row(*id, entry.as_ref())));
-    own.extend(partitions.iter().map(|(partition, entry)| {
-        let key = (partition.topic(), partition.number());
-        row::partition_row(key, Some(entry).filter(|entry| entry.has_history(key.0)))
-    }));
+    for entry in partitions {
+        let key = entry.partition.key();
+        let row = Some(&entry.row).filter(|row| row.has_history(key.0));
+        own.extend([row::partition_row(key, row)]);
+        if entry.aside.is_some() || entry.partition.covered().1.is_some() {
+            own.extend([row::aside_row(key, entry.aside.as_ref())]);
+        }
+    }
     let identities = frozen.identities.iter();
     own.extend(identities.map(|(id, identity)| row::identity_row(*id, Some(identity))));
     own.extend(frozen.gone.iter().map(|id| row::identity_row(*id, None)));

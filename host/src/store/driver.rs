@@ -70,6 +70,8 @@ struct Handle {
 struct Shared {
     engine: Engine,
     queue: Queue,
+    /// Repairs that the keeper has to prepare; `None` once it has ended.
+    repairs: Mutex<Option<Vec<Request>>>,
     bells: Arc<Bells>,
     /// Set when the writer has answered everything and takes nothing any more.
     writer_is_done: AtomicBool,
@@ -221,6 +223,7 @@ impl Store {
                 room: Notify::new(),
                 bytes_max: queue_bytes_max,
             },
+            repairs: Mutex::new(Some(Vec::new())),
             bells,
             writer_is_done: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
@@ -408,12 +411,37 @@ impl Shared {
     }
 
     fn submit(&self, request: Request) {
+        if request.is_repair() {
+            return self.submit_repair(request);
+        }
         let is_light = request.is_light() && self.is_ahead() && self.engine.has_spare();
         if !is_light || !self.queue.try_turn() {
             return self.queue.push(request);
         }
         self.guarded("writer", || self.engine.write(vec![request]));
         self.queue.written();
+    }
+
+    fn submit_repair(&self, request: Request) {
+        match &mut *self.repairs.lock() {
+            Some(repairs) => repairs.push(request),
+            None => return request.refuse(CommitError::Closed),
+        }
+        self.bells.ring(Work::Keep);
+    }
+
+    fn prepare_repairs(&self) {
+        let repairs = self.repairs.lock().as_mut().map(std::mem::take);
+        for request in repairs.into_iter().flatten() {
+            let prepared = match &request {
+                Request::Commit { commit, .. } => self.engine.prepare_repairs(commit),
+                _ => Ok(()),
+            };
+            match prepared {
+                Ok(()) => self.queue.push(request),
+                Err(error) => request.refuse(error),
+            }
+        }
     }
 
     /// Whether the applier has got far enough for more to be written.
@@ -499,6 +527,9 @@ impl Shared {
                 thread::park_timeout(pause);
             }
         }
+        for request in self.repairs.lock().take().into_iter().flatten() {
+            request.refuse(CommitError::Closed);
+        }
         if !self.is_abandoned() {
             self.guarded("keeper", || self.close());
             self.engine.unlock();
@@ -513,6 +544,7 @@ impl Shared {
             return;
         }
         engine.remove_doomed();
+        self.prepare_repairs();
         if engine.is_full() {
             // Every refusal rings the keeper; once in a while is enough.
             if times.full.elapsed() >= FULL_PAUSE {

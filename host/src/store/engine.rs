@@ -19,7 +19,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
-use super::commit::{CatalogChange, TopicId};
+use super::commit::TopicId;
 use super::config::Config;
 use super::error::{CommitError, Health};
 use super::flight::{Flight, Job, Landing};
@@ -66,6 +66,10 @@ pub(crate) struct Engine {
     /// In the journal since the last checkpoint.
     pub(crate) journaled_bytes: AtomicU64,
     pub(crate) checkpointing: Mutex<()>,
+    /// The newest group that the last checkpoint covers.
+    pub(crate) checkpointed: AtomicU64,
+    /// Whether there may be files with what partitions at rest have.
+    pub(crate) has_asides: AtomicBool,
     /// Deleted topics whose files are still there.
     pub(crate) doomed: Mutex<Vec<Doomed>>,
     /// First sequences of journal files in which recovery found damage.
@@ -113,6 +117,8 @@ pub(crate) struct Parts {
     /// The journal's older files that hold groups behind it.
     pub(crate) unsynced: Vec<Arc<dyn File>>,
     pub(crate) journaled_bytes: u64,
+    pub(crate) checkpointed: u64,
+    pub(crate) has_asides: bool,
     pub(crate) doomed: Vec<Doomed>,
     pub(crate) damaged_journal: FxHashSet<u64>,
     pub(crate) lock: Box<dyn Lock>,
@@ -143,6 +149,8 @@ impl Engine {
             unapplied_bytes: AtomicU64::new(0),
             journaled_bytes: AtomicU64::new(parts.journaled_bytes),
             checkpointing: Mutex::new(()),
+            checkpointed: AtomicU64::new(parts.checkpointed),
+            has_asides: AtomicBool::new(parts.has_asides),
             doomed: Mutex::new(parts.doomed),
             damaged_journal: Mutex::new(parts.damaged_journal),
             room: AtomicI64::new(0),
@@ -173,8 +181,6 @@ impl Engine {
             if is_alone || draft.bytes() >= self.config.group_bytes {
                 self.flush(&mut writer, &mut draft);
             }
-            // From its look at a segment until it is in effect, the segment must not grow.
-            let _applier_waits = repairs(&request).then(|| self.applying.lock());
             self.draft(&mut writer, &mut draft, request);
             if is_alone {
                 self.flush(&mut writer, &mut draft);
@@ -400,7 +406,7 @@ impl Engine {
                 settings,
             } => {
                 let made = (0..partitions).map(|number| {
-                    Arc::new(self.partition(topic, &name, number, Opened::fresh(topic)))
+                    Arc::new(self.partition(topic, &name, number, Opened::fresh(topic, number)))
                 });
                 let created = Arc::new(Topic::new(topic, name.clone(), settings, made.collect()));
                 writer.next_topic = writer.next_topic.max(topic.0 + 1);
@@ -417,7 +423,12 @@ impl Engine {
                 let known = self.catalog.by_id(topic)?;
                 let now = u32::try_from(known.partitions().len()).unwrap_or(u32::MAX);
                 let added = (now..partitions).map(|number| {
-                    Arc::new(self.partition(topic, known.name(), number, Opened::fresh(topic)))
+                    Arc::new(self.partition(
+                        topic,
+                        known.name(),
+                        number,
+                        Opened::fresh(topic, number),
+                    ))
                 });
                 known.alter(settings, added.collect::<Vec<_>>());
                 writer.add_logs(&known, writer.sequence);
@@ -442,7 +453,9 @@ impl Engine {
             } => {
                 let log = writer.logs.get_mut(&(topic, partition))?;
                 log.last_needs = writer.sequence;
-                for lost in log.partition.repair(epoch, from.unwrap_or(log.next), holes) {
+                log.next = log.partition.end();
+                let from = from.unwrap_or(log.next);
+                for lost in log.partition.repair(epoch, from, holes) {
                     self.files.set_aside(lost);
                 }
                 writer
@@ -568,6 +581,11 @@ impl Engine {
         reason
     }
 
+    /// The newest group that the last checkpoint covers.
+    pub(crate) fn checkpointed(&self) -> u64 {
+        self.checkpointed.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn failure(&self) -> Option<Arc<str>> {
         self.failed.lock().clone()
     }
@@ -587,14 +605,6 @@ impl Engine {
     pub(crate) fn is_full(&self) -> bool {
         self.write_full.load(Ordering::Relaxed) || self.apply_full.load(Ordering::Relaxed)
     }
-}
-
-fn repairs(request: &Request) -> bool {
-    let Request::Commit { commit, .. } = request else {
-        return false;
-    };
-    let is_repair = |change: &CatalogChange| matches!(change, CatalogChange::Repair { .. });
-    commit.catalog.iter().any(is_repair)
 }
 
 /// The length of a draft's directory, if a reader takes one so large.
@@ -636,7 +646,7 @@ mod tests {
 
     use super::*;
     use crate::io::{FaultyDisk, ManualClock};
-    use crate::store::commit::{Append, Change, Commit, Committed, Table};
+    use crate::store::commit::{Append, CatalogChange, Change, Commit, Committed, Table};
     use crate::store::recovery;
     use crate::store::request::{Ticket, ticket};
 

@@ -91,11 +91,8 @@ pub enum CommitError {
         /// Why.
         reason: String,
     },
-    /// The partition is not stopped, or a restart must find out whether its
-    /// files are in order again.
-    #[error(
-        "partition {partition} of topic `{topic}` has nothing to repair: it is not stopped, or only a restart can tell"
-    )]
+    /// The partition is not stopped.
+    #[error("partition {partition} of topic `{topic}` has nothing to repair: it is not stopped")]
     NothingToRepair {
         /// The topic.
         topic: TopicName,

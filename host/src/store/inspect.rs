@@ -6,7 +6,6 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use eddy_protocol::batch;
 use serde::Serialize;
 
 use super::commit::TopicId;
@@ -16,7 +15,7 @@ use super::journal::operation::Operation;
 use super::journal::scan::{Found, Scan};
 use super::journal::{self, FileHeader};
 use super::recovery::list_segments;
-use super::segment::{self, HEADER_BYTES, Key, index};
+use super::segment::{self, HEADER_BYTES, Key, index, read};
 use crate::io::{Disk, read_all};
 
 /// A data folder.
@@ -274,8 +273,9 @@ fn segment_file(disk: &dyn Disk, key: Key) -> Option<SegmentFile> {
     }
     let mut at = usize::try_from(HEADER_BYTES).unwrap_or(0);
     while at < bytes.len() {
-        match next_batch(&bytes.slice(at..), found.end) {
-            Ok(header) => {
+        match read::next_batch(&bytes.slice(at..), Some(found.end)) {
+            Ok(batch) => {
+                let header = batch.header();
                 at += header.length();
                 found.end = header.end_offset();
                 found.batches += 1;
@@ -298,24 +298,6 @@ fn segment_file(disk: &dyn Disk, key: Key) -> Option<SegmentFile> {
         }
     }
     Some(found)
-}
-
-fn next_batch(bytes: &Bytes, offset: u64) -> Result<batch::Header, String> {
-    let header = batch::peek(bytes).map_err(|error| error.to_string())?;
-    if header.base_offset() != offset {
-        return Err(format!(
-            "offset {offset} should be here, {} is",
-            header.base_offset()
-        ));
-    }
-    if header.length() > bytes.len() {
-        return Err("the file ends within a batch".to_owned());
-    }
-    let batch = batch::Batch::parse_trusted(bytes.slice(..header.length()));
-    batch
-        .and_then(|batch| batch.check())
-        .map_err(|error| error.to_string())?;
-    Ok(header)
 }
 
 fn index_state(disk: &dyn Disk, key: Key, len: u64) -> IndexState {

@@ -20,6 +20,7 @@
 //! together again, [`inspect`] shows it to people.
 
 mod apply;
+mod aside;
 mod backend;
 mod blob;
 mod checkpoint;
@@ -38,6 +39,7 @@ mod meter;
 mod partition;
 mod producer;
 mod recovery;
+mod repair;
 mod request;
 mod retention;
 mod room;

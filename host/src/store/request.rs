@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use super::commit::{Change, Commit, Committed, Producer};
+use super::commit::{CatalogChange, Change, Commit, Committed, Producer};
 use super::error::CommitError;
 
 /// What is larger is worth the way to another thread.
@@ -56,6 +56,16 @@ impl Request {
             return false;
         };
         commit.expect.is_empty() && commit.catalog.is_empty() && self.bytes() <= LIGHT_BYTES_MAX
+    }
+
+    /// Whether a partition is to be repaired, which [must be
+    /// prepared](super::engine::Engine::prepare_repairs).
+    pub(crate) fn is_repair(&self) -> bool {
+        let Request::Commit { commit, .. } = self else {
+            return false;
+        };
+        let is_repair = |change: &CatalogChange| matches!(change, CatalogChange::Repair { .. });
+        commit.catalog.iter().any(is_repair)
     }
 
     pub(crate) fn refuse(self, error: CommitError) {

@@ -83,16 +83,16 @@ impl Engine {
     }
 
     /// Has the next checkpoint look at a partition.
-    fn touch(&self, partition: &Arc<Partition>) {
-        let key = (partition.topic(), partition.number());
-        self.writer.lock().touched.insert(key, partition.clone());
+    pub(crate) fn touch(&self, partition: &Arc<Partition>) {
+        let mut writer = self.writer.lock();
+        writer.touched.insert(partition.key(), partition.clone());
     }
 
     /// Begins a segment, if everything visible is in the older ones.
     fn begin_anew(&self, partition: &Arc<Partition>) -> io::Result<bool> {
         let _alone = self.applying.lock();
         let end = partition.applied_end();
-        if end != partition.end() || partition.is_deleted() || partition.is_held() {
+        if end != partition.end() || partition.stop_state().is_some() {
             return Ok(false);
         }
         self.begin_segment(partition, end)?;
@@ -103,7 +103,7 @@ impl Engine {
     fn expired(&self, partition: &Partition, settings: &TopicSettings) -> Option<Arc<Segment>> {
         let segments = partition.segments();
         let oldest = segments.first()?;
-        if segments.len() < 2 || segments[1].key.base > partition.checkpointed() {
+        if segments.len() < 2 || segments[1].key.base > partition.covered().0.segment {
             return None;
         }
         let is_surplus = settings

@@ -14,6 +14,8 @@
 //!                   epoch u16 | used ms i64 | name (text, or none)
 //!                   | windows: list, each topic u64 | partition u32 | epoch u16 | next u32 | sent: list,
 //!                   each sequence u32 | count u32 | offset u64
+//! 208 topic u64be partition u32be
+//!                   sequence u64 | length u64 | end u64
 //! ```
 //!
 //! Each value is a block, and the lists have entries (see [`field`]), so that all
@@ -24,7 +26,8 @@
 //! to `to`, where the latter is at byte `at` of the segment that `from` is in. A
 //! segment is missed that was the newest once and then was not there as it was
 //! synced: the partition is stopped until it is (or is given up), but what the
-//! journal had behind it went on into other segments.
+//! journal had behind it went on into other segments. A row 208 names the file
+//! with what a partition at rest has besides (see [`aside`](super::aside)).
 //!
 //! The first release had such rows under the numbers 200 to 203, packed without
 //! blocks. They are read, and written anew when its folder is opened.
@@ -36,12 +39,14 @@ use eddy_protocol::TopicName;
 use eddy_protocol::frame::TopicSettings;
 use rustc_hash::FxHashMap;
 
+use super::aside::Aside;
 use super::commit::TopicId;
 use super::epoch::{Epochs, Start};
 use super::error::TableError;
 use super::field::{self, Unreadable};
 use super::journal::old;
 use super::journal::operation::{decode_holes, decode_settings, encode_holes, encode_settings};
+use super::partition::segments::Covered;
 use super::producer::{Identity, PartitionKey, Sent, Window};
 use super::segment::{HEADER_BYTES, Hole};
 use super::table::{Changes, Tables, full_key};
@@ -50,6 +55,7 @@ const STATE: u8 = 204;
 const TOPIC: u8 = 205;
 const PARTITION: u8 = 206;
 const IDENTITY: u8 = 207;
+const ASIDE: u8 = 208;
 const OLD_STATE: u8 = 200;
 const OLD_TOPIC: u8 = 201;
 const OLD_PARTITION: u8 = 202;
@@ -94,6 +100,16 @@ pub(crate) struct PartitionEntry {
 }
 
 impl PartitionEntry {
+    /// What it says of the segments.
+    pub(crate) fn covered(&self) -> Covered {
+        Covered {
+            segment: self.segment,
+            length: self.length,
+            end: self.end,
+            missing: self.missed.clone(),
+        }
+    }
+
     /// Whether it says more than that the partition exists.
     pub(crate) fn has_history(&self, topic: TopicId) -> bool {
         self.length > 0
@@ -111,6 +127,7 @@ pub(crate) struct Kept {
     pub(crate) topics: BTreeMap<TopicId, TopicEntry>,
     pub(crate) partitions: FxHashMap<PartitionKey, PartitionEntry>,
     pub(crate) identities: Vec<(u64, Identity)>,
+    pub(crate) asides: BTreeMap<PartitionKey, Aside>,
     /// The keys of rows that the first release wrote.
     pub(crate) old: Vec<Bytes>,
 }
@@ -160,6 +177,10 @@ impl Kept {
         for (key, value) in tables.scan_stored(&[IDENTITY])? {
             let identity = fields(value, decode_identity)?;
             kept.identities.push((number_of(&key)?, identity));
+        }
+        for (key, value) in tables.scan_stored(&[ASIDE])? {
+            let aside = fields(value, decode_aside)?;
+            kept.asides.insert(partition_of(&key)?, aside);
         }
         kept.read_old(tables)?;
         Ok(kept)
@@ -238,16 +259,31 @@ pub(crate) fn topic_row(topic: TopicId, entry: Option<&TopicEntry>) -> Row {
 
 /// A partition's row; without an entry, its end.
 pub(crate) fn partition_row(key: PartitionKey, entry: Option<&PartitionEntry>) -> Row {
-    let (topic, partition) = key;
+    let value = entry.map(|entry| block(|out| encode_partition(entry, out)));
+    (partition_key(PARTITION, key), value)
+}
+
+/// The row of what a partition at rest has besides; without one, its end.
+pub(crate) fn aside_row(key: PartitionKey, aside: Option<&Aside>) -> Row {
+    let value = aside.map(|aside| {
+        block(|out| {
+            out.put_u64_le(aside.sequence);
+            out.put_u64_le(aside.bytes);
+            out.put_u64_le(aside.end);
+        })
+    });
+    (partition_key(ASIDE, key), value)
+}
+
+fn partition_key(number: u8, (topic, partition): PartitionKey) -> Bytes {
     let mut key = topic.0.to_be_bytes().to_vec();
     key.extend_from_slice(&partition.to_be_bytes());
-    let value = entry.map(|entry| block(|out| encode_partition(entry, out)));
-    (full_key(PARTITION, &key), value)
+    full_key(number, &key)
 }
 
 /// What the keys of a topic's partitions begin with.
-pub(crate) fn partitions_prefix(topic: TopicId) -> Bytes {
-    full_key(PARTITION, &topic.0.to_be_bytes())
+pub(crate) fn partitions_prefixes(topic: TopicId) -> [Bytes; 2] {
+    [PARTITION, ASIDE].map(|number| full_key(number, &topic.0.to_be_bytes()))
 }
 
 /// A producer's row; without an identity, its end.
@@ -293,6 +329,14 @@ fn decode_state(from: &mut Bytes) -> Option<State> {
         next_topic: from.try_get_u64_le().ok()?,
         next_producer: from.try_get_u64_le().ok()?,
         closed: from.try_get_u8().ok()? == 1,
+    })
+}
+
+fn decode_aside(from: &mut Bytes) -> Option<Aside> {
+    Some(Aside {
+        sequence: from.try_get_u64_le().ok()?,
+        bytes: from.try_get_u64_le().ok()?,
+        end: from.try_get_u64_le().ok()?,
     })
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::commit::TopicId;
 use super::partition::Partition;
+use super::partition::stop::Cause;
 
 /// A topic. Stays what it is after its deletion, which [`Topic::deleted`] tells.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ impl Topic {
     pub(crate) fn delete(&self) {
         self.deleted.store(true, Ordering::Release);
         for partition in self.partitions().iter() {
-            partition.delete();
+            partition.stop(format!("topic `{}` was deleted", self.name), Cause::Deleted);
         }
     }
 }

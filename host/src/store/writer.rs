@@ -405,9 +405,8 @@ impl Writer {
                 let Some(log) = self.logs.get(&(*topic, *partition)) else {
                     return Err(self.no_such_partition(*topic, *partition));
                 };
-                let plan = log.partition.plan_repair();
-                let plan = plan.map_err(|fault| CommitError::Unreadable(fault.to_string()))?;
-                let Some((epoch, holes)) = plan else {
+                let stop = log.partition.stop_state();
+                let Some(repair) = stop.and_then(|stop| stop.repair) else {
                     return Err(CommitError::NothingToRepair {
                         topic: log.topic.name().clone(),
                         partition: *partition,
@@ -416,9 +415,9 @@ impl Writer {
                 Ok(Operation::Repair {
                     topic: *topic,
                     partition: *partition,
-                    epoch,
-                    from: Some(log.next),
-                    holes,
+                    epoch: repair.epoch,
+                    from: Some(log.partition.end()),
+                    holes: repair.holes,
                 })
             }
         }

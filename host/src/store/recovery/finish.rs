@@ -18,6 +18,7 @@ use crate::store::error::OpenError;
 use crate::store::journal::group::{self, Frame, Header};
 use crate::store::journal::operation::Operation;
 use crate::store::journal::{self, FILE_HEADER_BYTES, FileHeader, Journal};
+use crate::store::partition::stop::Cause;
 use crate::store::partition::{Opened, Partition};
 use crate::store::producer::PartitionKey;
 use crate::store::retention::Doomed;
@@ -42,6 +43,10 @@ pub(super) struct Opening {
     pub(super) strays: Vec<TopicId>,
     /// Whether the store was closed properly.
     pub(super) was_closed: bool,
+    /// The newest group that the last checkpoint covers.
+    pub(super) checkpointed: u64,
+    /// Whether there are files with what partitions at rest have.
+    pub(super) has_asides: bool,
 }
 
 impl Recovery<'_> {
@@ -259,12 +264,15 @@ impl Recovery<'_> {
                     from: part.epochs.starts().last().and_then(|start| start.from),
                 });
             }
-            if let Some(reason) = part.stopped.clone().filter(|_| part.is_touched) {
+            if let Some(stop) = &part.stop
+                && stop.cause == Cause::Lost
+                && part.is_touched
+            {
                 operations.push(Operation::Stop {
                     topic,
                     partition,
                     end: part.end,
-                    reason,
+                    reason: stop.reason.to_string(),
                 });
             }
         }
@@ -319,6 +327,8 @@ impl Recovery<'_> {
             synced,
             unsynced,
             journaled_bytes,
+            checkpointed: opening.checkpointed,
+            has_asides: opening.has_asides,
             doomed,
             damaged_journal: self.damaged.into_iter().collect(),
             lock: opening.lock,
@@ -353,31 +363,17 @@ fn build_topic(
             start: part.start(),
             epochs: part.epochs,
             end: part.end,
-            checkpointed: part.checkpointed,
             segments: part.segments,
-            holes: part.holes,
-            stopped: part.stopped.map(Into::into),
-            missed: part.missed.clone(),
+            covered: part.covered,
+            aside: part.aside,
+            stop: None,
         };
-        let partition = Arc::new(Partition::new(
-            id,
-            topic.name.clone(),
-            part.key.1,
-            shared.clone(),
-            opened,
-        ));
-        let is_held = part.held.is_some();
-        let missed = part.missed.first().map_or(part.start, |(base, _)| *base);
-        if let Some(reason) = part.held {
-            partition.hold(reason.into(), None);
+        let partition = Partition::new(id, topic.name.clone(), part.key.1, shared.clone(), opened);
+        let partition = Arc::new(partition);
+        if let Some(stop) = part.stop {
+            partition.stop(stop.reason, stop.cause);
         }
-        if let Some(reason) = part.broken {
-            partition.stop(reason.into(), Some(missed));
-        }
-        if let Some((segment, damage)) = part.damaged {
-            partition.stop(damage.to_string().into(), Some(segment));
-        }
-        if part.is_touched || is_held {
+        if part.is_touched {
             writer.touched.insert(part.key, partition.clone());
         }
         partitions.push(partition);

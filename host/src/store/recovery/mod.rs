@@ -30,6 +30,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::events::{Event, Events, What};
 use self::replay::Replay;
+use super::aside;
 use super::commit::TopicId;
 use super::config::Config;
 use super::engine::{Engine, Parts, Work};
@@ -38,6 +39,7 @@ use super::format;
 use super::journal;
 use super::journal::operation::Operation;
 use super::journal::scan::Group;
+use super::partition::stop::Cause;
 use super::producer::PartitionKey;
 use super::room::release_reserve;
 use super::row::{Kept, RowError, State};
@@ -122,6 +124,8 @@ fn recover(
     for (id, identity) in kept.identities {
         replay.producers.insert(id, identity);
     }
+    replay.bring_back(kept.asides)?;
+    let has_asides = aside::has_any(&**disk).map_err(|source| fault("list", "", source))?;
     let was_closed = journal_files.is_empty();
     let mut recovery = Recovery {
         replay,
@@ -147,6 +151,8 @@ fn recover(
         files: files.clone(),
         strays,
         was_closed,
+        checkpointed: state.sequence,
+        has_asides,
     })
 }
 
@@ -305,7 +311,8 @@ impl Recovery<'_> {
         }
         let files = self.replay.files;
         let mut found = Vec::new();
-        for part in self.replay.parts().filter(|part| part.stopped.is_none()) {
+        let is_taken = |part: &&mut replay::Part| !part.is_stopped_by(Cause::Lost);
+        for part in self.replay.parts().filter(is_taken) {
             let until = self.gaps.next_append(part.key);
             let batches = salvage::rest(files, part, until);
             if !batches.is_empty() {

@@ -11,11 +11,14 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::salvage;
 use crate::store::apply::segment_bytes;
+use crate::store::aside::{self, Aside};
 use crate::store::commit::{Producer, TopicId};
 use crate::store::config::Config;
 use crate::store::epoch::Epochs;
 use crate::store::error::OpenError;
 use crate::store::journal::operation::{Operation, Placed};
+use crate::store::partition::segments::{Covered, Segments};
+use crate::store::partition::stop::{Cause, Stop};
 use crate::store::producer::{PartitionKey, Producers};
 use crate::store::row::{PartitionEntry, TopicEntry};
 use crate::store::segment::append::Run;
@@ -34,38 +37,29 @@ pub(crate) struct Part {
     pub(crate) key: PartitionKey,
     pub(crate) epochs: Epochs,
     pub(crate) start: u64,
+    /// Behind the newest record, be it in a segment, on its way there, or where
+    /// a partition at rest keeps it.
     pub(crate) end: u64,
-    pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) segments: Segments,
+    /// What the checkpoint has of the segments.
+    pub(crate) covered: Covered,
+    /// What the checkpoint has besides.
+    pub(crate) aside: Option<Aside>,
+    pub(crate) stop: Option<Stop>,
     /// The segment files there were: base and length.
     pub(crate) found: BTreeMap<u64, u64>,
-    /// Why it is stopped until it is repaired.
-    pub(crate) stopped: Option<String>,
-    /// Why it is stopped until its files are brought back. What the journal has
-    /// for it goes on into other segments.
-    pub(crate) broken: Option<String>,
-    /// Why the journal's records behind `end` are in no segment: they stay in the journal.
-    pub(crate) held: Option<String>,
-    /// Damage that was met in a segment, by its base.
-    pub(crate) damaged: Option<(u64, Fault)>,
-    /// Segments that are waited for, and how much of them was synced.
-    pub(crate) missed: Vec<(u64, u64)>,
-    /// Whether one of them is there again.
+    /// Whether a segment is not there that must be. What the journal has behind
+    /// it goes on into other segments.
+    is_incomplete: bool,
+    /// Whether one that was missing is there again.
     pub(crate) is_restored: bool,
-    /// Where the journal goes on behind the checkpoint.
-    kept_end: u64,
-    /// How much of the newest segment the checkpoint covers.
-    kept_length: u64,
     /// Segments below this do not reach the partition's end.
     open_from: u64,
     pub(crate) is_touched: bool,
-    /// Segments that begin below this are wholly synced.
-    pub(crate) checkpointed: u64,
     /// The newest damage in the journal that an append behind it has proven harmless for this partition.
     pub(crate) proven: usize,
     /// The newest damage in the journal that a repair behind it has accepted.
     pub(crate) repaired: usize,
-    /// What repairs gave up.
-    pub(crate) holes: Arc<[Hole]>,
     buffer: Vec<Batch>,
     buffer_bytes: u64,
 }
@@ -132,22 +126,17 @@ impl Part {
             epochs: Epochs::first(key.0),
             start: 0,
             end: 0,
-            segments: Vec::new(),
+            segments: Segments::new(key, Vec::new(), Arc::default(), 0),
+            covered: Covered::default(),
+            aside: None,
+            stop: None,
             found,
-            stopped: None,
-            broken: None,
-            held: None,
-            damaged: None,
-            missed: Vec::new(),
+            is_incomplete: false,
             is_restored: false,
-            kept_end: 0,
             open_from: 0,
-            kept_length: 0,
             is_touched: false,
-            checkpointed: 0,
             proven: damages,
             repaired: 0,
-            holes: Arc::default(),
             buffer: Vec::new(),
             buffer_bytes: 0,
         }
@@ -161,75 +150,70 @@ impl Part {
         files: &Files,
     ) -> Part {
         let mut part = Part::new(key, found, 0);
-        (part.epochs, part.start, part.end, part.stopped) =
-            (entry.epochs, entry.start, entry.end, entry.stopped);
-        (part.kept_end, part.checkpointed) = (entry.end, entry.segment);
+        (part.epochs, part.start, part.end) = (entry.epochs.clone(), entry.start, entry.end);
+        part.covered = entry.covered();
+        part.stop = entry.stopped.map(|reason| Stop::new(reason, Cause::Lost));
         let mut segments = part.found.clone();
-        (part.kept_length, part.holes) = (entry.length, entry.holes.into());
         if entry.length == 0 {
             segments.clear();
         } else {
             segments.split_off(&(entry.segment + 1));
             segments.retain(|base, _| *base >= entry.start);
-            part.require(entry.segment, entry.length, &mut segments, files);
         }
-        let missed = part.missed.len();
-        for (segment, length) in &entry.missed {
-            part.require(*segment, *length, &mut segments, files);
+        let mut required = entry.missed.clone();
+        if entry.length > 0 && !required.contains(&(entry.segment, entry.length)) {
+            required.insert(0, (entry.segment, entry.length));
         }
-        part.is_restored = part.missed.len() - missed < entry.missed.len();
+        let is_there =
+            |(base, length): &(u64, u64)| part.found.get(base).is_some_and(|bytes| bytes >= length);
+        let (there, missing): (Vec<_>, Vec<_>) = required.into_iter().partition(is_there);
+        part.is_restored = entry.missed.iter().any(|missed| there.contains(missed));
         if part.is_restored {
             part.begin_epoch();
         }
+        segments.extend(there);
+        for (base, _) in &missing {
+            segments.remove(base);
+        }
         let newest = segments.keys().next_back().copied();
-        if part.missed.iter().any(|(base, _)| Some(*base) > newest) {
-            part.open_from = part.kept_end;
+        if missing.iter().any(|(base, _)| Some(*base) > newest) {
+            part.open_from = part.end;
         }
-        let (topic, partition) = key;
-        for (base, bytes) in segments {
+        if let Some((base, length)) = missing.first() {
+            part.lacks(*base, *length, files);
+        }
+        part.covered.missing = missing;
+        let existing = |(base, bytes)| {
             let is_newest = Some(base) == newest && base >= part.open_from;
-            let key = Key {
-                topic,
-                partition,
-                base,
-            };
-            let segment = Segment::existing(key, bytes, !is_newest);
-            segment.set_holes(part.holes.clone());
-            part.segments.push(Arc::new(segment));
-        }
+            Arc::new(Segment::existing(
+                part.segments.key_of(base),
+                bytes,
+                !is_newest,
+            ))
+        };
+        let list = segments.into_iter().map(existing).collect();
+        part.segments = Segments::new(key, list, entry.holes.into(), entry.end);
         part
     }
 
-    /// A segment that must be there, of this length; otherwise it is missed.
-    fn require(
-        &mut self,
-        base: u64,
-        length: u64,
-        segments: &mut BTreeMap<u64, u64>,
-        files: &Files,
-    ) {
-        let bytes = self.found.get(&base).copied();
-        if bytes.is_some_and(|bytes| bytes >= length) {
-            segments.insert(base, length);
-            return;
-        }
-        segments.remove(&base);
-        self.missed.push((base, length));
+    /// Stops for a segment that is not there as it was synced, `length` bytes of it.
+    fn lacks(&mut self, base: u64, length: u64, files: &Files) {
         let path = self.describe(base, files);
-        self.broken.get_or_insert(match bytes {
+        let reason = match self.found.get(&base) {
             None => format!("{path} is missing"),
             Some(bytes) => format!("{path} has {bytes} bytes, {length} were synced"),
-        });
+        };
+        self.is_incomplete = true;
+        self.stop(reason, Cause::Segment(base));
     }
 
     /// Where nothing deletes segments, the oldest one must be there.
     fn require_start(&mut self, files: &Files) {
-        let first = self.segments.first().map(|segment| segment.key.base);
-        let holes = &self.holes;
+        let first = self.segments.list().first().map(|segment| segment.key.base);
+        let holes = self.segments.holes();
         let is_there = |first| first <= self.start || segment::is_lost(holes, self.start, first);
-        if self.missed.is_empty() && first.is_some_and(|first| !is_there(first)) {
-            let path = self.describe(self.start, files);
-            self.broken = Some(format!("{path} is missing"));
+        if self.covered.missing.is_empty() && first.is_some_and(|first| !is_there(first)) {
+            self.lacks(self.start, 0, files);
         }
     }
 
@@ -245,10 +229,10 @@ impl Part {
 
     /// The oldest offset.
     pub(crate) fn start(&self) -> u64 {
-        match self.segments.first() {
-            _ if self.broken.is_some() => self.start,
+        match self.segments.list().first() {
+            _ if self.is_incomplete => self.start,
             Some(segment) => segment.key.base,
-            None => self.end,
+            None => self.segments.end(),
         }
     }
 
@@ -263,70 +247,73 @@ impl Part {
         self.is_touched = true;
     }
 
-    /// Whether what the journal has for it is replayed.
-    fn takes(&self) -> bool {
-        self.stopped.is_none() && self.held.is_none()
+    pub(crate) fn is_stopped_by(&self, cause: Cause) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.cause == cause)
     }
 
-    pub(crate) fn stop(&mut self, reason: String) {
-        self.is_touched = true;
-        self.stopped.get_or_insert(reason);
+    pub(crate) fn stop(&mut self, reason: impl Into<Arc<str>>, cause: Cause) {
+        if self
+            .stop
+            .as_ref()
+            .is_none_or(|now| cause.outranks(now.cause))
+        {
+            // Damage of a segment is found again.
+            self.is_touched |= !matches!(cause, Cause::Segment(_));
+            self.stop = Some(Stop::new(reason, cause));
+        }
     }
 
     /// Goes on with these holes, as far as the journal has not just filled them:
     /// it brings back everything that the checkpoint does not cover.
     fn repair(&mut self, epoch: (u32, Option<u64>), holes: Vec<Hole>, damages: usize) {
-        (self.stopped, self.broken, self.damaged) = (None, None, None);
+        // A partition at rest serves again once it can be written.
+        if !self.is_stopped_by(Cause::Unwritable) {
+            self.stop = None;
+        }
+        self.is_incomplete = false;
         self.set_epoch(epoch.0, epoch.1);
         (self.proven, self.repaired) = (damages, damages);
-        let (newest, length, end) = (self.checkpointed, self.kept_length, self.kept_end);
+        let Covered {
+            segment,
+            length,
+            end,
+            ..
+        } = self.covered;
         let mut holes: Vec<Hole> = holes.into_iter().filter(|hole| hole.from < end).collect();
         for hole in &mut holes {
             hole.to = hole.to.min(end);
         }
-        let found = std::mem::take(&mut self.segments);
-        let ends: Vec<u64> = found
-            .iter()
-            .skip(1)
-            .map(|segment| segment.key.base)
-            .chain([self.end])
-            .collect();
-        self.segments = found
-            .into_iter()
-            .zip(ends)
-            .filter(|(segment, end)| !segment::is_lost(&holes, segment.key.base, *end))
-            .map(|(segment, _)| segment)
-            .collect();
+        self.covered
+            .missing
+            .retain(|(base, _)| !segment::is_lost(&holes, *base, *base));
+        self.segments.give_up(holes.clone().into());
         // Behind the newest one's end other segments go on, or this one at another byte.
+        let is_newest = |it: &Arc<Segment>| it.key.base == segment;
         if let Some(hole) = holes.last_mut().filter(|hole| hole.to == end)
-            && hole.from >= newest
-            && self
-                .segments
-                .iter()
-                .any(|segment| segment.key.base == newest)
+            && hole.from >= segment
+            && self.segments.list().iter().any(is_newest)
         {
             hole.at = length;
-        }
-        self.missed
-            .retain(|(base, _)| !segment::is_lost(&holes, *base, *base));
-        self.holes = holes.into();
-        for segment in &self.segments {
-            segment.set_holes(self.holes.clone());
+            self.segments.give_up(holes.into());
         }
     }
 
+    /// Takes the next batch; returns how much memory it takes.
     fn push(&mut self, batch: Batch) -> u64 {
+        (self.end, self.is_touched) = (batch.end_offset(), true);
+        if self.is_stopped_by(Cause::Unwritable) {
+            // It stays where it is.
+            return 0;
+        }
         let bytes = batch.len() as u64;
-        self.end = batch.end_offset();
         self.buffer_bytes += bytes;
         self.buffer.push(batch);
-        self.is_touched = true;
         bytes
     }
 
     /// The segment that ends where the partition does.
     fn newest(&self) -> Option<&Arc<Segment>> {
-        let newest = self.segments.last();
+        let newest = self.segments.newest();
         newest.filter(|segment| segment.key.base >= self.open_from)
     }
 
@@ -474,7 +461,7 @@ impl<'a> Replay<'a> {
                 ..
             } => {
                 if let Some(part) = self.part((topic, partition)) {
-                    part.stop(reason);
+                    part.stop(reason, Cause::Lost);
                 }
             }
             Operation::Repair {
@@ -585,16 +572,15 @@ impl<'a> Replay<'a> {
             self.adopt(placed.topic);
             self.grow(placed.topic, placed.partition + 1);
         }
-        let Some(part) = self.part(key).filter(|part| part.takes()) else {
+        let is_taken = |part: &&mut Part| !part.is_stopped_by(Cause::Lost);
+        let Some(part) = self.part(key).filter(is_taken) else {
             self.has_dropped = true;
             return Ok(());
         };
         if placed.base > part.end {
-            let (end, base) = (part.end, placed.base);
-            part.stop(format!(
-                "offsets {end} to {} are missing in the journal",
-                base - 1
-            ));
+            let (end, last) = (part.end, placed.base - 1);
+            let reason = format!("offsets {end} to {last} are missing in the journal");
+            part.stop(reason, Cause::Lost);
             return Ok(());
         }
         part.proven = part.proven.max(damages);
@@ -611,26 +597,76 @@ impl<'a> Replay<'a> {
                 return Ok(());
             };
             let Some(batch) = batch else {
-                part.stop(format!(
+                let reason = format!(
                     "the journal is damaged where offset {} is, and no segment has it",
                     placed.base
-                ));
+                );
+                part.stop(reason, Cause::Lost);
                 return Ok(());
             };
-            let bytes = part.push(batch);
-            let is_large = part.buffer_bytes >= BUFFER_BYTES;
-            self.buffered += bytes;
-            if is_large {
-                self.flush(key)?;
-            } else if self.buffered >= BUFFERS_BYTES {
-                self.flush_all()?;
-            }
+            self.push(key, batch)?;
         }
         if let Some(stamp) = placed.stamp {
             self.producers
                 .sent(key, stamp, placed.count, (placed.base, time_ms));
         }
         Ok(())
+    }
+
+    /// Adds a partition's next batch.
+    fn push(&mut self, key: PartitionKey, batch: Batch) -> Result<(), OpenError> {
+        let Some(part) = self.part(key) else {
+            return Ok(());
+        };
+        let bytes = part.push(batch);
+        let is_large = part.buffer_bytes >= BUFFER_BYTES;
+        self.buffered += bytes;
+        if is_large {
+            self.flush(key)
+        } else if self.buffered >= BUFFERS_BYTES {
+            self.flush_all()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Adds what the checkpoint kept aside of partitions that were at rest.
+    pub(crate) fn bring_back(
+        &mut self,
+        asides: BTreeMap<PartitionKey, Aside>,
+    ) -> Result<(), OpenError> {
+        for (key, aside) in asides {
+            let disk = self.files.disk();
+            let batches = aside.read(disk, key);
+            let Some(part) = self.part(key) else { continue };
+            match batches {
+                Ok(batches) => {
+                    let end = part.end;
+                    part.aside = Some(aside);
+                    for batch in aside::follow(end, &batches) {
+                        self.push(key, batch.clone())?;
+                    }
+                }
+                Err(Fault::Io { path, reason, .. }) => {
+                    let source = std::io::Error::other(reason);
+                    let action = "read";
+                    return Err(OpenError::Io {
+                        action,
+                        path,
+                        source,
+                    });
+                }
+                Err(fault) => {
+                    let (end, last) = (part.end, aside.end - 1);
+                    let reason = format!("offsets {end} to {last} are lost: {fault}");
+                    part.stop(reason, Cause::Lost);
+                    if let Err(error) = aside.set_apart(disk, key) {
+                        tracing::warn!(%error, %fault, "could not keep what is left of a file");
+                    }
+                }
+            }
+        }
+        self.flush_all()
     }
 
     /// Adds batches that a segment still had where the journal is damaged.
@@ -645,8 +681,7 @@ impl<'a> Replay<'a> {
                 self.producers
                     .sent(key, stamp, batch.count(), (batch.base_offset(), now_ms));
             }
-            let bytes = self.part(key).map_or(0, |part| part.push(batch));
-            self.buffered += bytes;
+            self.push(key, batch)?;
         }
         self.flush(key)
     }
@@ -678,7 +713,12 @@ impl<'a> Replay<'a> {
         };
         let segments = &mut part.segments;
         let written = run.append(&batches, |segment| segments.push(segment));
-        part.damaged = part.damaged.take().or(written.left);
+        if let Some(last) = batches[..written.batches].last() {
+            segments.set_end(last.end_offset());
+        }
+        if let Some((base, damage)) = written.left {
+            part.stop(damage.to_string(), Cause::Segment(base));
+        }
         match written.fault {
             None => {}
             Some(AppendFault::Full(source)) => {
@@ -689,8 +729,8 @@ impl<'a> Replay<'a> {
                 });
             }
             Some(fault) => {
-                part.end = batches[written.batches].base_offset();
-                part.held = Some(fault.to_string());
+                let reason = format!("its segments cannot be written: {fault}");
+                part.stop(reason, Cause::Unwritable);
             }
         }
         self.buffered = self.buffered.saturating_sub(bytes);
@@ -706,7 +746,8 @@ impl<'a> Replay<'a> {
             .values_mut()
             .flat_map(|topic| topic.parts.iter_mut())
         {
-            if part.held.is_some() || (part.broken.is_some() && part.stopped.is_some()) {
+            let is_lost = part.is_stopped_by(Cause::Lost);
+            if part.is_stopped_by(Cause::Unwritable) || (part.is_incomplete && is_lost) {
                 // Whoever brings its files back should find everything else untouched.
                 continue;
             }
@@ -726,6 +767,7 @@ fn trim(files: &Files, part: &Part) -> std::io::Result<()> {
     let (topic, partition) = part.key;
     let used: FxHashMap<u64, u64> = part
         .segments
+        .list()
         .iter()
         .map(|segment| (segment.key.base, segment.len()))
         .collect();
@@ -737,7 +779,7 @@ fn trim(files: &Files, part: &Part) -> std::io::Result<()> {
         };
         match used.get(base) {
             // A missed one, or one beside it.
-            None if part.broken.is_some() && *base < part.kept_end => {}
+            None if part.is_incomplete && *base < part.covered.end => {}
             None => files.remove(key)?,
             Some(len) if len < bytes => files.open_unchecked(key)?.truncate(*len)?,
             Some(_) => {}

@@ -14,6 +14,7 @@ use super::replay::{Part, Replay};
 use crate::store::commit::TopicId;
 use crate::store::journal::group::Header;
 use crate::store::journal::operation::{Operation, Placed};
+use crate::store::partition::stop::Cause;
 use crate::store::producer::PartitionKey;
 use crate::store::segment::files::Files;
 use crate::store::segment::read::{self, Place, Wanted};
@@ -221,14 +222,12 @@ impl Gaps {
     pub(crate) fn conclude(&self, replay: &mut Replay<'_>) {
         let (lost, found) = (self.records_lost, self.records_found);
         if lost != found {
-            for part in replay
-                .parts()
-                .filter(|part| part.stopped.is_none() && part.proven < self.newest)
-            {
-                part.stop(format!(
+            for part in replay.parts().filter(|part| part.proven < self.newest) {
+                let reason = format!(
                     "the journal is damaged: {lost} offsets were in groups that cannot be read, {found} of them \
                      were found in segments, and nothing proves that this partition is whole"
-                ));
+                );
+                part.stop(reason, Cause::Lost);
             }
         }
         if self.changes_lost == 0 {
@@ -245,8 +244,8 @@ impl Gaps {
             .filter(|part| self.found_in.contains(&part.key) && part.repaired < self.newest)
         {
             part.stop(
-                "the journal is damaged: changes that were committed with its records are lost"
-                    .to_owned(),
+                "the journal is damaged: changes that were committed with its records are lost",
+                Cause::Lost,
             );
         }
     }

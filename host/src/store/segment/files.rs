@@ -9,6 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Fault, HEADER_BYTES, Key, Segment, folder, topic_folder};
 use crate::io::{Disk, File};
+use crate::store::producer::PartitionKey;
 
 /// Opens segments and remembers them.
 #[derive(Debug)]
@@ -165,6 +166,15 @@ impl Files {
         state.open.retain(|key, _| key.topic != topic);
         state.unsynced_folders.retain(|folder| !below(folder));
         state.known_folders.retain(|folder| !below(folder));
+    }
+
+    /// Forgets the files and the folder of a partition, which may be gone.
+    pub(crate) fn forget_folder(&self, (topic, partition): PartitionKey) {
+        let mut state = self.state.lock();
+        state
+            .open
+            .retain(|key, _| (key.topic, key.partition) != (topic, partition));
+        state.known_folders.remove(&folder(topic, partition));
     }
 
     /// Makes all names durable that were created since the last call.

@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 
 use self::files::Files;
 use self::index::Index;
-use crate::io::is_full;
+use crate::io::{is_full, is_short_of_files};
 use crate::store::commit::TopicId;
 
 /// The folder of all topics.
@@ -138,8 +138,8 @@ pub(crate) enum Fault {
     /// The system could not; another try may do.
     Io {
         path: String,
-        kind: io::ErrorKind,
         reason: String,
+        lasts: Lasts,
     },
     /// The file is gone.
     Missing { path: String },
@@ -151,13 +151,35 @@ pub(crate) enum Fault {
     },
 }
 
+/// How long what the system could not do is likely to last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lasts {
+    /// Until files are closed: it says nothing about this file.
+    AMoment,
+    /// Nobody knows; another try may do.
+    Maybe,
+    /// Until somebody changes the file or its folder.
+    UntilChanged,
+}
+
+impl Lasts {
+    fn of(error: &io::Error) -> Lasts {
+        match error.kind() {
+            _ if is_short_of_files(error) => Lasts::AMoment,
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Lasts::UntilChanged,
+            _ => Lasts::Maybe,
+        }
+    }
+}
+
 impl Fault {
-    /// Whether no other try will do before somebody brings the file back.
-    pub(crate) fn is_barred(&self) -> bool {
+    /// How long it is likely to last; `None` for damage, which another segment
+    /// does not have.
+    pub(crate) fn lasts(&self) -> Option<Lasts> {
         match self {
-            Fault::Missing { .. } => true,
-            Fault::Io { kind, .. } => *kind == io::ErrorKind::PermissionDenied,
-            Fault::Damaged { .. } => false,
+            Fault::Missing { .. } => Some(Lasts::UntilChanged),
+            Fault::Io { lasts, .. } => Some(*lasts),
+            Fault::Damaged { .. } => None,
         }
     }
 
@@ -165,10 +187,10 @@ impl Fault {
     pub(crate) fn of(path: String, error: &io::Error) -> Fault {
         match error.kind() {
             io::ErrorKind::NotFound => Fault::Missing { path },
-            kind => Fault::Io {
+            _ => Fault::Io {
                 path,
-                kind,
                 reason: error.to_string(),
+                lasts: Lasts::of(error),
             },
         }
     }
@@ -349,8 +371,23 @@ impl Segment {
         }
     }
 
+    /// Whether its file is there, under its name, with all that was written: one
+    /// that is open can be written to long after somebody removed it.
+    pub(crate) fn require(&self, files: &Files) -> Result<(), Fault> {
+        let (path, len) = (self.key.path(), self.len());
+        let found = files.disk().open_read(&path).and_then(|file| file.len());
+        match found {
+            Err(error) => Err(files.fault(self.key, &error)),
+            Ok(found) if found < len => Err(Fault::Missing {
+                path: format!("{} (bytes {found} to {len})", files.disk().describe(&path)),
+            }),
+            Ok(_) => Ok(()),
+        }
+    }
+
     /// Makes the segment's bytes durable.
     pub(crate) fn sync(&self, files: &Files) -> Result<(), SyncFault> {
+        self.require(files).map_err(SyncFault::Open)?;
         let file = files
             .open_unchecked(self.key)
             .map_err(|error| SyncFault::Open(files.fault(self.key, &error)))?;
@@ -509,10 +546,8 @@ impl Segment {
 pub(crate) enum AppendFault {
     /// There is no room.
     Full(io::Error),
-    /// The system could not; another try may do.
-    Again(String),
-    /// The files are not there, or may not be used: no other try will do.
-    Barred(String),
+    /// The system could not.
+    System(String, Lasts),
     /// What is in the segment is damaged; another segment will do.
     Damaged(Fault),
 }
@@ -521,7 +556,7 @@ impl fmt::Display for AppendFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AppendFault::Full(error) => error.fmt(f),
-            AppendFault::Again(reason) | AppendFault::Barred(reason) => f.write_str(reason),
+            AppendFault::System(reason, _) => f.write_str(reason),
             AppendFault::Damaged(fault) => fault.fmt(f),
         }
     }
@@ -531,22 +566,18 @@ impl From<io::Error> for AppendFault {
     /// A write that failed is no worse than one that was not begun: the place of
     /// the next try is known, and whether it is on disk, the sync will tell.
     fn from(error: io::Error) -> AppendFault {
-        match error.kind() {
-            _ if is_full(&error) => AppendFault::Full(error),
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
-                AppendFault::Barred(error.to_string())
-            }
-            _ => AppendFault::Again(error.to_string()),
+        match is_full(&error) {
+            true => AppendFault::Full(error),
+            false => AppendFault::System(error.to_string(), Lasts::of(&error)),
         }
     }
 }
 
 impl From<Fault> for AppendFault {
     fn from(fault: Fault) -> AppendFault {
-        match &fault {
-            Fault::Damaged { .. } => AppendFault::Damaged(fault),
-            fault if fault.is_barred() => AppendFault::Barred(fault.to_string()),
-            fault => AppendFault::Again(fault.to_string()),
+        match fault.lasts() {
+            None => AppendFault::Damaged(fault),
+            Some(lasts) => AppendFault::System(fault.to_string(), lasts),
         }
     }
 }

@@ -387,3 +387,20 @@ impl Reader<'_> {
         Ok(None)
     }
 }
+
+/// The batch at the beginning of these bytes, checked; if `offset` is given, it
+/// must begin with that.
+pub(crate) fn next_batch(bytes: &Bytes, offset: Option<u64>) -> Result<Batch, String> {
+    let header = batch::peek(bytes).map_err(|error| error.to_string())?;
+    let found = header.base_offset();
+    if let Some(offset) = offset.filter(|offset| *offset != found) {
+        return Err(format!("offset {offset} should be here, {found} is"));
+    }
+    if header.length() > bytes.len() {
+        return Err("the file ends within a batch".to_owned());
+    }
+    let batch = Batch::parse_trusted(bytes.slice(..header.length()));
+    let batch = batch.map_err(|error| error.to_string())?;
+    batch.check().map_err(|error| error.to_string())?;
+    Ok(batch)
+}

@@ -143,6 +143,7 @@ impl Client {
                 }
                 Err(
                     CommitError::DiskFull
+                    | CommitError::Stopped { .. }
                     | CommitError::OutOfOrder { .. }
                     | CommitError::StorageFailed(_)
                     | CommitError::Closed,

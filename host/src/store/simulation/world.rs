@@ -1,6 +1,6 @@
 //! A store, its disk, its users and what they know.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use eddy_protocol::frame::{Durability, TopicSettings};
 
 use super::client::{Client, batch};
 use super::model::{Learnt, read_all};
-use crate::io::{CrashKind, Faults, FaultyDisk, ManualClock};
+use crate::io::{Broken, Call, CrashKind, Faults, FaultyDisk, ManualClock};
 use crate::store::commit::{Append, CatalogChange, Change, Commit, Committed, Expect, Table};
 use crate::store::config::Config;
 use crate::store::engine::Engine;
@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) crash_percent: u8,
     /// How likely the disk becomes full at a step.
     pub(super) full_percent: u8,
+    /// How likely the segments of a partition cannot be had any more at a step.
+    pub(super) rest_percent: u8,
     /// The machine stops at this sync, once.
     pub(super) crash_at_sync: Option<u64>,
 }
@@ -55,7 +57,10 @@ pub(super) struct World {
     learnt: BTreeMap<(String, u32), Learnt>,
     runs: Vec<Option<Ticket<Committed>>>,
     plain: u64,
-    machine_stopped: bool,
+    /// Files that cannot be opened.
+    broken: Vec<Broken>,
+    /// Partitions that the machine may have lost something of.
+    doubtful: BTreeSet<(String, u32)>,
     trace: Vec<String>,
 }
 
@@ -98,7 +103,8 @@ impl World {
             runs: DEPLOYMENTS.iter().map(|_| None).collect(),
             plain: 0,
             plan,
-            machine_stopped: false,
+            broken: Vec::new(),
+            doubtful: BTreeSet::new(),
             trace: Vec::new(),
         }
     }
@@ -106,7 +112,7 @@ impl World {
     /// Lives the history; returns what happened.
     pub(super) fn run(mut self) -> Vec<String> {
         if let Some(sync) = self.plan.crash_at_sync {
-            self.disk.set_faults(Faults {
+            self.set_faults(Faults {
                 stop_at_sync: Some(sync),
                 ..Faults::default()
             });
@@ -120,6 +126,70 @@ impl World {
         }
         self.finish();
         self.trace
+    }
+
+    /// What shall go wrong, besides what is broken.
+    fn set_faults(&self, faults: Faults) {
+        self.disk.set_faults(Faults {
+            broken: self.broken.clone(),
+            ..faults
+        });
+    }
+
+    /// Notes that the machine has stopped.
+    fn doubt(&mut self) {
+        for (name, partitions, durability, _) in TOPICS {
+            if durability == Durability::Memory {
+                let all = (0..partitions).map(|number| (name.to_owned(), number));
+                self.doubtful.extend(all);
+            }
+        }
+    }
+
+    /// The segments of some partition cannot be had any more, or all can again.
+    fn break_or_mend(&mut self) {
+        if self.random.bool() {
+            self.broken.clear();
+        } else {
+            let (name, partitions, ..) = TOPICS[self.random.usize(..TOPICS.len())];
+            let number = self.random.u32(..partitions);
+            let partition = self.partition(name, number);
+            let (topic, number) = partition.key();
+            self.broken.push(Broken {
+                call: Call::Open,
+                path: format!("topics/{topic}/{number}/"),
+                errno: [2, 13][self.random.usize(..2)],
+            });
+        }
+        self.note(format!("broken {:?}", self.broken));
+        self.set_faults(Faults::default());
+    }
+
+    /// Asks for the repair of every partition that is stopped.
+    fn repair(&mut self) {
+        if self.broken.iter().any(|broken| broken.errno == 2) {
+            // What is gone would be given up.
+            return;
+        }
+        for (name, partitions, ..) in TOPICS {
+            for number in 0..partitions {
+                let partition = self.partition(name, number);
+                if partition.stopped().is_none() {
+                    continue;
+                }
+                let (topic, partition) = partition.key();
+                let commit = Commit {
+                    catalog: vec![CatalogChange::Repair { topic, partition }],
+                    ..Commit::default()
+                };
+                let prepared = self.engine().prepare_repairs(&commit);
+                self.note(format!("repair {name} {number}: {prepared:?}"));
+                if prepared.is_ok() {
+                    let (reply, _) = ticket();
+                    self.engine().write(vec![Request::Commit { commit, reply }]);
+                }
+            }
+        }
     }
 
     fn engine(&self) -> &Engine {
@@ -155,7 +225,7 @@ impl World {
                     } else {
                         CrashKind::Process
                     });
-                    self.machine_stopped = true;
+                    self.doubt();
                     continue;
                 }
             }
@@ -164,7 +234,7 @@ impl World {
             }
             self.disk.crash(CrashKind::Machine);
             self.engine = None;
-            self.machine_stopped = true;
+            self.doubt();
         }
         self.check();
     }
@@ -229,11 +299,17 @@ impl World {
             let hide_free_bytes = self.random.bool();
             self.note(format!("{free} bytes left"));
             let bytes_max = Some(self.disk.used_bytes() + free);
-            self.disk.set_faults(Faults {
+            self.set_faults(Faults {
                 bytes_max,
                 hide_free_bytes,
                 ..Faults::default()
             });
+        }
+        if self.random.u8(..100) < self.plan.rest_percent {
+            match self.random.u8(..3) {
+                0 => self.repair(),
+                _ => self.break_or_mend(),
+            }
         }
         match self.random.u8(..100) {
             0..25 => self.produce(),
@@ -259,7 +335,7 @@ impl World {
             }
             92..93 => self.check(),
             93..94 => self.engine().keep_spare(),
-            94..95 if self.plan.full_percent > 0 => self.disk.set_faults(Faults::default()),
+            94..95 if self.plan.full_percent > 0 => self.set_faults(Faults::default()),
             _ => self.clock.advance(self.random.i64(1..1000)),
         }
         self.poll();
@@ -275,7 +351,7 @@ impl World {
             return self.crash(kind);
         }
         let stop_at_operation = Some(self.disk.operations() + self.random.u64(1..40));
-        self.disk.set_faults(Faults {
+        self.set_faults(Faults {
             stop_at_operation,
             ..Faults::default()
         });
@@ -350,6 +426,7 @@ impl World {
                     Ok(_)
                     | Err(
                         CommitError::DiskFull
+                        | CommitError::Stopped { .. }
                         | CommitError::Table(TableError::Io { .. })
                         | CommitError::StorageFailed(_)
                         | CommitError::Closed,
@@ -382,9 +459,13 @@ impl World {
         if position >= partition.end() {
             return;
         }
-        let read = partition
-            .read(position, 300)
-            .expect("the input can be read");
+        let read = match partition.read(position, 300) {
+            Ok(read) => read,
+            Err(error) => {
+                assert!(self.plan.rest_percent > 0, "{error}");
+                return;
+            }
+        };
         let end = read
             .batches
             .last()
@@ -433,7 +514,13 @@ impl World {
         self.disk.crash(kind);
         self.engine = None;
         self.queue.clear();
-        self.machine_stopped |= kind == CrashKind::Machine;
+        if self.random.bool() {
+            self.broken.clear();
+        }
+        self.set_faults(Faults::default());
+        if kind == CrashKind::Machine {
+            self.doubt();
+        }
         self.poll();
         self.clients
             .iter_mut()
@@ -441,7 +528,7 @@ impl World {
         self.runs.iter_mut().for_each(|run| *run = None);
         if self.random.u8(..4) == 0 {
             let stop_at_operation = Some(self.disk.operations() + self.random.u64(1..60));
-            self.disk.set_faults(Faults {
+            self.set_faults(Faults {
                 stop_at_operation,
                 ..Faults::default()
             });
@@ -476,16 +563,23 @@ impl World {
 
     /// Compares everything that is visible with what is known.
     fn check(&mut self) {
-        let may_lose = std::mem::take(&mut self.machine_stopped);
-        for (name, partitions, durability, _) in TOPICS {
+        for (name, partitions, ..) in TOPICS {
             for number in 0..partitions {
                 let partition = self.partition(name, number);
-                let learnt = self.learnt.entry((name.to_owned(), number)).or_default();
-                learnt.check(
-                    &partition,
-                    may_lose && durability == Durability::Memory,
-                    name,
-                );
+                let key = (name.to_owned(), number);
+                let (topic, number) = partition.key();
+                let folder = format!("topics/{topic}/{number}/");
+                let is_broken = self.broken.iter().any(|broken| broken.path == folder);
+                if is_broken || partition.stopped().is_some() {
+                    assert!(self.plan.rest_percent > 0, "seed {}: {name}", self.seed);
+                    self.learnt.entry(key).or_default();
+                    continue;
+                }
+                let may_lose = self.doubtful.remove(&key);
+                self.learnt
+                    .entry(key)
+                    .or_default()
+                    .check(&partition, may_lose, name);
             }
         }
         for (topic, client) in &self.clients {
@@ -511,10 +605,11 @@ impl World {
 
     /// Everything that waits is done, the store is closed and opened, and all is right.
     fn finish(&mut self) {
-        self.disk.set_faults(Faults::default());
+        self.broken.clear();
+        self.set_faults(Faults::default());
         if self.disk.is_stopped() || self.engine().failure().is_some() {
             self.crash(CrashKind::Machine);
-            self.disk.set_faults(Faults::default());
+            self.set_faults(Faults::default());
         }
         for round in 0.. {
             assert!(
@@ -526,9 +621,10 @@ impl World {
             {
                 self.crash(CrashKind::Machine);
             }
-            self.disk.set_faults(Faults::default());
+            self.set_faults(Faults::default());
             self.engine().look_for_room();
             self.settle();
+            self.repair();
             for chosen in 0..self.clients.len() {
                 self.clients[chosen].1.wants_to_finish();
                 if !self.clients[chosen].1.is_idle() {
@@ -544,7 +640,11 @@ impl World {
                 }
             }
             self.settle();
-            if self.clients.iter().all(|(_, client)| client.is_idle()) {
+            let is_served = self.engine().catalog.all().iter().all(|topic| {
+                let partitions = topic.partitions();
+                partitions.iter().all(|it| it.stopped().is_none())
+            });
+            if is_served && self.clients.iter().all(|(_, client)| client.is_idle()) {
                 break;
             }
         }
@@ -625,7 +725,7 @@ fn dump(engine: &Engine) -> Vec<String> {
             topic.settings()
         ));
         for partition in topic.partitions().iter() {
-            let records = read_all(partition);
+            let records = partition.stopped().is_none().then(|| read_all(partition));
             let (number, epoch) = (partition.number(), partition.epoch());
             lines.push(format!(
                 "{number} epoch {epoch} stopped {:?}: {records:?}",

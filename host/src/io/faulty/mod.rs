@@ -5,16 +5,16 @@
 //!
 //! Public because the tests of every layer above run on it.
 
+mod medium;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use self::medium::{NameChange, Names, Node, SECTOR_BYTES};
 use super::{Disk, Entry, File, Lock, LockError, folder_of};
-
-/// What a power cut keeps or loses as a whole.
-const SECTOR_BYTES: u64 = 512;
 
 /// What shall go wrong. Operations are the calls that change something.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +32,30 @@ pub struct Faults {
     pub bytes_max: Option<u64>,
     /// [`Disk::free_bytes`] promises more than there is, as quotas do.
     pub hide_free_bytes: bool,
+    /// What fails in single files.
+    pub broken: Vec<Broken>,
+}
+
+/// A call that fails with an error of the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Which call.
+    pub call: Call,
+    /// In files whose paths begin so.
+    pub path: String,
+    /// With which error.
+    pub errno: i32,
+}
+
+/// A call that may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// Opening or creating a file.
+    Open,
+    /// Reading from it.
+    Read,
+    /// Writing to it.
+    Write,
 }
 
 /// How a crash ends what was running.
@@ -66,38 +90,6 @@ struct State {
     faults: Faults,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Names {
-    files: BTreeMap<String, u64>,
-    folders: BTreeSet<String>,
-}
-
-#[derive(Debug, Clone)]
-enum NameChange {
-    Link { path: String, node: u64 },
-    Unlink { path: String },
-    Rename { from: String, to: String },
-    MakeFolder { path: String },
-    RemoveFolder { path: String },
-}
-
-#[derive(Debug, Clone, Default)]
-struct Node {
-    data: Vec<u8>,
-    synced: Vec<u8>,
-    dirty: BTreeSet<u64>,
-    /// Sectors that take room; what was only skipped or extended does not.
-    used: BTreeSet<u64>,
-    /// How the length changed since the last sync.
-    lengths: Vec<Length>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Length {
-    Set(usize),
-    Written { from: usize, to: usize },
-}
-
 impl FaultyDisk {
     /// An empty disk.
     pub fn new(seed: u64) -> FaultyDisk {
@@ -127,6 +119,37 @@ impl FaultyDisk {
         FaultyDisk {
             state: Arc::new(Mutex::new(state)),
         }
+    }
+
+    fn file(&self, state: &State, node: u64, path: &str) -> Arc<dyn File> {
+        Arc::new(FaultyFile {
+            state: self.state.clone(),
+            node,
+            path: path.to_owned(),
+            generation: state.generation,
+        })
+    }
+
+    /// Lets a call fail besides, in files whose paths begin so.
+    pub fn break_files(&self, call: Call, path: &str, errno: i32) {
+        self.state.lock().faults.broken.push(Broken {
+            call,
+            path: path.to_owned(),
+            errno,
+        });
+    }
+
+    /// Removes a folder with everything in it, as somebody beside the broker does.
+    pub fn remove_all(&self, folder: &str) {
+        let mut state = self.state.lock();
+        let prefix = format!("{folder}/");
+        let is_in = |path: &String| path == folder || path.starts_with(&prefix);
+        let State { names, durable, .. } = &mut *state;
+        for names in [names, durable] {
+            names.files.retain(|path, _| !is_in(path));
+            names.folders.retain(|path| !is_in(path));
+        }
+        state.pending.retain(|(of, _)| !is_in(of));
     }
 
     /// What shall go wrong from now on.
@@ -212,15 +235,7 @@ impl FaultyDisk {
         let mut state = self.state.lock();
         let id = state.next_node;
         state.next_node += 1;
-        state.nodes.insert(
-            id,
-            Node {
-                used: (0..(bytes.len() as u64).div_ceil(SECTOR_BYTES)).collect(),
-                synced: bytes.clone(),
-                data: bytes,
-                ..Node::default()
-            },
-        );
+        state.nodes.insert(id, Node::synced(bytes));
         let mut folder = folder_of(path);
         while !folder.is_empty() {
             state.names.folders.insert(folder.to_owned());
@@ -233,6 +248,14 @@ impl FaultyDisk {
 }
 
 impl State {
+    fn check(&self, call: Call, path: &str) -> io::Result<()> {
+        let is_it = |broken: &&Broken| broken.call == call && path.starts_with(&broken.path);
+        match self.faults.broken.iter().find(is_it) {
+            Some(broken) => Err(io::Error::from_raw_os_error(broken.errno)),
+            None => Ok(()),
+        }
+    }
+
     /// Counts an operation; an error once the machine has stopped.
     fn operate(&mut self) -> io::Result<()> {
         self.running()?;
@@ -322,138 +345,13 @@ impl State {
     }
 }
 
-impl Names {
-    fn apply(&mut self, change: &NameChange) {
-        match change {
-            NameChange::Link { path, node } => {
-                self.files.insert(path.clone(), *node);
-            }
-            NameChange::Unlink { path } => {
-                self.files.remove(path);
-            }
-            NameChange::Rename { from, to } => {
-                if let Some(node) = self.files.remove(from) {
-                    self.files.insert(to.clone(), node);
-                }
-            }
-            NameChange::MakeFolder { path } => {
-                self.folders.insert(path.clone());
-            }
-            NameChange::RemoveFolder { path } => {
-                self.folders.remove(path);
-            }
-        }
-    }
-
-    fn has_folder(&self, path: &str) -> bool {
-        path.is_empty() || self.folders.contains(path)
-    }
-
-    /// Drops what lies in folders that are not there.
-    fn drop_orphans(&mut self) {
-        let mut folders = BTreeSet::new();
-        for folder in &self.folders {
-            // Sorted order puts a folder behind the one that holds it.
-            let above = folder_of(folder);
-            if above.is_empty() || folders.contains(above) {
-                folders.insert(folder.clone());
-            }
-        }
-        self.files
-            .retain(|path, _| folder_of(path).is_empty() || folders.contains(folder_of(path)));
-        self.folders = folders;
-    }
-}
-
-impl Node {
-    fn write(&mut self, bytes: &[u8], at: usize) {
-        let (len, end) = (self.data.len(), at + bytes.len());
-        if len < end {
-            self.data.resize(end, 0);
-            self.lengths.push(Length::Written { from: len, to: end });
-        }
-        self.data[at..end].copy_from_slice(bytes);
-        self.mark(at as u64, end as u64);
-        let (first, last) = (
-            at as u64 / SECTOR_BYTES,
-            (end as u64).div_ceil(SECTOR_BYTES),
-        );
-        self.used.extend(first..last);
-    }
-
-    fn resize(&mut self, len: usize) {
-        let (low, high) = (self.data.len().min(len), self.data.len().max(len));
-        self.data.resize(len, 0);
-        self.lengths.push(Length::Set(len));
-        self.used.split_off(&(len as u64).div_ceil(SECTOR_BYTES));
-        self.mark(low as u64, high as u64);
-    }
-
-    fn mark(&mut self, from: u64, to: u64) {
-        if from < to {
-            self.dirty
-                .extend(from / SECTOR_BYTES..=(to - 1) / SECTOR_BYTES);
-        }
-    }
-
-    fn sync(&mut self) {
-        self.lengths.clear();
-        self.synced.resize(self.data.len(), 0);
-        for sector in std::mem::take(&mut self.dirty) {
-            copy_sector(&self.data, &mut self.synced, sector);
-        }
-    }
-
-    fn lose_unsynced(&mut self, random: &mut fastrand::Rng) {
-        let len = self.length_after_crash(random);
-        // Sometimes nothing, sometimes everything, mostly some of it reached the disk.
-        let kept_percent = [0, 100, random.u8(..100)][random.usize(..3)];
-        self.synced.resize(len, 0);
-        for sector in std::mem::take(&mut self.dirty) {
-            if random.u8(..100) < kept_percent {
-                copy_sector(&self.data, &mut self.synced, sector);
-            }
-        }
-        self.data = self.synced.clone();
-    }
-
-    /// A length that the file had since its last sync. One that was set is there
-    /// or not; one that grew by writing may be anywhere between.
-    fn length_after_crash(&mut self, random: &mut fastrand::Rng) -> usize {
-        let lengths = std::mem::take(&mut self.lengths);
-        let chosen = random.usize(..=lengths.len());
-        match chosen.checked_sub(1).map(|last| lengths[last]) {
-            None => self.synced.len(),
-            Some(Length::Set(len)) => len,
-            Some(Length::Written { from, to }) => {
-                let sector = SECTOR_BYTES as usize;
-                let between = random.usize(from..=to).next_multiple_of(sector);
-                between.min(to)
-            }
-        }
-    }
-}
-
-fn copy_sector(from: &[u8], to: &mut [u8], sector: u64) {
-    let start = usize::try_from(sector * SECTOR_BYTES).unwrap_or(usize::MAX);
-    let end = (start + SECTOR_BYTES as usize)
-        .min(from.len())
-        .min(to.len());
-    if start < end {
-        to[start..end].copy_from_slice(&from[start..end]);
-    }
-}
-
 impl Disk for FaultyDisk {
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
         let state = self.state.lock();
         state.running()?;
+        state.check(Call::Open, path)?;
         let node = *state.names.files.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(FaultyFile {
-            state: self.state.clone(),
-            node,
-            generation: state.generation,
-        }))
+        Ok(self.file(&state, node, path))
     }
 
     fn open_read(&self, path: &str) -> io::Result<Arc<dyn File>> {
@@ -463,6 +361,7 @@ impl Disk for FaultyDisk {
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
         let mut state = self.state.lock();
         state.operate()?;
+        state.check(Call::Open, path)?;
         if !state.names.has_folder(folder_of(path)) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -482,11 +381,7 @@ impl Disk for FaultyDisk {
                 node
             }
         };
-        Ok(Arc::new(FaultyFile {
-            state: self.state.clone(),
-            node,
-            generation: state.generation,
-        }))
+        Ok(self.file(&state, node, path))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -650,6 +545,7 @@ impl Drop for FaultyLock {
 struct FaultyFile {
     state: Arc<Mutex<State>>,
     node: u64,
+    path: String,
     generation: u64,
 }
 
@@ -667,6 +563,7 @@ impl File for FaultyFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         self.with(|state| {
             state.running()?;
+            state.check(Call::Read, &self.path)?;
             if state.faults.fail_reads {
                 return Err(io::Error::other("input/output error"));
             }
@@ -688,6 +585,7 @@ impl File for FaultyFile {
             .for_each(|slice| bytes.extend_from_slice(slice));
         self.with(|state| {
             state.operate()?;
+            state.check(Call::Write, &self.path)?;
             let room = state.room_for(self.node, at, bytes.len() as u64);
             let mut part = usize::try_from(room).map_err(io::Error::other)?;
             if state.stopped {

@@ -1,0 +1,238 @@
+//! What readers get: from memory where it is there, else from segments.
+//!
+//! Readers never wait on the writer: no lock is held over a read. Only who is
+//! the first to need a segment's index waits for it, with the others who need
+//! it then.
+
+use std::sync::Arc;
+
+use eddy_protocol::Batch;
+
+use super::Partition;
+use super::stop::Cause;
+use crate::store::error::ReadError;
+use crate::store::segment::read::{self, Place};
+use crate::store::segment::{Fault, Segment};
+
+/// What the newest batches in memory say about an offset.
+#[derive(Debug, Clone)]
+pub enum TailRead {
+    /// Batches, the first holding the offset or [the next
+    /// one](Partition::next_from) that is there, each beginning where the one
+    /// before ended.
+    Batches(Vec<Batch>),
+    /// The offset is the partition's end: nothing yet.
+    AtEnd,
+    /// The record exists, in a segment: [`Partition::read`] has it.
+    OnDisk,
+    /// Retention removed the record.
+    BelowStart {
+        /// The oldest offset.
+        start: u64,
+    },
+    /// The offset was never given.
+    BeyondEnd {
+        /// The offset that the next record will get.
+        end: u64,
+    },
+    /// The partition is stopped.
+    Stopped(Arc<str>),
+}
+
+/// Batches from a partition: the first holds the offset that was asked for (or
+/// [the next one](Partition::next_from) that is there), each begins where the
+/// one before ended. Empty at the partition's end.
+#[derive(Debug, Clone, Default)]
+pub struct Read {
+    /// The batches; those from one read share memory.
+    pub batches: Vec<Batch>,
+}
+
+impl Partition {
+    /// The batches from `offset` on that are in memory; stops after the one
+    /// that passes `bytes_max`, which counts what the batches take expanded.
+    /// Never waits.
+    pub fn read_tail(&self, offset: u64, bytes_max: u64) -> TailRead {
+        if let Some(reason) = self.stop_reason() {
+            return TailRead::Stopped(reason);
+        }
+        let inner = self.inner.lock();
+        let (start, end) = (self.start(), self.end());
+        if offset < start {
+            return TailRead::BelowStart { start };
+        }
+        let offset = inner.segments.over_holes(offset);
+        match inner.tail.read(offset, bytes_max) {
+            _ if offset == end => TailRead::AtEnd,
+            _ if offset > end => TailRead::BeyondEnd { end },
+            Some(batches) => TailRead::Batches(batches),
+            None => TailRead::OnDisk,
+        }
+    }
+
+    /// The batches from `offset` on; stops after the one that passes
+    /// `bytes_max` (which counts what the batches take expanded), at a segment's
+    /// end, or at the partition's end. May wait for the disk.
+    pub fn read(&self, offset: u64, bytes_max: u64) -> Result<Read, ReadError> {
+        loop {
+            match self.read_tail(offset, bytes_max) {
+                TailRead::Batches(batches) => return Ok(Read { batches }),
+                TailRead::AtEnd => return Ok(Read::default()),
+                TailRead::BelowStart { start } => return Err(ReadError::BelowStart { start }),
+                TailRead::BeyondEnd { end } => return Err(ReadError::BeyondEnd { end }),
+                TailRead::Stopped(reason) => return Err(ReadError::Stopped(reason)),
+                TailRead::OnDisk => {}
+            }
+            let offset = self.over_holes(offset);
+            match self.read_segment(offset, bytes_max) {
+                Ok(batches) => return Ok(Read { batches }),
+                // Retention was faster; the next round says so.
+                Err((_, Fault::Missing { .. })) if offset < self.start() => {}
+                Err((segment, fault)) => return Err(self.fail(&fault, segment)),
+            }
+        }
+    }
+
+    /// The offset of the first record whose timestamp is not older than
+    /// `time_ms`; the partition's end if there is none. May wait for the disk.
+    pub fn offset_at_time(&self, time_ms: i64) -> Result<u64, ReadError> {
+        if let Some(reason) = self.stop_reason() {
+            return Err(ReadError::Stopped(reason));
+        }
+        let (segments, tail, applied) = {
+            let inner = self.inner.lock();
+            let segments = inner.segments.list().clone();
+            let unapplied = inner.tail.unapplied(u64::MAX);
+            (segments, unapplied, inner.segments.end())
+        };
+        for segment in segments.iter() {
+            let found = self.look(segment, || self.time_in_segment(segment, time_ms, applied));
+            match found {
+                Ok(None) => {}
+                Ok(Some(offset)) => return Ok(offset.max(self.start())),
+                Err(Fault::Missing { .. }) if segment.key.base < self.start() => {}
+                Err(fault) => return Err(self.fail(&fault, segment.key.base)),
+            }
+        }
+        let found = tail.iter().find(|batch| batch.timestamp_max() >= time_ms);
+        Ok(found.map_or_else(|| self.end(), |batch| first_at(batch, time_ms)))
+    }
+
+    fn time_in_segment(
+        &self,
+        segment: &Arc<Segment>,
+        time_ms: i64,
+        applied: u64,
+    ) -> Result<Option<u64>, Fault> {
+        if segment
+            .timestamp_max(&self.files)?
+            .is_none_or(|newest| newest < time_ms)
+        {
+            return Ok(None);
+        }
+        let (offset, at) = segment.locate_time(&self.files, time_ms)?;
+        let mut from = Place { offset, at };
+        loop {
+            let found = segment.read(&self.files, from, from.offset, 1 << 18)?;
+            self.files.watch(segment);
+            if let Some(batch) = found
+                .batches
+                .iter()
+                .find(|batch| batch.timestamp_max() >= time_ms)
+            {
+                return Ok(Some(first_at(batch, time_ms)));
+            }
+            if found.batches.is_empty() || found.next.offset >= applied {
+                return Ok(None);
+            }
+            from = found.next;
+        }
+    }
+
+    /// The batches from `offset` on; a fault comes with its segment's base.
+    fn read_segment(&self, offset: u64, bytes_max: u64) -> Result<Vec<Batch>, (u64, Fault)> {
+        let (segment, place) = {
+            let segments = &self.inner.lock().segments;
+            let Some(segment) = segments.of(offset).cloned() else {
+                let path = self.files.disk().describe(&segments.key_of(offset).path());
+                return Err((offset, Fault::Missing { path }));
+            };
+            let place = segments.place(&segment, offset);
+            (segment, place)
+        };
+        let mut place = place;
+        let look = || self.read_at(&segment, offset, bytes_max, place.take());
+        let found = self
+            .look(&segment, look)
+            .map_err(|fault| (segment.key.base, fault))?;
+        self.files.watch(&segment);
+        if found.batches.is_empty() {
+            let path = self.files.disk().describe(&segment.key.path());
+            let reason = format!(
+                "it ends at offset {}, offset {offset} should be in it",
+                found.next.offset
+            );
+            let at = found.next.at;
+            return Err((segment.key.base, Fault::Damaged { path, at, reason }));
+        }
+        self.inner.lock().segments.remember(&segment, &found);
+        Ok(found.batches)
+    }
+
+    /// A wrong index sends readers to a wrong place; only a second look, with an index made from
+    /// the segment itself, tells that from a damaged segment.
+    fn look<T>(
+        &self,
+        segment: &Segment,
+        mut look: impl FnMut() -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        match look() {
+            Err(Fault::Damaged { .. }) => {
+                segment.rebuild_index(&self.files)?;
+                look()
+            }
+            other => other,
+        }
+    }
+
+    fn read_at(
+        &self,
+        segment: &Segment,
+        offset: u64,
+        bytes_max: u64,
+        place: Option<Place>,
+    ) -> Result<read::Found, Fault> {
+        let place = match place {
+            Some(place) => place,
+            None => {
+                let (offset, at) = segment.locate(&self.files, offset)?;
+                Place { offset, at }
+            }
+        };
+        segment.read(&self.files, place, offset, bytes_max)
+    }
+
+    /// Damage stops the partition; what the system could not do may work the next time.
+    fn fail(&self, fault: &Fault, segment: u64) -> ReadError {
+        match fault {
+            Fault::Io { path, reason, .. } => ReadError::Io {
+                path: path.clone(),
+                reason: reason.clone(),
+            },
+            Fault::Missing { .. } | Fault::Damaged { .. } => {
+                ReadError::Stopped(self.stop(fault.to_string(), Cause::Segment(segment)))
+            }
+        }
+    }
+}
+
+/// The first record of `batch` that is not older than `time_ms`; there is one.
+fn first_at(batch: &Batch, time_ms: i64) -> u64 {
+    let found = batch.records().ok().and_then(|records| {
+        records
+            .iter()
+            .find(|record| record.timestamp >= time_ms)
+            .map(|record| record.offset)
+    });
+    found.unwrap_or_else(|| batch.base_offset())
+}

@@ -1,0 +1,252 @@
+//! Partitions at rest, whose segments cannot be written: checkpoints go on, the
+//! journal keeps its bound, nothing that it had is lost, and a repair works
+//! while the broker runs.
+
+mod store_kit;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use eddy::io::{Call, CrashKind, Disk, Faults, FaultyDisk, RealDisk};
+use eddy::store::{
+    CatalogChange, Commit, CommitError, Committed, Config, Health, Partition, Store,
+};
+use eddy_protocol::frame::TopicSettings;
+use store_kit::*;
+
+const NOT_FOUND: i32 = 2;
+const NO_ACCESS: i32 = 13;
+const CHECKPOINT_BYTES: u64 = 64 << 10;
+/// The partition that the tests bring to rest.
+const FOLDER: &str = "topics/1/1";
+
+fn config() -> Config {
+    Config {
+        checkpoint_bytes: CHECKPOINT_BYTES,
+        ..small()
+    }
+}
+
+fn open_small(disk: &FaultyDisk) -> Store {
+    open_with(config(), Arc::new(disk.clone())).expect("the folder is whole")
+}
+
+fn partition(store: &Store, number: u32) -> Arc<Partition> {
+    let topic = store.topic(&name_of("t")).expect("it was made");
+    topic.partition(number).expect("it has two")
+}
+
+fn number_of(n: u64) -> String {
+    format!("1/{n}")
+}
+
+/// Appends numbers to partition 1 until it is stopped.
+fn append_until_stopped(store: &Store) {
+    let partition = partition(store, 1);
+    eventually("it is stopped", || {
+        let number = number_of(partition.end());
+        match append(store, partition.topic(), 1, &[&number]) {
+            Ok(_) => false,
+            Err(error) => {
+                assert!(matches!(error, CommitError::Stopped { .. }), "{error}");
+                true
+            }
+        }
+    });
+}
+
+/// Appends numbers to partition 1 up to `count`.
+fn append_up_to(store: &Store, count: u64) {
+    let partition = partition(store, 1);
+    for n in partition.end()..count {
+        append(store, partition.topic(), 1, &[&number_of(n)]).expect("it is acknowledged");
+    }
+}
+
+/// A store with 30 records in partition 1 that a checkpoint covers.
+fn filled(disk: Arc<dyn Disk>) -> Store {
+    let store = open_with(config(), disk.clone()).expect("the folder is new");
+    create(&store, "t", 2, TopicSettings::default());
+    append_up_to(&store, 30);
+    wait(store.close());
+    drop(store);
+    open_with(config(), disk).expect("the folder is whole")
+}
+
+/// Brings as much as ten checkpoints to partition 0, and waits for the journal
+/// to be small again.
+fn press(store: &Store, journal_bytes: impl Fn() -> u64) {
+    let partition = partition(store, 0);
+    let large = "x".repeat(16 << 10);
+    for _ in 0..40 {
+        append(store, partition.topic(), 0, &[&large]).expect("the other partition serves");
+    }
+    eventually("the journal keeps its bound", || {
+        journal_bytes() <= 2 * CHECKPOINT_BYTES
+    });
+    assert_eq!(store.health(), Health::Ok);
+}
+
+fn journal_bytes(disk: &dyn Disk) -> u64 {
+    let files = disk.list("journal").expect("it is there");
+    files.iter().map(|file| file.bytes).sum()
+}
+
+fn repair(store: &Store) -> Result<Committed, CommitError> {
+    let topic = partition(store, 1).topic();
+    wait(store.commit(Commit {
+        catalog: vec![CatalogChange::Repair {
+            topic,
+            partition: 1,
+        }],
+        ..Commit::default()
+    }))
+}
+
+/// What a reader gets of partition 1 who is told of what is lost.
+fn left(store: &Store) -> BTreeMap<u64, String> {
+    let partition = partition(store, 1);
+    let mut found = BTreeMap::new();
+    let mut next = partition.next_from(0);
+    while next < partition.end() {
+        let read = partition.read(next, 700).expect("it serves");
+        for batch in &read.batches {
+            next = batch.end_offset();
+            for record in batch.records().expect("it is whole").iter() {
+                let value = String::from_utf8_lossy(record.value.unwrap_or_default());
+                found.insert(record.offset, value.into_owned());
+            }
+        }
+        next = partition.next_from(next);
+    }
+    found
+}
+
+fn numbers(range: std::ops::Range<u64>) -> BTreeMap<u64, String> {
+    range.map(|n| (n, number_of(n))).collect()
+}
+
+#[test]
+fn a_partition_at_rest_stops_no_checkpoint_and_loses_nothing_that_the_journal_had() {
+    for code in [NOT_FOUND, NO_ACCESS] {
+        for (rounds, closes) in [(0, true), (1, false), (2, true)] {
+            let disk = FaultyDisk::new(1);
+            let store = filled(Arc::new(disk.clone()));
+            append_up_to(&store, 35);
+            disk.break_files(Call::Open, FOLDER, code);
+            // Its newest file is open; another one is begun at last.
+            append_until_stopped(&store);
+            let end = partition(&store, 1).end();
+            (0..rounds).for_each(|_| press(&store, || journal_bytes(&disk)));
+            if closes {
+                wait(store.close());
+            }
+            drop(store);
+            disk.crash(CrashKind::Machine);
+            // It is still so at the next start, and the one after.
+            for kind in [CrashKind::Process, CrashKind::Machine] {
+                disk.break_files(Call::Open, FOLDER, code);
+                let store = open_small(&disk);
+                assert!(partition(&store, 1).stopped().is_some());
+                press(&store, || journal_bytes(&disk));
+                drop(store);
+                disk.crash(kind);
+            }
+            let store = open_small(&disk);
+            assert_eq!(partition(&store, 1).stopped(), None);
+            assert_eq!(left(&store), numbers(0..end), "{code} {rounds} {closes}");
+            append_up_to(&store, end + 5);
+            press(&store, || journal_bytes(&disk));
+            assert!(
+                !disk
+                    .files()
+                    .iter()
+                    .any(|(path, _)| path.starts_with("aside/")),
+                "nothing is kept aside any more"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_repair_while_running_brings_back_what_the_journal_had_and_serves() {
+    for rounds in 0..3 {
+        for is_gone in [false, true] {
+            let disk = FaultyDisk::new(1);
+            let store = filled(Arc::new(disk.clone()));
+            append_up_to(&store, 35);
+            match is_gone {
+                true => disk.remove_all(FOLDER),
+                false => disk.break_files(Call::Open, FOLDER, NO_ACCESS),
+            }
+            match is_gone {
+                // Its newest file is open; a checkpoint looks whether it is there.
+                true => press_until_stopped(&store),
+                false => append_until_stopped(&store),
+            }
+            let end = partition(&store, 1).end();
+            (0..rounds).for_each(|_| press(&store, || journal_bytes(&disk)));
+            if !is_gone {
+                let error = repair(&store).expect_err("nothing can be written yet");
+                assert!(matches!(error, CommitError::Unreadable(_)), "{error}");
+            }
+            disk.set_faults(Faults::default());
+            repair(&store).expect("it is stopped");
+            assert_eq!(partition(&store, 1).stopped(), None);
+            let first = if is_gone { 30 } else { 0 };
+            assert_eq!(left(&store), numbers(first..end), "{rounds} {is_gone}");
+            append_up_to(&store, end + 10);
+            let (mut store, mut kinds) =
+                (Some(store), vec![CrashKind::Process, CrashKind::Machine]);
+            while let Some(kind) = kinds.pop() {
+                drop(store.take());
+                disk.crash(kind);
+                let again = open_small(&disk);
+                assert_eq!(partition(&again, 1).stopped(), None);
+                assert_eq!(
+                    left(&again),
+                    numbers(first..end + 10),
+                    "{rounds} {is_gone} {kind:?}"
+                );
+                press(&again, || journal_bytes(&disk));
+                store = Some(again);
+            }
+        }
+    }
+}
+
+/// Brings records to partition 0 until partition 1 is stopped.
+fn press_until_stopped(store: &Store) {
+    let other = partition(store, 0);
+    let large = "x".repeat(16 << 10);
+    eventually("it is stopped", || {
+        append(store, other.topic(), 0, &[&large]).expect("the other partition serves");
+        partition(store, 1).stopped().is_some()
+    });
+}
+
+#[test]
+fn a_segment_folder_removed_under_a_running_store_lets_the_journal_keep_its_bound() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open_disk = || -> Arc<dyn Disk> {
+        Arc::new(RealDisk::new(folder.path()).expect("the folder can be used"))
+    };
+    let disk = open_disk();
+    let store = filled(disk.clone());
+    append_up_to(&store, 40);
+    let segments: &Path = &folder.path().join(FOLDER);
+    std::fs::remove_dir_all(segments).expect("it is there");
+    press_until_stopped(&store);
+    for _ in 0..3 {
+        press(&store, || journal_bytes(&*disk));
+    }
+    repair(&store).expect("it is stopped");
+    assert_eq!(left(&store), numbers(30..40));
+    append_up_to(&store, 50);
+    wait(store.close());
+    drop(store);
+    let store = open_with(config(), open_disk()).expect("the folder is whole");
+    assert_eq!(partition(&store, 1).stopped(), None);
+    assert_eq!(left(&store), numbers(30..50));
+}
