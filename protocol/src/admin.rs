@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::flat::unique;
 use crate::frame::Start;
 use crate::name::TopicName;
 
@@ -39,7 +40,7 @@ pub struct DeploymentSpec {
     #[serde(deserialize_with = "ports")]
     pub to: BTreeMap<String, TopicName>,
     /// What the plugin is told.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique")]
     pub params: BTreeMap<String, String>,
     /// Where it begins to read.
     #[serde(default = "earliest")]
@@ -132,11 +133,11 @@ fn ports<'de, D: Deserializer<'de>>(
     #[derive(Deserialize)]
     #[serde(
         untagged,
-        expecting = "`to` is neither a topic's name nor an object of ports and topics' names"
+        expecting = "`to` is neither a topic's name nor an object of ports, each once, and topics' names"
     )]
     enum Ports {
         One(TopicName),
-        Many(BTreeMap<String, TopicName>),
+        Many(#[serde(deserialize_with = "unique")] BTreeMap<String, TopicName>),
     }
     Ok(match Ports::deserialize(deserializer)? {
         Ports::One(topic) => BTreeMap::from([(DEFAULT_PORT.to_owned(), topic)]),

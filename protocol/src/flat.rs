@@ -4,6 +4,7 @@
 //! number's text is lost ([`JsonBytes`](crate::batch::json::JsonBytes) keeps
 //! it), and copies every record once more. It still writes them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -113,8 +114,9 @@ impl<A, F> Sieve<A, F> {
         }
         match self.variant.replace(name.to_owned()) {
             None => Ok(true),
+            Some(first) if first == name => Err(E::custom(format_args!("`{name}` is there twice"))),
             Some(first) => Err(E::custom(format_args!(
-                "`{first}` and `{name}` in one frame, which holds one of them"
+                "`{first}` and `{name}` are in one frame, which holds one of them"
             ))),
         }
     }
@@ -206,6 +208,77 @@ impl<'de> Fields<'de> for Id {
         self.0 = Some(id);
         Ok(true)
     }
+}
+
+/// A struct out of an object alone, and never out of an array of its fields,
+/// which serde takes as well.
+pub(crate) struct Object<D>(pub(crate) D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Object<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_map(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+/// Structs that JSON has as [objects](Object); their derived implementations are
+/// marked `#[serde(remote = "Self")]`, which keeps them for these to use.
+macro_rules! objects {
+    ($($name:ident),* $(,)?) => {$(
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                $name::serialize(self, serializer)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $name::deserialize($crate::flat::Object(deserializer))
+            }
+        }
+    )*};
+}
+
+pub(crate) use objects;
+
+/// A map in which each name may stand only once.
+pub(crate) fn unique<'de, V, D>(deserializer: D) -> Result<BTreeMap<String, V>, D::Error>
+where
+    V: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct Unique<V>(PhantomData<V>);
+
+    impl<'de, V: Deserialize<'de>> Visitor<'de> for Unique<V> {
+        type Value = BTreeMap<String, V>;
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("an object or null")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut entries = BTreeMap::new();
+            while let Some((name, value)) = map.next_entry::<String, V>()? {
+                if entries.contains_key(&name) {
+                    return Err(A::Error::custom(format_args!("`{name}` is there twice")));
+                }
+                entries.insert(name, value);
+            }
+            Ok(entries)
+        }
+    }
+
+    deserializer.deserialize_any(Unique(PhantomData))
 }
 
 /// An `id`, and what stands beside it.

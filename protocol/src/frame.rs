@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::batch::Batches;
 use crate::batch::json::JsonBatches;
 use crate::error::WireError;
-use crate::flat::{beside, or_default, with_id};
+use crate::flat::{beside, objects, or_default, unique, with_id};
 use crate::name::TopicName;
 
 /// The WebSocket subprotocol whose messages are bincode.
@@ -172,6 +172,7 @@ pub enum Answer {
 /// See [`Request::Hello`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
+#[serde(remote = "Self")]
 pub struct Hello {
     /// Name and version of the client's software, for logs; at most 128 bytes.
     #[serde(deserialize_with = "or_default")]
@@ -184,6 +185,7 @@ pub struct Hello {
 
 /// What a client should know before it goes on.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Welcome {
     /// Name and version of the broker.
     pub server: String,
@@ -238,6 +240,7 @@ fn capabilities(first: &[&str], added: &[&str]) -> Vec<String> {
 /// See [`Request::OpenProducer`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
+#[serde(remote = "Self")]
 pub struct OpenProducer {
     /// With a name, the broker finds the identity that it gave to this name
     /// before and raises its epoch, which shuts out every older holder.
@@ -246,6 +249,7 @@ pub struct OpenProducer {
 
 /// A producer's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Producer {
     /// Never 0; below 2^53, which JavaScript can hold.
     pub id: u64,
@@ -287,6 +291,7 @@ impl<'de> Deserialize<'de> for Produce {
 
 /// Where a batch went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Produced {
     /// The partition of the batch (of its first record, where the broker
     /// placed the records).
@@ -318,16 +323,18 @@ pub enum Start {
 
 /// A plugin that sits on a subscription.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Filter {
     /// Name or digest of the plugin.
     pub plugin: String,
     /// Its parameters.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "unique")]
     pub params: BTreeMap<String, String>,
 }
 
 /// See [`Request::Subscribe`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Subscribe {
     /// The topic.
     pub topic: TopicName,
@@ -347,6 +354,7 @@ pub struct Subscribe {
 
 /// The next offset that a reader wants, and the epoch in which it got there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Position {
     /// The partition.
     pub partition: u32,
@@ -359,6 +367,7 @@ pub struct Position {
 
 /// A subscription has begun.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Subscribed {
     /// Names the stream in the frames that follow. The same for all who
     /// subscribe to the same topic with the same filter, until the broker
@@ -409,6 +418,7 @@ impl<'de> Deserialize<'de> for Deliver {
 
 /// Records that the reader will never get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Gap {
     /// From [`Subscribed`].
     pub stream: u64,
@@ -427,6 +437,7 @@ pub struct Gap {
 
 /// The cursor has moved although nothing was delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Progress {
     /// From [`Subscribed`].
     pub stream: u64,
@@ -453,6 +464,7 @@ pub struct Ended {
 
 /// See [`Request::Fetch`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Fetch {
     /// The topic.
     pub topic: TopicName,
@@ -506,6 +518,7 @@ impl<'de> Deserialize<'de> for Fetched {
 
 /// See [`Request::Commit`]. All of it becomes durable together, or none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Commit {
     /// Batches to append, each with a partition.
     #[serde(default, deserialize_with = "or_default")]
@@ -520,6 +533,7 @@ pub struct Commit {
 
 /// Where a group is in a partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Cursor {
     /// The topic.
     pub topic: TopicName,
@@ -531,6 +545,7 @@ pub struct Cursor {
 
 /// See [`Request::Cursors`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Cursors {
     /// The group.
     pub group: String,
@@ -580,6 +595,7 @@ pub struct CreateTopic {
 
 /// See [`Request::AlterTopic`]. What is absent stays as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct AlterTopic {
     /// The topic.
     pub topic: TopicName,
@@ -621,6 +637,7 @@ pub struct TopicInfo {
 
 /// A partition as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct PartitionInfo {
     /// Its number, from 0.
     pub partition: u32,
@@ -636,3 +653,23 @@ pub struct PartitionInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
 }
+
+objects!(
+    AlterTopic,
+    Hello,
+    Welcome,
+    OpenProducer,
+    Producer,
+    Produced,
+    Filter,
+    Subscribe,
+    Position,
+    Subscribed,
+    Gap,
+    Progress,
+    Fetch,
+    Commit,
+    Cursor,
+    Cursors,
+    PartitionInfo,
+);

@@ -12,6 +12,7 @@ pub mod codec;
 pub mod error;
 mod flat;
 pub mod frame;
+pub mod json;
 pub mod name;
 pub mod partitioner;
 pub mod session;

@@ -284,6 +284,162 @@ fn a_malformed_frame_names_its_request_where_it_can() {
     }
 }
 
+/// Each text has one reading, or none and an error that names what is wrong.
+#[test]
+fn a_text_that_could_be_read_in_two_ways_is_refused() {
+    let deep = format!(
+        r#"{{"id":9,"create_topic":{{"topic":"t","partitions":1,"x":{}{}}}}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
+    for (text, id, parts) in [
+        // Two requests in one, and none.
+        (
+            r#"{"id":9,"ping":{},"produce":{"topic":"t","records":[{"value":1}]}}"#,
+            Some(9),
+            ["`ping`", "`produce`"],
+        ),
+        (
+            r#"{"produce":{"topic":"t","records":[{"value":1}]},"ping":{},"id":9}"#,
+            Some(9),
+            ["`produce`", "`ping`"],
+        ),
+        (
+            r#"{"id":9,"ping":{},"ping":{}}"#,
+            Some(9),
+            ["`ping`", "twice"],
+        ),
+        (r#"{"id":9}"#, Some(9), ["`ping`", "names nothing"]),
+        // Ids.
+        (
+            r#"{"id":9,"id":9,"ping":{}}"#,
+            Some(9),
+            ["duplicate", "`id`"],
+        ),
+        (r#"{"id":9,"id":8,"ping":{}}"#, None, ["duplicate", "`id`"]),
+        (r#"{"ping":{}}"#, None, ["missing", "`id`"]),
+        (r#"{"id":null,"ping":{}}"#, None, ["`id` is null", "whole"]),
+        (r#"{"id":1.5,"ping":{}}"#, None, ["`id` is 1.5", "whole"]),
+        (r#"{"id":1e0,"ping":{}}"#, None, ["`id` is 1e0", "whole"]),
+        (r#"{"id":-1,"ping":{}}"#, None, ["`id` is -1", "whole"]),
+        (
+            r#"{"id":4294967296,"ping":{}}"#,
+            None,
+            ["`id` is 4294967296", "4294967295"],
+        ),
+        (
+            r#"{"id":1e400,"ping":{}}"#,
+            None,
+            ["`id` is 1e400", "whole"],
+        ),
+        (r#"{"id":"9","ping":{}}"#, None, ["`id` is \"9\"", "whole"]),
+        (r#"{"id":[9],"ping":{}}"#, None, ["`id` is [9]", "whole"]),
+        (r#"{"id":true,"ping":{}}"#, None, ["`id` is true", "whole"]),
+        // What stands before and behind.
+        (
+            "\u{feff}{\"id\":9,\"ping\":{}}",
+            Some(9),
+            ["begins with", "byte order mark"],
+        ),
+        (
+            r#"{"id":9,"ping":{}} {}"#,
+            Some(9),
+            ["trailing characters", "column 20"],
+        ),
+        (
+            r#"{"id":9,"ping":{}},"#,
+            Some(9),
+            ["trailing characters", "column 19"],
+        ),
+        // Arrays.
+        (r#"[{"id":9,"ping":{}}]"#, None, ["sequence", "an object"]),
+        (r#"[9,{"ping":{}}]"#, None, ["sequence", "an object"]),
+        (
+            r#"{"id":9,"hello":["x"]}"#,
+            Some(9),
+            ["`hello`", "sequence"],
+        ),
+        (
+            r#"{"id":9,"fetch":["t",0,"latest",1,0]}"#,
+            Some(9),
+            ["`fetch`", "sequence"],
+        ),
+        (
+            r#"{"id":9,"subscribe":{"topic":"t","resume":[[0,1,2]]}}"#,
+            Some(9),
+            ["`subscribe.resume[0]`", "sequence"],
+        ),
+        (
+            r#"{"id":9,"produce":{"topic":"t","records":[[0,1,"k","v",[]]]}}"#,
+            Some(9),
+            ["`produce.records[0]`", "sequence"],
+        ),
+        (
+            r#"{"id":9,"produce":{"topic":"t","producer":[7,1,0],"records":[{"value":1}]}}"#,
+            Some(9),
+            ["`produce.producer`", "sequence"],
+        ),
+        // A name twice.
+        (
+            r#"{"id":9,"produce":{"topic":"t","topic":"u","records":[]}}"#,
+            Some(9),
+            ["duplicate", "`topic`"],
+        ),
+        (
+            r#"{"id":9,"produce":{"topic":"t","records":[{"value":1}],"records":[]}}"#,
+            Some(9),
+            ["duplicate", "`records`"],
+        ),
+        (
+            r#"{"id":9,"produce":{"topic":"t","records":[{"value":1,"value":2}]}}"#,
+            Some(9),
+            ["`produce.records[0]`", "duplicate field `value`"],
+        ),
+        (
+            r#"{"id":9,"produce":{"topic":"t","records":[{"value":1,"headers":{"a":1,"a":2}}]}}"#,
+            Some(9),
+            ["`produce.records[0].headers`", "`a` is there twice"],
+        ),
+        (
+            r#"{"id":9,"subscribe":{"topic":"t","filter":{"plugin":"p","params":{"a":"1","a":"2"}}}}"#,
+            Some(9),
+            ["`subscribe.filter.params`", "`a` is there twice"],
+        ),
+        (
+            r#"{"id":9,"create_topic":{"topic":"t","partitions":1,"durability":"disk","durability":"memory"}}"#,
+            Some(9),
+            ["duplicate", "`durability`"],
+        ),
+        // Values.
+        (&deep, Some(9), ["`create_topic", "recursion limit"]),
+        (
+            r#"{"id":9,"fetch":{"topic":"t","partition":0,"bytes_max":1e400}}"#,
+            Some(9),
+            ["`fetch.bytes_max`", "number out of range"],
+        ),
+        (
+            r#"{"id":9,"cursors":{"group":"\ud800"}}"#,
+            Some(9),
+            ["`cursors.group`", "hex escape"],
+        ),
+        (
+            r#"{"id":9,"produce":{"topic":"t","records":[{"value":"\udc00"}]}}"#,
+            Some(9),
+            ["`produce.records[0].value`", "not Unicode"],
+        ),
+    ] {
+        let error = refused(text.as_bytes(), Form::Json);
+        assert_eq!(
+            (error.id, error.code),
+            (id, ErrorCode::MalformedFrame),
+            "{text}: {error}"
+        );
+        for part in parts {
+            assert!(error.message.contains(part), "{text}: {error}");
+        }
+    }
+}
+
 #[test]
 fn bytes_behind_a_frame_are_an_error() {
     let frame = ClientFrame {

@@ -228,7 +228,7 @@ pub(super) async fn json<T: DeserializeOwned>(
         setting: None,
     };
     let body = bytes(context, headers, body, limit).await?;
-    serde_json::from_slice(&body.bytes)
+    eddy_protocol::json::from_slice(&body.bytes)
         .map_err(|error| invalid(format!("the body is not what is expected here: {error}")))
 }
 

@@ -13,6 +13,7 @@
 //! a header's value may also be a number, a boolean, an array or an object: its
 //! own text is what is stored, without the white space between its parts.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use base64::Engine as _;
@@ -26,7 +27,7 @@ use super::{
     Batch, BatchError, Batches, ColumnBuf, Compression, OffsetMode, ProducerStamp, RecordRef,
     Records, Rows,
 };
-use crate::flat::{Fields, once};
+use crate::flat::{Fields, Object, objects, once};
 
 /// Stands for a timestamp that a JSON record left out, until the receiver fills
 /// in its own time; not a time that a record can have in JSON.
@@ -34,6 +35,7 @@ pub(crate) const TIMESTAMP_MISSING: i64 = i64::MIN;
 
 /// A record as JSON gives it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(remote = "Self")]
 pub struct JsonRecord {
     /// Absent: the one after the record before.
     #[serde(default)]
@@ -50,6 +52,12 @@ pub struct JsonRecord {
     /// Pairs of a name and a value, or an object.
     #[serde(default)]
     pub headers: JsonHeaders,
+}
+
+impl<'de> Deserialize<'de> for JsonRecord {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        JsonRecord::deserialize(Object(deserializer))
+    }
 }
 
 impl JsonRecord {
@@ -100,9 +108,15 @@ impl<'de> Deserialize<'de> for JsonHeaders {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonHeaders, A::Error> {
-                let mut headers = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    headers.push(pair);
+                let mut headers: Vec<(String, JsonBytes)> = Vec::new();
+                let mut names = BTreeSet::new();
+                while let Some((name, value)) = map.next_entry::<String, _>()? {
+                    if !names.insert(name.clone()) {
+                        return Err(de::Error::custom(format_args!(
+                            "header `{name}` is there twice, which only an array of pairs can say"
+                        )));
+                    }
+                    headers.push((name, value));
                 }
                 Ok(JsonHeaders(headers))
             }
@@ -236,11 +250,14 @@ impl Serialize for RecordRef<'_> {
 
 /// A [`ProducerStamp`] in JSON.
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Self")]
 struct JsonStamp {
     id: u64,
     epoch: u16,
     sequence: u32,
 }
+
+objects!(JsonStamp);
 
 /// The fields that [`Batches`] are in JSON, among others.
 #[derive(Default)]

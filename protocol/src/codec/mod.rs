@@ -43,14 +43,22 @@ pub struct FrameError {
 
 impl FrameError {
     fn new(id: Option<u32>, message: String) -> FrameError {
-        let code = if message.starts_with(NAME_ERROR) {
+        FrameError {
+            id,
+            code: FrameError::code(&message),
+            message,
+        }
+    }
+
+    /// The code for what a sentence says.
+    fn code(message: &str) -> ErrorCode {
+        if message.starts_with(NAME_ERROR) {
             ErrorCode::InvalidName
         } else if message.starts_with(UNKNOWN_VARIANT) {
             ErrorCode::Unsupported
         } else {
             ErrorCode::MalformedFrame
-        };
-        FrameError { id, code, message }
+        }
     }
 }
 
