@@ -477,3 +477,166 @@ async fn a_request_of_a_newer_client_is_refused_by_its_id_and_the_connection_goe
         wire.ask(Request::Ping {}).await.expect("a pong");
     }
 }
+
+/// A frame as a client sends it: the first byte, whether it is masked (with
+/// zeros), the payload.
+fn client_frame(first: u8, masked: bool, payload: &[u8]) -> Vec<u8> {
+    let mask: &[u8] = if masked { &[0; 4] } else { &[] };
+    let bit = if masked { 0x80 } else { 0 };
+    let length = match payload.len() {
+        short @ ..126 => vec![bit | short as u8],
+        long => [&[bit | 126], &(long as u16).to_be_bytes()[..]].concat(),
+    };
+    [&[first], &length[..], mask, payload].concat()
+}
+
+/// The next frame of the broker: its first byte and the payload.
+fn server_frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+    let mut head = [0; 2];
+    stream.read_exact(&mut head).expect("a frame in time");
+    let length = match head[1] {
+        126 => {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).expect("a length");
+            u16::from_be_bytes(length) as usize
+        }
+        length => {
+            assert!(length < 126, "short or masked frames only");
+            length as usize
+        }
+    };
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).expect("a payload");
+    (head[0], payload)
+}
+
+const TEXT: u8 = 0x81;
+const TEXT_PART: u8 = 0x01;
+const PART: u8 = 0x00;
+const LAST_PART: u8 = 0x80;
+const CLOSE: u8 = 0x88;
+const PING: u8 = 0x89;
+
+/// The MUSTs of RFC 6455 for what a server reads, each with its close code.
+#[test]
+fn what_breaks_the_websocket_protocol_closes_with_the_code_of_the_standard() {
+    let broker = Broker::start();
+    let masked = |first, payload: &[u8]| client_frame(first, true, payload);
+    let ping = br#"{"id":2,"ping":{}}"#;
+    let close = |code: u16, reason: &[u8]| masked(CLOSE, &[&code.to_be_bytes(), reason].concat());
+    let mut cases = vec![
+        ("unmasked", client_frame(TEXT, false, ping), 1002),
+        ("a reserved bit", masked(TEXT | 0x40, ping), 1002),
+        ("a reserved data frame", masked(0x83, b""), 1002),
+        ("a reserved control frame", masked(0x8b, b""), 1002),
+        ("a ping in parts", masked(0x09, b""), 1002),
+        ("a ping of 126 bytes", masked(PING, &[0; 126]), 1002),
+        ("a close of 126 bytes", masked(CLOSE, &[3; 126]), 1002),
+        ("the rest of nothing", masked(LAST_PART, ping), 1002),
+        (
+            "a text amid a text",
+            [masked(TEXT_PART, b"{"), masked(TEXT, ping)].concat(),
+            1002,
+        ),
+        ("a text that is not UTF-8", masked(TEXT, b"\xff"), 1007),
+        ("a surrogate in UTF-8", masked(TEXT, b"\xed\xa0\x80"), 1007),
+        ("an overlong slash", masked(TEXT, b"\xc0\xaf"), 1007),
+        ("half a character", masked(TEXT, b"\"\xc3"), 1007),
+        (
+            "a part that is not UTF-8",
+            [masked(TEXT_PART, b"{"), masked(PART, b"\xff")].concat(),
+            1007,
+        ),
+        (
+            "a last part that is not UTF-8",
+            [masked(TEXT_PART, b"{"), masked(LAST_PART, b"\xff")].concat(),
+            1007,
+        ),
+        (
+            "parts that end in half a character",
+            [masked(TEXT_PART, b"\""), masked(LAST_PART, b"\xc3")].concat(),
+            1007,
+        ),
+        ("a close of one byte", masked(CLOSE, &[3]), 1002),
+        (
+            "a close with a reason not UTF-8",
+            close(1000, b"\xff"),
+            1007,
+        ),
+        ("a close with a reason", close(1000, b"bye"), 1000),
+        ("a close of its own", close(4999, b""), 4999),
+        ("a close of a library", close(3000, b""), 3000),
+        ("a binary message", masked(0x82, &[1, 1, 0]), 1003),
+    ];
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
+        cases.push(("a reserved code", close(code, b""), 1002));
+    }
+    for (what, sent, code) in cases {
+        let mut peer = raw_websocket(broker.address());
+        peer.write_all(&masked_text(r#"{"id":1,"hello":{}}"#))
+            .expect("it is written");
+        assert_eq!(server_frame(&mut peer).0, TEXT, "the welcome");
+        peer.write_all(&sent).expect("it is written");
+        let closed = loop {
+            match server_frame(&mut peer) {
+                (CLOSE, payload) => break payload,
+                (first, payload) => {
+                    let text = String::from_utf8_lossy(&payload);
+                    assert_eq!(first, TEXT, "{what}");
+                    assert!(text.contains("malformed_frame"), "{what}: {text}");
+                }
+            }
+        };
+        assert_eq!(closed[..2], u16::to_be_bytes(code), "{what}, {sent:02x?}");
+        // Ours, where the broker began it; then the end.
+        let _ = peer.write_all(&close(code, b""));
+        let mut rest = Vec::new();
+        let _ = peer.read_to_end(&mut rest);
+        assert!(rest.is_empty(), "{what}: nothing follows a close");
+    }
+}
+
+#[test]
+fn what_keeps_the_websocket_protocol_is_answered() {
+    let broker = Broker::start();
+    let masked = |first, payload: &[u8]| client_frame(first, true, payload);
+    let mut peer = raw_websocket(broker.address());
+    // A character over two parts, and a ping between them.
+    let parts = [
+        masked(TEXT_PART, b"{\"id\":1,\"hello\":{\"client\":\"\xc3"),
+        masked(PING, b"there?"),
+        masked(PART, b""),
+        masked(LAST_PART, b"\xa9\"}}"),
+    ];
+    peer.write_all(&parts.concat()).expect("it is written");
+    assert_eq!(server_frame(&mut peer), (0x8a, b"there?".to_vec()));
+    let (first, welcome) = server_frame(&mut peer);
+    assert_eq!(first, TEXT);
+    assert!(String::from_utf8_lossy(&welcome).contains("welcome"));
+    // An unasked pong says nothing; a close without a code is answered with one without.
+    peer.write_all(&[masked(0x8a, b"x"), masked(CLOSE, b"")].concat())
+        .expect("it is written");
+    assert_eq!(server_frame(&mut peer), (CLOSE, Vec::new()));
+    let mut rest = Vec::new();
+    peer.read_to_end(&mut rest).expect("the broker closes");
+    assert!(rest.is_empty(), "nothing follows a close");
+}
+
+#[tokio::test]
+async fn of_two_requests_in_one_frame_neither_is_done() {
+    let broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    let mut wire = Wire::greeted(broker.address(), Form::Json).await;
+    let produce = r#""produce":{"topic":"t","records":[{"value":"x"}]}"#;
+    for text in [
+        format!(r#"{{"id":9,"ping":{{}},{produce}}}"#),
+        format!(r#"{{"id":9,{produce},"ping":{{}}}}"#),
+        format!(r#"{{"id":9,{produce},{produce}}}"#),
+    ] {
+        wire.send(Message::text(text)).await;
+        let refused = wire.answer(9).await.expect_err("two in one");
+        assert_error(&refused, ErrorCode::MalformedFrame, &["`produce`"]);
+    }
+    let topics = broker.get("/v1/topics/t").ok().json();
+    assert_eq!(topics["partitions"][0]["end"], 0, "{topics}");
+}

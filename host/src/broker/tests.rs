@@ -97,6 +97,11 @@ fn name(name: &str) -> TopicName {
 }
 
 impl Broker {
+    /// A broker over a disk in memory, for the tests of the fronts.
+    pub(crate) async fn in_memory() -> Arc<Broker> {
+        broker().await
+    }
+
     async fn with_topic(self: &Arc<Self>, topic: &str, partitions: u32, settings: TopicSettings) {
         let request = CreateTopic {
             topic: name(topic),

@@ -4,13 +4,18 @@
 //! the answer is out.
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use eddy_protocol::Form;
 use eddy_protocol::frame::{SUBPROTOCOL_BINARY, SUBPROTOCOL_JSON};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::error::{Failure, invalid};
+
+/// The length of a key, decoded.
+const KEY_BYTES: usize = 16;
 
 /// In the extensions of a `101` answer: what the connection speaks from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +28,7 @@ pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
 
 /// Answers a request for a WebSocket.
 pub(super) async fn upgrade(request: Request) -> Response {
-    let mut answer = accept(request.headers()).into_response();
+    let mut answer = accept(&request).into_response();
     if answer.status() == StatusCode::UPGRADE_REQUIRED {
         let headers = answer.headers_mut();
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -35,25 +40,32 @@ pub(super) async fn upgrade(request: Request) -> Response {
     answer
 }
 
-fn accept(headers: &HeaderMap) -> Result<Response, Failure> {
+fn accept(request: &Request) -> Result<Response, Failure> {
+    let headers = request.headers();
+    if request.version() < Version::HTTP_11 {
+        return Err(invalid("a WebSocket begins with a request of HTTP/1.1"));
+    }
     if !is_upgrade(headers) || !has_token(headers, &header::CONNECTION, "upgrade") {
         let failure = invalid(
             "this is a WebSocket: the request needs `connection: upgrade` and `upgrade: websocket`",
         );
         return Err(failure.with_status(StatusCode::UPGRADE_REQUIRED));
     }
-    if headers
-        .get(header::SEC_WEBSOCKET_VERSION)
-        .is_none_or(|version| version != "13")
-    {
+    if single(headers, &header::SEC_WEBSOCKET_VERSION)? != "13" {
         let failure = invalid("the WebSocket version must be 13 (`sec-websocket-version`)");
         return Err(failure.with_status(StatusCode::UPGRADE_REQUIRED));
     }
-    let key = headers
-        .get(header::SEC_WEBSOCKET_KEY)
-        .ok_or_else(|| invalid("`sec-websocket-key` is missing"))?;
+    let key = single(headers, &header::SEC_WEBSOCKET_KEY)?.as_bytes();
+    if !BASE64
+        .decode(key)
+        .is_ok_and(|nonce| nonce.len() == KEY_BYTES)
+    {
+        return Err(invalid(format!(
+            "`sec-websocket-key` must be {KEY_BYTES} bytes in base64"
+        )));
+    }
     let (name, form) = subprotocol(headers)?;
-    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+    let accept = HeaderValue::from_str(&derive_accept_key(key))
         .map_err(|_| invalid("`sec-websocket-key` is not a key"))?;
     let answer = [
         (header::CONNECTION, HeaderValue::from_static("upgrade")),
@@ -87,6 +99,16 @@ fn subprotocol(headers: &HeaderMap) -> Result<(&'static str, Form), Failure> {
             offered.join(", ")
         }
     )))
+}
+
+/// The value of a header that must be there once.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderValue, Failure> {
+    let mut values = headers.get_all(name).into_iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => Ok(value),
+        (None, _) => Err(invalid(format!("`{name}` is missing"))),
+        (Some(_), Some(_)) => Err(invalid(format!("`{name}` is there more than once"))),
+    }
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
@@ -149,12 +171,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_header_that_must_be_there_once_is_refused_twice_and_an_older_http_altogether() {
+        let right = || {
+            Request::builder()
+                .header("connection", "upgrade")
+                .header("upgrade", "websocket")
+                .header("sec-websocket-version", "13")
+                .header("sec-websocket-key", KEY)
+                .header("sec-websocket-protocol", "eddy.v1")
+        };
+        let answered = async |request: axum::http::request::Builder| {
+            upgrade(request.body(Body::empty()).expect("a request"))
+                .await
+                .status()
+        };
+        assert_eq!(answered(right()).await, 101);
+        for (name, value) in [("sec-websocket-key", KEY), ("sec-websocket-version", "13")] {
+            assert_eq!(answered(right().header(name, value)).await, 400, "{name}");
+        }
+        assert_eq!(answered(right().version(Version::HTTP_10)).await, 400);
+    }
+
+    #[tokio::test]
     async fn a_wrong_handshake_is_refused_with_its_reason() {
         for (name, value, status) in [
             ("upgrade", None, 426),
             ("connection", Some("close"), 426),
             ("sec-websocket-version", Some("8"), 426),
             ("sec-websocket-key", None, 400),
+            ("sec-websocket-key", Some(""), 400),
+            ("sec-websocket-key", Some("dGhlIHNhbXBsZSBub25j"), 400),
+            ("sec-websocket-key", Some("dGhlIHNhbXBsZSBub25jZSE="), 400),
+            ("sec-websocket-key", Some("dGhlIHNhbXBsZSBub25jZQ"), 400),
+            ("sec-websocket-key", Some("dGhl*HNhbXBsZSBub25jZQ=="), 400),
             ("sec-websocket-protocol", None, 400),
             ("sec-websocket-protocol", Some("mqtt"), 400),
         ] {

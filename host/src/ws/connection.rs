@@ -106,8 +106,8 @@ enum Event {
     /// The peer is gone, or its socket failed.
     Gone,
     TooLarge(String),
-    /// The peer does not keep to the WebSocket protocol.
-    Broken(String),
+    /// The peer does not keep to the WebSocket protocol, and what RFC 6455 calls that.
+    Broken(String, CloseCode),
     Answered(Answered),
     Arrived(Arrived),
     Ready,
@@ -288,8 +288,13 @@ impl Connection {
             Some(Err(_)) if self.ws.get_ref().is_exhausted() => Event::TooLarge(format!(
                 "`hello` must come within the first {HELLO_BYTES_MAX} bytes"
             )),
-            Some(Err(WsError::Protocol(error))) => Event::Broken(error.to_string()),
-            Some(Err(error @ WsError::Utf8(_))) => Event::Broken(error.to_string()),
+            Some(Err(WsError::Protocol(error))) => {
+                Event::Broken(error.to_string(), CloseCode::Protocol)
+            }
+            Some(Err(WsError::Utf8(_))) => Event::Broken(
+                "the text of a message or of a close frame is not UTF-8".into(),
+                CloseCode::Invalid,
+            ),
             Some(Err(_)) | None => Event::Gone,
         })
     }
@@ -327,7 +332,8 @@ impl Connection {
                 };
                 let silent = self.heard + silence_max;
                 let late = self.unfinished.map(|at| at + self.config.message_timeout);
-                let others = self.progress_due.into_iter().chain(late);
+                let rested = self.subscriptions.rested_at();
+                let others = self.progress_due.into_iter().chain(late).chain(rested);
                 others.fold(silent, Instant::min)
             }
         }
@@ -363,11 +369,8 @@ impl Connection {
             Event::TooLarge(sentence) => {
                 self.end(ErrorCode::FrameTooLarge.because(sentence), CloseCode::Size);
             }
-            Event::Broken(sentence) => {
-                self.end(
-                    ErrorCode::MalformedFrame.because(sentence),
-                    CloseCode::Protocol,
-                );
+            Event::Broken(sentence, code) => {
+                self.end(ErrorCode::MalformedFrame.because(sentence), code);
             }
             Event::Answered(answered) => self.answered(answered),
             Event::Arrived(Arrived(key, loaded)) => {
@@ -541,6 +544,7 @@ impl Connection {
                 self.send(&ServerFrame::Progress(progress));
             }
         }
+        self.subscriptions.end_rests(now);
         if self.held.is_some() || self.owes_much() {
             // It may have said something that was not read yet.
             self.heard = now;

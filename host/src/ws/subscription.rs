@@ -7,6 +7,8 @@ use std::time::Duration;
 use eddy_protocol::frame::{Ended, Position, Progress};
 use eddy_protocol::{ErrorCode, Form, ServerFrame, WireError};
 
+use tokio::time::Instant;
+
 use super::signal::{CursorKey, CursorSignal, Signal};
 use crate::broker::{Cursor, FollowGuard, Frame, ListenGuard, Load, Loaded, Next, Stream};
 use crate::metrics::{self as names, Present};
@@ -21,6 +23,9 @@ pub(super) struct Subscriptions {
     next_number: u32,
     /// Cursors that may have something to deliver.
     ready: VecDeque<CursorKey>,
+    /// Cursors that something was in the way of, and when each is polled again;
+    /// all rest equally long, so the first is due first.
+    resting: VecDeque<(Instant, CursorKey)>,
     /// A cursor may have moved without its subscriber being told.
     is_untold: bool,
 }
@@ -48,6 +53,8 @@ enum State {
     Waiting,
     Ready,
     Loading,
+    /// Whatever is new meanwhile, it is not polled before its rest is over.
+    Resting,
 }
 
 /// What a turn of a cursor asks the connection to do.
@@ -64,6 +71,7 @@ impl Subscriptions {
             by_number: BTreeMap::new(),
             next_number: 0,
             ready: VecDeque::new(),
+            resting: VecDeque::new(),
             is_untold: false,
         }
     }
@@ -162,6 +170,23 @@ impl Subscriptions {
         }
     }
 
+    /// When the first cursor has rested.
+    pub(super) fn rested_at(&self) -> Option<Instant> {
+        self.resting.front().map(|(due, _)| *due)
+    }
+
+    /// Queues the cursors that have rested.
+    pub(super) fn end_rests(&mut self, now: Instant) {
+        while let Some((_, key)) = self.resting.pop_front_if(|(due, _)| *due <= now) {
+            if let Some(reader) = self.reader(key)
+                && reader.state == State::Resting
+            {
+                reader.state = State::Waiting;
+                self.make_ready(key);
+            }
+        }
+    }
+
     /// Adds the partitions that subscriptions to whole topics lack, from their first record on.
     pub(super) fn grow(&mut self) {
         let mut added = Vec::new();
@@ -246,14 +271,8 @@ impl Subscriptions {
                 Some(Turn::Load(key, load))
             }
             Next::Retry => {
-                let reader = self.reader(key)?;
-                // What rang while it loaded was not heard.
-                reader.signal.rearm();
-                let signal = reader.signal.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(RETRY_DELAY).await;
-                    signal.ring();
-                });
+                self.reader(key)?.state = State::Resting;
+                self.resting.push_back((Instant::now() + RETRY_DELAY, key));
                 None
             }
             Next::Ended(error) => Some(Turn::Tell(self.end(key, error)?)),
@@ -296,5 +315,92 @@ impl Subscriptions {
             .get_mut(&key.subscription)?
             .cursors
             .get_mut(&key.partition)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use eddy_protocol::TopicName;
+    use eddy_protocol::frame::{CreateTopic, Start, Subscribe, TopicSettings};
+
+    use super::*;
+    use crate::broker::Broker;
+
+    const FORM: Form = Form::Binary;
+
+    async fn subscribed() -> (Arc<Broker>, Subscriptions, CursorKey) {
+        let broker = Broker::in_memory().await;
+        let topic = TopicName::parse("t").expect("a name");
+        let create = CreateTopic {
+            topic: topic.clone(),
+            partitions: 1,
+            settings: TopicSettings::default(),
+        };
+        broker.create_topic(create).await.expect("a topic");
+        let request = Subscribe {
+            topic,
+            partitions: Vec::new(),
+            from: Start::Earliest,
+            resume: Vec::new(),
+            filter: None,
+        };
+        let (stream, cursors) = broker.subscribe(&request).await.expect("a stream");
+        let mut subscriptions = Subscriptions::new();
+        subscriptions.add(stream, cursors, true).expect("the first");
+        let key = CursorKey {
+            subscription: 0,
+            partition: 0,
+        };
+        while subscriptions.has_ready() {
+            assert!(subscriptions.turn(FORM).is_none(), "there are no records");
+        }
+        (broker, subscriptions, key)
+    }
+
+    fn is_signalled(subscriptions: &Subscriptions) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        matches!(subscriptions.signal().poll(&mut cx), Poll::Ready(()))
+    }
+
+    #[tokio::test]
+    async fn a_cursor_that_rests_is_not_polled_early_however_often_it_is_rung() {
+        let (_broker, mut subscriptions, key) = subscribed().await;
+        let failed = || Err(ErrorCode::ReadFailed.because("not now"));
+        let signal = subscriptions.reader(key).expect("a reader").signal.clone();
+        for _ in 0..3 {
+            let turn = subscriptions.arrived(key, failed(), FORM);
+            assert!(turn.is_none());
+            let due = subscriptions.rested_at().expect("it rests");
+            for _ in 0..10 {
+                signal.ring();
+                subscriptions.wake();
+                assert!(!subscriptions.has_ready(), "it was rung");
+                assert!(!is_signalled(&subscriptions));
+            }
+            subscriptions.end_rests(due - Duration::from_millis(1));
+            assert!(!subscriptions.has_ready(), "it is too early");
+            subscriptions.end_rests(due);
+            assert!(subscriptions.has_ready(), "it has rested");
+            assert_eq!(subscriptions.rested_at(), None, "one rest, one end");
+            assert!(subscriptions.turn(FORM).is_none());
+            signal.ring();
+            assert!(is_signalled(&subscriptions), "it is heard again");
+            subscriptions.wake();
+            subscriptions.turn(FORM);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_subscription_that_ends_while_it_rests_is_forgotten() {
+        let (_broker, mut subscriptions, key) = subscribed().await;
+        let failed = Err(ErrorCode::ReadFailed.because("not now"));
+        assert!(subscriptions.arrived(key, failed, FORM).is_none());
+        let stream = subscriptions.by_number[&0].stream.id();
+        assert!(subscriptions.remove(stream));
+        let due = subscriptions.rested_at().expect("the rest goes on");
+        subscriptions.end_rests(due);
+        assert!(!subscriptions.has_ready() && subscriptions.rested_at().is_none());
     }
 }
