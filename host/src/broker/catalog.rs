@@ -125,14 +125,20 @@ impl Broker {
 
     /// All topics, in the order of their names.
     pub fn list_topics(&self) -> Vec<TopicInfo> {
-        let mut topics: Vec<_> = self
-            .store
-            .topics()
+        let names = self.topic_names();
+        // One may have been deleted meanwhile.
+        let topics = names
             .iter()
-            .map(|topic| describe(topic))
-            .collect();
-        topics.sort_by(|a, b| a.topic.cmp(&b.topic));
-        topics
+            .filter_map(|name| self.describe_topic(name).ok());
+        topics.collect()
+    }
+
+    /// The names of all topics, in order.
+    pub fn topic_names(&self) -> Vec<TopicName> {
+        let topics = self.store.topics();
+        let mut names: Vec<_> = topics.iter().map(|topic| topic.name().clone()).collect();
+        names.sort_unstable();
+        names
     }
 
     pub(super) fn topic(&self, name: &TopicName) -> Result<Arc<Topic>, WireError> {

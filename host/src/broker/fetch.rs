@@ -26,11 +26,67 @@ pub struct Awaited {
     batch_bytes_max: usize,
 }
 
+/// Where a partition's records are.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Its epoch.
+    pub epoch: u32,
+    /// Its oldest offset.
+    pub start: u64,
+    /// The offset that its next record will get.
+    pub end: u64,
+}
+
 impl Awaited {
     /// What [`read`](Awaited::read) holds at the most.
     pub fn bytes_max(&self) -> usize {
         // The last batch may begin just below the limit.
         self.bytes_max.saturating_add(self.batch_bytes_max)
+    }
+
+    /// The offset at which it begins.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Where the partition's records are now.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            epoch: self.partition.epoch(),
+            start: self.partition.start(),
+            end: self.partition.end(),
+        }
+    }
+
+    /// How many bytes of records, expanded, were asked for.
+    pub fn bytes_wanted(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// What [`read_at`](Awaited::read_at) of so many bytes takes at the most, with its batches
+    /// expanded.
+    pub fn read_bytes_max(&self, bytes: usize) -> usize {
+        bytes + 2 * self.batch_bytes_max
+    }
+
+    /// As [`read_at`](Awaited::read_at), of what the store has in memory anyhow.
+    pub fn read_in_memory(&self, offset: u64, bytes_max: usize) -> Option<Vec<Batch>> {
+        match self.partition.read_tail(offset, bytes_max as u64) {
+            TailRead::Batches(batches) => Some(batches),
+            TailRead::AtEnd => Some(Vec::new()),
+            _ => None,
+        }
+    }
+
+    /// For those who read piece by piece: batches from `offset` on, up to the one that passes so
+    /// many bytes; none at the end.
+    pub async fn read_at(&self, offset: u64, bytes_max: usize) -> Result<Vec<Batch>, WireError> {
+        read(&self.partition, offset, bytes_max).await
+    }
+
+    /// Counts what was read piece by piece.
+    pub fn delivered(&self, records: u64, bytes: u64) {
+        self.partition.meters().delivered(records, bytes);
     }
 
     /// Reads what is there, perhaps nothing.

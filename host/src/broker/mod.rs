@@ -4,6 +4,7 @@
 //! of the public table. It knows nothing of sockets and HTTP, and never opens a
 //! file: what must last goes through the store.
 
+mod budget;
 mod catalog;
 mod cursor;
 mod deployment;
@@ -27,8 +28,9 @@ use crate::io::Clock;
 use crate::plugin::{Digest, Engine, Plugin};
 use crate::store::{Health, Store};
 
+pub use budget::{Budget, Held};
 pub use deployment::Config as DeploymentConfig;
-pub use fetch::Awaited;
+pub use fetch::{Awaited, Bounds};
 pub use frame::Frame;
 pub use notify::{ListenGuard, Listener};
 pub use plugin::StoredCode;
@@ -56,6 +58,8 @@ pub struct Config {
     pub frame_bytes_target: usize,
     /// The longest that a fetch waits for a record.
     pub fetch_wait_max: std::time::Duration,
+    /// What is read and made for peers that have not taken it yet, all of them together.
+    pub answers_bytes_max: usize,
     /// Deployments' settings.
     pub deployment: DeploymentConfig,
 }
@@ -69,10 +73,14 @@ impl Default for Config {
             groups_max: 10_000,
             frame_bytes_target: 256 << 10,
             fetch_wait_max: std::time::Duration::from_secs(60),
+            answers_bytes_max: 128 << 20,
             deployment: DeploymentConfig::default(),
         }
     }
 }
+
+/// How long an answer waits for memory before it is refused.
+const ANSWER_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The broker. Shared as an `Arc` by every front.
 pub struct Broker {
@@ -81,6 +89,7 @@ pub struct Broker {
     engine: Engine,
     clock: Arc<dyn Clock>,
     notifier: Arc<Notifier>,
+    answers: Budget,
     streams: Streams,
     deployments: Deployments,
     /// Held while topics are created, altered or deleted: each change rests on the ones before.
@@ -113,6 +122,7 @@ impl Broker {
             compiled: DashMap::new(),
             spread: AtomicU64::new(fastrand::u64(..)),
             incarnation: fastrand::u64(1..1 << 53),
+            answers: Budget::new(config.answers_bytes_max, ANSWER_WAIT_MAX),
             config,
             store,
             engine,
@@ -129,6 +139,11 @@ impl Broker {
     /// The limits.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The memory for what is made for peers, on every front.
+    pub fn answers(&self) -> &Budget {
+        &self.answers
     }
 
     /// Random, new at every start of the broker.

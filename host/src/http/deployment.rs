@@ -4,15 +4,15 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use eddy_protocol::ErrorCode;
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec};
-use serde::Serialize;
 
 use super::apart::blocking;
 use super::error::Failure;
 use super::extract::{self, Path};
-use super::{Context, Route};
+use super::{Context, Route, pieces};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -24,14 +24,14 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-#[derive(Serialize)]
-struct Deployments {
-    deployments: Vec<DeploymentInfo>,
-}
-
-async fn list(State(context): State<Context>) -> Result<Json<Deployments>, Failure> {
-    let deployments = blocking(move || Ok(context.broker.deployments())).await?;
-    Ok(Json(Deployments { deployments }))
+async fn list(State(context): State<Context>) -> Result<Response, Failure> {
+    let broker = context.broker.clone();
+    let gather = move || {
+        let names = broker.deployment_names().into_iter();
+        // One may have been deleted meanwhile.
+        Ok(names.filter_map(move |name| broker.deployment(&name).ok()))
+    };
+    pieces::list(context.broker.answers(), "deployments", gather).await
 }
 
 async fn deploy(

@@ -11,7 +11,7 @@ use serde::Serialize;
 #[derive(Debug)]
 pub(super) struct Failure {
     status: StatusCode,
-    error: WireError,
+    pub(super) error: WireError,
 }
 
 impl Failure {

@@ -1,14 +1,14 @@
 //! `/v1/groups`: where the cursors of a group of consumers are.
 
-use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use axum::routing::get;
-use eddy_protocol::frame::{Cursor, Cursors};
-use serde::{Deserialize, Serialize};
+use eddy_protocol::frame::Cursors;
+use serde::Deserialize;
 
 use super::error::Failure;
 use super::extract::{Path, Query, topic_name};
-use super::{Context, Route};
+use super::{Context, Route, pieces};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![Route::new(
@@ -24,18 +24,12 @@ struct Which {
     topic: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Found {
-    cursors: Vec<Cursor>,
-}
-
 async fn cursors(
     State(context): State<Context>,
     Path(group): Path<String>,
     Query(which): Query<Which>,
-) -> Result<Json<Found>, Failure> {
+) -> Result<Response, Failure> {
     let topic = which.topic.as_deref().map(topic_name).transpose()?;
-    Ok(Json(Found {
-        cursors: context.broker.cursors(&Cursors { group, topic }).await?,
-    }))
+    let cursors = context.broker.cursors(&Cursors { group, topic }).await?;
+    pieces::list(context.broker.answers(), "cursors", || Ok(cursors)).await
 }

@@ -113,6 +113,7 @@ fn measure(context: &Context) {
         context.broker.health(),
         Health::DiskFull
     )));
+    gauge!(names::ANSWER_BYTES).set(context.broker.answers().held_bytes() as f64);
     gauge!(names::READY).set(f64::from(why_unready(context).is_none()));
 }
 

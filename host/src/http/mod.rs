@@ -17,6 +17,7 @@ pub(crate) mod health;
 mod openapi;
 mod origin;
 mod page;
+mod pieces;
 mod plugin;
 mod produce;
 mod topic;
@@ -39,7 +40,7 @@ use metrics::{counter, histogram};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Budget};
 use crate::io::Clock;
 use crate::metrics::{self as names, Metrics};
 use error::Failure;
@@ -139,6 +140,7 @@ fn routes() -> Vec<Route> {
 pub struct Front {
     router: Router,
     rule: Arc<origin::Rule>,
+    budget: Budget,
 }
 
 impl Front {
@@ -149,6 +151,7 @@ impl Front {
             allowed_hosts,
             ..
         } = &*context.config;
+        let budget = context.broker.answers().clone();
         let rule = Arc::new(origin::Rule::new(
             allowed_origins,
             allowed_hosts,
@@ -172,13 +175,18 @@ impl Front {
             .route_layer(middleware::from_fn(name_route))
             .fallback(page::fallback)
             .with_state(context);
-        Front { router, rule }
+        Front {
+            router,
+            rule,
+            budget,
+        }
     }
 
     /// Answers a request. Never fails: what goes wrong is an answer, too.
     pub async fn answer(&self, request: Request) -> Response {
         let (method, begin) = (method_label(request.method()), Instant::now());
-        let mut answer = self.answer_to_origin(request).await;
+        let answer = self.answer_to_origin(request).await;
+        let mut answer = pieces::whole(&self.budget, answer).await;
         // A browser must not guess what an answer is.
         answer.headers_mut().insert(
             header::X_CONTENT_TYPE_OPTIONS,

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::Route;
+use super::pieces::Counted;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 
@@ -14,14 +15,10 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 async fn document() -> Response {
-    (
-        [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )],
-        DOCUMENT,
-    )
-        .into_response()
+    let json = HeaderValue::from_static("application/json");
+    let mut answer = ([(header::CONTENT_TYPE, json)], DOCUMENT).into_response();
+    answer.extensions_mut().insert(Counted);
+    answer
 }
 
 #[cfg(test)]

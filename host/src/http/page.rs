@@ -11,6 +11,7 @@ use axum::routing::get;
 use eddy_protocol::ErrorCode;
 
 use super::error::Failure;
+use super::pieces::Counted;
 use super::{Route, websocket};
 
 /// One file of the console.
@@ -81,6 +82,8 @@ fn serve(file: &'static File, request: &HeaderMap) -> Response {
     } else {
         file.bytes.into_response()
     };
+    // Its bytes are a part of the program.
+    answer.extensions_mut().insert(Counted);
     let headers = answer.headers_mut();
     for (name, value) in [
         (header::CONTENT_TYPE, file.content_type),

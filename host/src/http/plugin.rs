@@ -4,15 +4,15 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::{delete, get, put};
 use eddy_protocol::ErrorCode;
 use eddy_protocol::admin::PluginInfo;
-use serde::Serialize;
 
 use super::apart::blocking;
 use super::error::Failure;
 use super::extract::{self, Limit, Path};
-use super::{Context, Route};
+use super::{Context, Route, pieces};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -23,14 +23,10 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-#[derive(Serialize)]
-struct Plugins {
-    plugins: Vec<PluginInfo>,
-}
-
-async fn list(State(context): State<Context>) -> Result<Json<Plugins>, Failure> {
-    let plugins = blocking(move || Ok(context.broker.plugins()?)).await?;
-    Ok(Json(Plugins { plugins }))
+async fn list(State(context): State<Context>) -> Result<Response, Failure> {
+    let broker = context.broker.clone();
+    let gather = move || Ok(broker.plugins()?);
+    pieces::list(context.broker.answers(), "plugins", gather).await
 }
 
 async fn push(

@@ -749,6 +749,37 @@ async fn pages_of_other_origins_change_nothing_unless_allowed() {
 }
 
 #[tokio::test]
+async fn what_finds_no_memory_for_its_answer_is_refused_with_the_settings_name() {
+    let bench = bench().await;
+    bench.topic("t", 1024).await;
+    bench.lines("/v1/topics/t/records?partition=0", "1\n").await;
+    let budget = bench.broker.answers();
+    let all = budget.take(usize::MAX).await.expect("nobody else has any");
+    let asked = [
+        "/v1/topics/t/partitions/0/records",
+        "/v1/topics",
+        "/v1/topics/t",
+        "/v1/plugins",
+        "/v1/deployments",
+        "/v1/groups/g/cursors",
+        "/metrics",
+    ];
+    let answers = asked.map(|path| bench.get(path));
+    let needs_none = bench.get("/health");
+    let (refused, alive) = tokio::join!(futures_util::future::join_all(answers), needs_none);
+    alive.is(200);
+    for refused in refused {
+        assert_eq!(refused.headers["retry-after"], "1");
+        refused.refuses(429, "too_many", "`broker.answers_bytes_max`");
+    }
+    drop(all);
+    for path in asked {
+        bench.get(path).await.is(200);
+    }
+    assert_eq!(budget.held_bytes(), 0, "all of it is given back");
+}
+
+#[tokio::test]
 async fn readiness_turns_false_when_the_broker_stops_and_health_does_not() {
     let bench = bench().await;
     assert_eq!(

@@ -4,13 +4,14 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::{delete, get, patch, post};
 use eddy_protocol::frame::{AlterTopic, CreateTopic, Durability, Limit, TopicInfo, TopicSettings};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 
 use super::error::Failure;
 use super::extract::{self, Path, topic_name};
-use super::{Context, Route};
+use super::{Context, Route, pieces};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -66,15 +67,14 @@ fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Limit>, D:
         .map(|number| Some(number.map_or(Limit::None, Limit::AtMost)))
 }
 
-#[derive(Serialize)]
-struct Topics {
-    topics: Vec<TopicInfo>,
-}
-
-async fn list(State(context): State<Context>) -> Json<Topics> {
-    Json(Topics {
-        topics: context.broker.list_topics(),
-    })
+async fn list(State(context): State<Context>) -> Result<Response, Failure> {
+    let broker = context.broker.clone();
+    let gather = move || {
+        let names = broker.topic_names().into_iter();
+        // One may have been deleted meanwhile.
+        Ok(names.filter_map(move |name| broker.describe_topic(&name).ok()))
+    };
+    pieces::list(context.broker.answers(), "topics", gather).await
 }
 
 async fn create(

@@ -58,6 +58,7 @@ metrics_table! {
     gauge WS_CONNECTIONS = "eddy_ws_connections", Count, "WebSocket connections that are open.";
     gauge SUBSCRIPTIONS = "eddy_subscriptions", Count, "Subscriptions that are open.";
     counter GAPS = "eddy_gaps_total", Count, "Gap notices sent: retention overtook a reader, or history was lost.";
+    gauge ANSWER_BYTES = "eddy_answer_bytes", Bytes, "Memory for what is read and made for peers that have not taken it yet.";
     counter HTTP_REQUESTS = "eddy_http_requests_total", Count, "HTTP requests answered, by route (`none` without one), method and status.";
     histogram HTTP_SECONDS = "eddy_http_request_seconds", Seconds, "How long HTTP requests took to answer, long polls included, by route.";
     counter PLUGIN_CALLS = "eddy_plugin_calls_total", Count, "Times that records were given to a plugin, by deployment; filters of subscriptions have none.";

@@ -249,14 +249,18 @@ impl Broker {
 
     /// All deployments, in the order of their names.
     pub fn deployments(&self) -> Vec<DeploymentInfo> {
-        let mut all: Vec<_> = self
-            .deployments
-            .by_name
-            .iter()
-            .map(|entry| self.info(entry.value()))
-            .collect();
-        all.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
-        all
+        let names = self.deployment_names();
+        // One may have been deleted meanwhile.
+        let found = names.iter().filter_map(|name| self.deployment(name).ok());
+        found.collect()
+    }
+
+    /// The names of all deployments, in order.
+    pub fn deployment_names(&self) -> Vec<String> {
+        let by_name = self.deployments.by_name.iter();
+        let mut names: Vec<_> = by_name.map(|entry| entry.key().clone()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// One deployment.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{HOUR, KIB, MIB, MILLISECOND, Setting, setting};
+use super::{HOUR, KIB, MIB, MILLISECOND, Setting, TIB, setting};
 use crate::config::field::{Bytes, Count, Time};
 
 pub(super) const SETTINGS: &[Setting] = &[
@@ -33,6 +33,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         "broker.fetch_wait_max",
         "The longest that a fetch waits for a record.",
         |c| Box::new(Time(&mut c.broker.fetch_wait_max, Duration::ZERO..=HOUR)),
+    ),
+    setting(
+        "broker.answers_bytes_max",
+        "Memory for what is read and made for peers that have not taken it yet, all connections together; an answer that waits for it too long is refused and may be asked for again.",
+        |c| Box::new(Bytes(&mut c.broker.answers_bytes_max, MIB..=TIB)),
     ),
 ];
 
