@@ -369,6 +369,7 @@ fn the_epoch_tells_of_lost_records_also_when_recovery_is_killed() {
     });
 
     let corrupted = disk.fork();
+    corrupted.remove_all("topics");
     let (path, bytes) = journal(&corrupted).pop().expect("there is a journal");
     corrupted.corrupt(&path, bytes - 300, &[0xee; 290]);
     over_kills_in_recovery(&corrupted, |store, operation| {

@@ -92,7 +92,7 @@ impl Engine {
             first_sequence: sequence + 1,
             boot: journal::CLOSED,
         };
-        journal::prepare(&*self.disk, header, &Frame::default())?;
+        journal::prepare(&*self.disk, header, &Frame::default(), &[])?;
         journal::adopt(&*self.disk, header.first_sequence, false)?;
         self.remove_journal(sequence)
     }

@@ -327,6 +327,11 @@ impl Store {
         Blobs::new(self.engine().disk.clone())
     }
 
+    /// What was found at the start that an operator should know, such as a loss.
+    pub fn notices(&self) -> &[String] {
+        &self.engine().notices
+    }
+
     /// How the store is.
     pub fn health(&self) -> Health {
         self.engine().health()

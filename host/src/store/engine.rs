@@ -72,6 +72,8 @@ pub(crate) struct Engine {
     pub(crate) has_asides: AtomicBool,
     /// Deleted topics whose files are still there.
     pub(crate) doomed: Mutex<Vec<Doomed>>,
+    /// What recovery found that an operator should know.
+    pub(crate) notices: Vec<String>,
     /// First sequences of journal files in which recovery found damage.
     pub(crate) damaged_journal: Mutex<FxHashSet<u64>>,
     pub(super) room: AtomicI64,
@@ -120,6 +122,8 @@ pub(crate) struct Parts {
     pub(crate) checkpointed: u64,
     pub(crate) has_asides: bool,
     pub(crate) doomed: Vec<Doomed>,
+    /// What recovery found that an operator should know.
+    pub(crate) notices: Vec<String>,
     pub(crate) damaged_journal: FxHashSet<u64>,
     pub(crate) lock: Box<dyn Lock>,
 }
@@ -152,6 +156,7 @@ impl Engine {
             checkpointed: AtomicU64::new(parts.checkpointed),
             has_asides: AtomicBool::new(parts.has_asides),
             doomed: Mutex::new(parts.doomed),
+            notices: parts.notices,
             damaged_journal: Mutex::new(parts.damaged_journal),
             room: AtomicI64::new(0),
             write_full: AtomicBool::new(false),

@@ -2,21 +2,26 @@
 //! broker that may be running on it. A running broker moves on meanwhile, so
 //! what looks torn at the newest end may be in the making.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use eddy_protocol::frame::{Durability, TopicSettings};
 use serde::Serialize;
 
 use super::commit::TopicId;
 use super::error::OpenError;
 use super::format;
 use super::journal::operation::Operation;
-use super::journal::scan::{Found, Scan};
+use super::journal::scan::{Found, Group, Scan};
 use super::journal::{self, FileHeader};
+use super::producer::PartitionKey;
 use super::recovery::list_segments;
+use super::row::Kept;
 use super::segment::{self, HEADER_BYTES, Key, index, read};
-use crate::io::{Disk, read_all};
+use super::table::{self, Tables};
+use crate::io::{Disk, FaultyDisk, read_all};
 
 /// A data folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -143,6 +148,96 @@ pub struct GroupInfo {
     pub is_whole: bool,
 }
 
+/// Where the journal says that offsets end.
+#[derive(Debug, Default)]
+struct Ends {
+    ends: BTreeMap<PartitionKey, u64>,
+    /// Topics that are not there any more.
+    deleted: BTreeSet<TopicId>,
+    /// Topics of which a stop of the machine may have taken records.
+    memory: BTreeSet<TopicId>,
+    /// The boot in which the newest file was begun.
+    boot: Option<u64>,
+}
+
+impl Ends {
+    /// What the checkpoint says, which the journal goes on from.
+    fn kept(kept: &Kept) -> Ends {
+        let mut ends = Ends::default();
+        for (key, entry) in &kept.partitions {
+            ends.reach(*key, entry.end);
+        }
+        for (key, aside) in &kept.asides {
+            ends.reach(*key, aside.end);
+        }
+        for (topic, entry) in &kept.topics {
+            ends.note(*topic, entry.settings);
+        }
+        ends
+    }
+
+    fn reach(&mut self, key: PartitionKey, end: u64) {
+        let known = self.ends.entry(key).or_default();
+        *known = end.max(*known);
+    }
+
+    fn note(&mut self, topic: TopicId, settings: TopicSettings) {
+        if settings.durability == Durability::Memory {
+            self.memory.insert(topic);
+        }
+    }
+
+    fn group(&mut self, group: &Group) {
+        for operation in &group.operations {
+            match operation {
+                Operation::Append(placed) => {
+                    let end = placed.base + u64::from(placed.span);
+                    self.reach((placed.topic, placed.partition), end);
+                }
+                Operation::CreateTopic {
+                    topic, settings, ..
+                }
+                | Operation::AlterTopic {
+                    topic, settings, ..
+                } => self.note(*topic, *settings),
+                Operation::DeleteTopic { topic } => drop(self.deleted.insert(*topic)),
+                _ => {}
+            }
+        }
+    }
+
+    /// What segments have that the journal should have, or the checkpoint.
+    fn beyond(&self, kept: &Kept, topics: &[TopicFiles], boot: u64) -> Vec<String> {
+        let has_stopped = self
+            .boot
+            .is_some_and(|of| of != boot && of != journal::CLOSED);
+        let next_topic = kept.state.map_or(1, |state| state.next_topic);
+        let mut found = Vec::new();
+        for topic in topics {
+            let is_known = topic.id.0 >= next_topic || kept.topics.contains_key(&topic.id);
+            let may_lack = has_stopped && self.memory.contains(&topic.id);
+            if !is_known || may_lack || self.deleted.contains(&topic.id) {
+                continue;
+            }
+            for partition in &topic.partitions {
+                let key = (topic.id, partition.partition);
+                let end = self.ends.get(&key).copied().unwrap_or(0);
+                let ends = partition.segments.iter().map(|segment| segment.end);
+                let last = ends.max().unwrap_or(0);
+                if last > end {
+                    found.push(format!(
+                        "offsets {end} to {} of partition {} of topic {}",
+                        last - 1,
+                        key.1,
+                        topic.id
+                    ));
+                }
+            }
+        }
+        found
+    }
+}
+
 /// A batch in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AppendInfo {
@@ -205,11 +300,32 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
             partitions: partitions_of(*id).collect(),
         })
         .collect();
+    // Segments first: a broker that runs beside this has whatever is in one in its journal by now.
+    let topics: Vec<TopicFiles> = topics;
+    let kept = kept(&**disk).unwrap_or_default();
+    let mut ends = Ends::kept(&kept);
     let files = journal::list(&**disk).map_err(fault(journal::FOLDER))?;
-    let journal = files
-        .iter()
-        .filter_map(|(first, _)| unless_gone(journal_file(&**disk, *first, salt)).transpose())
-        .collect::<io::Result<_>>();
+    let journal = files.iter().filter_map(|(first, _)| {
+        unless_gone(journal_file(&**disk, *first, salt, &mut ends)).transpose()
+    });
+    let journal = journal.collect::<io::Result<Vec<_>>>();
+    let mut journal = journal.map_err(fault(journal::FOLDER))?;
+    let beyond = ends.beyond(&kept, &topics, disk.boot_id());
+    // Without the file that goes on where the checkpoint ends, they are not of the same moment.
+    let goes_on = kept.state.map_or(1, |state| state.sequence + 1);
+    if let Some(newest) = journal.last_mut()
+        && files.iter().any(|(first, _)| *first == goes_on)
+        && !beyond.is_empty()
+    {
+        newest.damage.push(Damage {
+            at: newest.bytes,
+            bytes: 0,
+            reason: format!(
+                "what came behind is lost: segments have {}",
+                beyond.join(", ")
+            ),
+        });
+    }
     let entries = disk.list(journal::FOLDER).map_err(fault(journal::FOLDER))?;
     let set_aside = entries
         .into_iter()
@@ -219,7 +335,7 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     Ok(Folder {
         format,
         topics,
-        journal: journal.map_err(fault(journal::FOLDER))?,
+        journal,
         set_aside: set_aside.collect(),
         tables_bytes: root
             .iter()
@@ -316,15 +432,30 @@ fn index_state(disk: &dyn Disk, key: Key, len: u64) -> IndexState {
     }
 }
 
-fn journal_file(disk: &dyn Disk, first: u64, salt: u64) -> io::Result<JournalFile> {
+/// What the checkpoint kept, read from a copy, because opening the tables writes
+/// to them; nothing where that cannot be told, as while a broker writes to them.
+fn kept(disk: &dyn Disk) -> Option<Kept> {
+    let file = disk.open_read(table::PATH).ok()?;
+    let copy = FaultyDisk::new(0);
+    copy.insert(table::PATH, read_all(&*file).ok()?);
+    Kept::read(&Tables::open(Arc::new(copy), 0).ok()?).ok()
+}
+
+fn journal_file(
+    disk: &dyn Disk,
+    first: u64,
+    salt: u64,
+    ends: &mut Ends,
+) -> io::Result<JournalFile> {
     let path = journal::path_of(first);
     let bytes = Bytes::from(read_all(&*disk.open_read(&path)?)?);
+    let header = FileHeader::decode(&bytes);
+    ends.boot = header.map(|header| header.boot);
     let mut file = JournalFile {
         path: disk.describe(&path),
         first_sequence: first,
         bytes: bytes.len() as u64,
-        has_header: FileHeader::decode(&bytes)
-            .is_some_and(|header| [0, first].contains(&header.first_sequence)),
+        has_header: header.is_some_and(|header| [0, first].contains(&header.first_sequence)),
         groups: Vec::new(),
         damage: Vec::new(),
     };
@@ -344,6 +475,7 @@ fn journal_file(disk: &dyn Disk, first: u64, salt: u64) -> io::Result<JournalFil
                 reason: format!("a newer eddy wrote {what}"),
             }),
             Found::Group(group) => {
+                ends.group(&group);
                 let group = group_info(&group);
                 if !group.is_whole {
                     file.damage.push(Damage {
@@ -380,7 +512,7 @@ fn journal_file(disk: &dyn Disk, first: u64, salt: u64) -> io::Result<JournalFil
     Ok(file)
 }
 
-fn group_info(group: &journal::scan::Group) -> GroupInfo {
+fn group_info(group: &Group) -> GroupInfo {
     let mut batches = group.batches.iter();
     let mut appends = Vec::new();
     let (mut table_changes, mut other_changes) = (0, 0);

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 
 use self::group::Frame;
+use self::scan::{Found, Scan};
 use crate::io::{Disk, File, read_all};
 
 /// The journal's folder.
@@ -125,18 +126,21 @@ pub(crate) fn set_aside(disk: &dyn Disk, first_sequence: u64) -> io::Result<()> 
 /// Writes a file, durably, that is to take the place of everything at and above
 /// its first sequence. [`adopt`] puts it there; after a crash in between,
 /// [`adopt_prepared`] does.
-pub(crate) fn prepare(disk: &dyn Disk, header: FileHeader, group: &Frame) -> io::Result<Journal> {
+pub(crate) fn prepare(
+    disk: &dyn Disk,
+    header: FileHeader,
+    group: &Frame,
+    payload: &[Bytes],
+) -> io::Result<Journal> {
     let path = path_of(header.first_sequence) + PREPARED;
     let mut journal = Journal {
         file: disk.create(&path)?,
         bytes: 0,
     };
+    let mut pieces = vec![Bytes::copy_from_slice(&header.encode())];
+    pieces.extend(gather(group, payload));
     let written = journal
-        .write(&[
-            Bytes::copy_from_slice(&header.encode()),
-            Bytes::copy_from_slice(&group.before),
-            Bytes::copy_from_slice(&group.after),
-        ])
+        .write(&pieces)
         .and_then(|_| journal.file.sync_data());
     if let Err(error) = written {
         // What was begun must not take the room that is missing.
@@ -193,11 +197,12 @@ pub(crate) fn adopt_prepared(disk: &dyn Disk, salt: u64) -> io::Result<()> {
 
 /// Whether a prepared file is whole: nothing behind its header, or one group.
 fn is_prepared(bytes: &Bytes, header: &FileHeader, name: &str) -> bool {
-    let rest = bytes.slice(FILE_HEADER_BYTES..);
-    let is_whole = rest.is_empty()
-        || group::head(&rest, header.salt).is_some_and(|(group, _)| {
-            group.sequence == header.first_sequence && group.group_bytes() == rest.len() as u64
-        });
+    let mut groups = Scan::new(bytes.clone(), header.salt, header.first_sequence);
+    let is_whole = match groups.next() {
+        None => true,
+        Some(Found::Group(group)) => group.is_whole && groups.next().is_none(),
+        Some(_) => false,
+    };
     is_whole && path_of(header.first_sequence) == format!("{FOLDER}/{name}")
 }
 

@@ -85,6 +85,8 @@ pub(crate) struct Events {
     pub(crate) bad_headers: Vec<u64>,
     /// Files with something that was cut.
     pub(crate) cut: Vec<u64>,
+    /// The newest file, if it is too short to have a header.
+    pub(crate) headless: Option<u64>,
 }
 
 impl Events {
@@ -111,6 +113,7 @@ impl Events {
             boot: None,
             bad_headers: Vec::new(),
             cut: Vec::new(),
+            headless: None,
         }
     }
 
@@ -213,8 +216,8 @@ impl Events {
                 self.boot = None;
                 self.bad_headers.push(first);
             }
-            // Whoever wrote the file before was stopped while it began this one.
-            None => {}
+            // No crash leaves it so: a file gets its name when its header is synced.
+            None => self.headless = self.files.is_empty().then_some(first),
         }
         if let Some(held) = self.held.take() {
             if first > self.next {

@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::replay::Known;
@@ -16,7 +17,7 @@ use crate::store::config::Config;
 use crate::store::engine::Parts;
 use crate::store::error::OpenError;
 use crate::store::journal::group::{self, Frame, Header};
-use crate::store::journal::operation::Operation;
+use crate::store::journal::operation::{Operation, Placed};
 use crate::store::journal::{self, FILE_HEADER_BYTES, FileHeader, Journal};
 use crate::store::partition::stop::Cause;
 use crate::store::partition::{Opened, Partition};
@@ -59,9 +60,10 @@ impl Recovery<'_> {
         };
         self.gaps.conclude(&mut self.replay);
         self.replay.require_starts();
+        self.judge_strays(&opening)?;
+        self.keep_lost_end()?;
         let tail = self.tail.take();
         let is_torn = tail.as_ref().is_none_or(|tail| tail.is_torn);
-        self.judge_strays(&opening, is_torn && tail.is_some())?;
         self.replay.trim_files()?;
         for file in &self.events.bad_headers {
             let path = opening.disk.describe(&journal::path_of(*file));
@@ -77,7 +79,10 @@ impl Recovery<'_> {
         }
         self.note_lost_memory(&opening);
         let findings = self.findings();
-        let is_plain = findings.is_empty() && tail.is_none() && self.replay.damages == 0;
+        let is_plain = findings.is_empty()
+            && self.again.is_empty()
+            && tail.is_none()
+            && self.replay.damages == 0;
         if !is_plain || self.newest_waiting > self.synced {
             self.sync(&opening).map_err(&fault)?;
             self.synced = self.sequence;
@@ -85,7 +90,7 @@ impl Recovery<'_> {
         let unsynced = self.unsynced(&*opening.disk).map_err(&fault)?;
         let next = self.sequence + 1;
         let journal = self
-            .begin_journal(&opening, &findings, is_torn)
+            .begin_journal(&opening, findings, is_torn)
             .map_err(&fault)?;
         if let Some(tail) = tail.filter(|tail| tail.file < next) {
             self.cut(&*opening.disk, &tail).map_err(&fault)?;
@@ -93,22 +98,20 @@ impl Recovery<'_> {
         Ok(self.build(opening, journal, unsynced))
     }
 
-    /// The folders of topics that are not known: those of deleted topics go,
-    /// others are taken in. A stop of the machine may have taken the creation of
-    /// one, which then was never acknowledged.
-    fn judge_strays(&mut self, opening: &Opening, has_torn: bool) -> Result<(), OpenError> {
-        if !has_torn {
-            for topic in self.gaps.unknown(&self.replay) {
-                self.replay.adopt(topic);
-                let files = self.replay.files;
-                let parts = self.replay.topics.get(&topic).into_iter();
-                let found: Vec<_> = parts
-                    .flat_map(|topic| &topic.parts)
-                    .map(|part| (part.key, salvage::rest(files, part, u64::MAX)))
-                    .collect();
-                for (key, batches) in found {
-                    self.replay.salvaged(key, batches)?;
-                }
+    /// The folders of topics that are not known: those of deleted topics go, and
+    /// those without a record, whose creation a crash may have taken; others are
+    /// taken in.
+    fn judge_strays(&mut self, opening: &Opening) -> Result<(), OpenError> {
+        for topic in self.gaps.unknown(&self.replay) {
+            self.replay.adopt(topic);
+            let files = self.replay.files;
+            let parts = self.replay.topics.get(&topic).into_iter();
+            let found: Vec<_> = parts
+                .flat_map(|topic| &topic.parts)
+                .map(|part| (part.key, salvage::rest(files, part, u64::MAX)))
+                .collect();
+            for (key, batches) in found {
+                self.replay.salvaged(key, batches)?;
             }
         }
         // The id of a folder that is there must not be given again, whoever it was of.
@@ -152,8 +155,9 @@ impl Recovery<'_> {
             .parts()
             .filter(|part| all || named.contains(&part.key))
         {
-            part.begin_epoch();
-            self.lost.insert(part.key);
+            if self.lost.insert(part.key) {
+                part.begin_epoch();
+            }
         }
     }
 
@@ -212,7 +216,7 @@ impl Recovery<'_> {
     fn begin_journal(
         &mut self,
         opening: &Opening,
-        operations: &[Operation],
+        operations: Vec<Operation>,
         is_torn: bool,
     ) -> io::Result<Journal> {
         let disk = &*opening.disk;
@@ -221,10 +225,19 @@ impl Recovery<'_> {
             first_sequence: self.sequence + 1,
             boot: self.boot,
         };
+        let again = std::mem::take(&mut self.again);
+        let placed = again.iter().map(|((topic, partition), batch)| {
+            Operation::Append(Placed::of(*topic, *partition, batch))
+        });
+        let operations: Vec<Operation> = placed.chain(operations).collect();
         let mut directory = Vec::new();
         operations
             .iter()
             .for_each(|operation| operation.encode(&mut directory));
+        let payload: Vec<Bytes> = again
+            .iter()
+            .map(|(_, batch)| batch.bytes().clone())
+            .collect();
         let count = operations.len();
         // A group without operations still says that what is before it is no torn tail.
         let frame = if count > 0 || self.replay.damages > 0 {
@@ -235,18 +248,20 @@ impl Recovery<'_> {
                 time_ms: opening.clock.now_ms(),
                 records_before: self.replay.records,
                 changes_before: self.replay.changes,
-                payload_bytes: 0,
+                payload_bytes: payload.iter().map(|batch| batch.len() as u64).sum(),
                 directory_bytes: u32::try_from(directory.len()).map_err(io::Error::other)?,
                 operations: u32::try_from(count).map_err(io::Error::other)?,
                 needs: 0,
             };
             self.sequence += 1;
-            self.replay.changes += count as u64;
+            self.replay.changes += (count - again.len()) as u64;
+            let spans = again.iter().map(|(_, batch)| u64::from(batch.span()));
+            self.replay.records += spans.sum::<u64>();
             group::encode(&header, &directory)
         } else {
             Frame::default()
         };
-        let journal = journal::prepare(disk, header, &frame)?;
+        let journal = journal::prepare(disk, header, &frame, &payload)?;
         journal::adopt(disk, header.first_sequence, !is_torn)?;
         Ok(journal)
     }
@@ -330,6 +345,7 @@ impl Recovery<'_> {
             checkpointed: opening.checkpointed,
             has_asides: opening.has_asides,
             doomed,
+            notices: self.notices,
             damaged_journal: self.damaged.into_iter().collect(),
             lock: opening.lock,
         }

@@ -18,6 +18,7 @@
 
 pub(crate) mod events;
 mod finish;
+mod lost_end;
 pub(crate) mod replay;
 mod salvage;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use eddy_protocol::Batch;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::events::{Event, Events, What};
@@ -127,8 +129,12 @@ fn recover(
     replay.bring_back(kept.asides)?;
     let has_asides = aside::has_any(&**disk).map_err(|source| fault("list", "", source))?;
     let was_closed = journal_files.is_empty();
+    let newest_file = journal_files.last().map_or(1, |(first, _)| *first);
     let mut recovery = Recovery {
         replay,
+        newest_file,
+        again: Vec::new(),
+        notices: Vec::new(),
         events: Events::new(disk.clone(), salt, journal_files, state.sequence + 1),
         boot: disk.boot_id(),
         sequence: state.sequence,
@@ -164,6 +170,12 @@ struct Recovery<'a> {
     boot: u64,
     /// The newest group that was replayed.
     sequence: u64,
+    /// The first sequence of the newest file.
+    newest_file: u64,
+    /// What is journalled again, because the journal lost it.
+    again: Vec<(PartitionKey, Batch)>,
+    /// What an operator should know.
+    notices: Vec<String>,
     /// First sequences of files with damage.
     damaged: Vec<u64>,
     gaps: salvage::Gaps,

@@ -86,6 +86,20 @@ pub(crate) fn rest(files: &Files, part: &Part, until: u64) -> Vec<Batch> {
     all
 }
 
+/// Whether its segments have a whole batch behind the partition's end.
+pub(crate) fn has_more(files: &Files, part: &Part) -> bool {
+    let goes_on = |candidate: &Candidate| {
+        let wanted = Wanted {
+            offset: part.end,
+            bytes_max: 1,
+            len: candidate.len,
+        };
+        let found = read::read(files, candidate.key, candidate.from, wanted);
+        candidate.from.offset == part.end && found.is_ok_and(|found| !found.batches.is_empty())
+    };
+    candidates(part).iter().any(goes_on)
+}
+
 /// The rest of the newest segment, and the segments behind it.
 fn candidates(part: &Part) -> Vec<Candidate> {
     let (topic, partition) = part.key;
