@@ -22,18 +22,15 @@ pub(crate) struct Wanted {
     pub(crate) items: Vec<(u32, Wanted)>,
 }
 
-/// The range of a field that may still come: no field's text begins and ends at the same place.
-const OPEN: (u32, u32) = (0, 0);
-/// The range of a field that is missing for sure.
-const CLOSED: (u32, u32) = (1, 1);
-
 /// Where the fields are in the value that was looked at last. Keeps its memory from one to the next.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Begin and end of each field's text; equal where it is missing.
     ranges: Vec<(u32, u32)>,
-    missing: usize,
 }
+
+/// The range of a field that is missing: no field's text begins and ends at the same place.
+const MISSING: (u32, u32) = (0, 0);
 
 impl Fields {
     /// Asks for a field. The same field asked for twice is looked for once.
@@ -52,12 +49,17 @@ impl Fields {
         })
     }
 
-    /// Looks the fields up in a value. Reads no further than to the last of them.
+    /// Whether no field was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.slots == 0
+    }
+
+    /// Looks the fields up in a value, and checks that all of it is JSON.
     pub fn find(&self, json: &[u8], found: &mut Found) -> Result<(), NotJson> {
         self.miss(found);
-        // Without a field to look for there is no reason to look; what is found lies within 4 GiB.
-        if self.slots == 0 || u32::try_from(json.len()).is_err() {
-            return Ok(());
+        // What is found lies within 4 GiB; no record is as large.
+        if u32::try_from(json.len()).is_err() {
+            return Err(NotJson);
         }
         scan::find(json, &self.root, found)
     }
@@ -65,8 +67,7 @@ impl Fields {
     /// As if the value had none of the fields.
     pub fn miss(&self, found: &mut Found) {
         found.ranges.clear();
-        found.ranges.resize(self.slots, OPEN);
-        found.missing = self.slots;
+        found.ranges.resize(self.slots, MISSING);
     }
 }
 
@@ -96,32 +97,21 @@ impl Found {
             .filter(|text| !text.is_empty())
     }
 
-    /// The first of several members of one name is the one that counts.
+    /// The last of several members of one name is the one that counts.
     #[inline]
     pub(crate) fn put(&mut self, slot: Slot, begin: usize, end: usize) {
-        let range = &mut self.ranges[slot.0];
-        if *range == OPEN {
-            *range = (begin as u32, end as u32);
-            self.missing -= 1;
-        }
+        self.ranges[slot.0] = (begin as u32, end as u32);
     }
 
-    /// A member has been looked into: what it hasn't got, a later one of its name can't bring.
+    /// A member begins: what an earlier one of its name had in it counts no more.
     #[inline]
-    pub(crate) fn close(&mut self, wanted: &Wanted) {
-        if let Some(slot) = wanted.slot
-            && self.ranges[slot.0] == OPEN
-        {
-            self.ranges[slot.0] = CLOSED;
-            self.missing -= 1;
-        }
+    pub(crate) fn forget_parts(&mut self, wanted: &Wanted) {
         let members = wanted.members.iter().map(|(_, part)| part);
-        let parts = members.chain(wanted.items.iter().map(|(_, part)| part));
-        parts.for_each(|part| self.close(part));
-    }
-
-    #[inline]
-    pub(crate) fn is_complete(&self) -> bool {
-        self.missing == 0
+        for part in members.chain(wanted.items.iter().map(|(_, part)| part)) {
+            if let Some(slot) = part.slot {
+                self.ranges[slot.0] = MISSING;
+            }
+            self.forget_parts(part);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Expressions over the fields of a JSON value. README.md has the language.
 //!
-//! Fast where it counts: the fields that an expression names are looked up in the text itself, in one
-//! pass that ends with the last of them; nothing is built, and nothing is allocated per value. Safe
+//! Fast where it counts: the fields that an expression names are looked up in the text itself, in the one
+//! pass that checks that it is JSON; nothing is built, and nothing is allocated per value. Safe
 //! where it counts: neither an expression nor a value can make it recurse deeper than a small limit.
 //!
 //! ```
@@ -30,6 +30,6 @@ pub use eval::Env;
 pub use fields::{Fields, Found, Slot};
 pub use parse::{Expr, Kind, ParseError, excerpt};
 pub use path::Path;
-pub use scan::{Members, NotJson};
+pub use scan::{Member, Members, NotJson};
 pub use value::Value;
 pub use write::write_string;

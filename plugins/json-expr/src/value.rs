@@ -119,11 +119,11 @@ fn text(json: &[u8]) -> Value<'_> {
 }
 
 fn number(json: &[u8]) -> Value<'_> {
-    if !is_number(json) {
-        return Value::Null;
-    }
     if let Some(short) = short_decimal(json) {
         return short;
+    }
+    if !is_number(json) {
+        return Value::Null;
     }
     let Ok(text) = str::from_utf8(json) else {
         return Value::Null;
@@ -179,9 +179,18 @@ fn short_decimal(json: &[u8]) -> Option<Value<'static>> {
     for (at, byte) in digits.iter().enumerate() {
         match byte {
             b'0'..=b'9' => whole = whole * 10 + i64::from(byte - b'0'),
-            b'.' => point = Some(at),
+            b'.' if point.is_none() => point = Some(at),
             _ => return None,
         }
+    }
+    let whole_digits = point.unwrap_or(digits.len());
+    let is_json = match whole_digits {
+        0 => false,
+        1 => true,
+        _ => digits[0] != b'0',
+    };
+    if !is_json || digits.last() == Some(&b'.') {
+        return None;
     }
     let signed = if negative { -whole } else { whole };
     Some(match point {

@@ -1,11 +1,11 @@
 //! The language as its README promises it.
 
-use json_expr::{Env, Expr, Fields, Found};
+use json_expr::{Env, Expr, Fields, Found, Members};
 use proptest::prelude::*;
 
-const QUAKE: &str = r#"{"id":"us1","mag":4.5,"none":null,"yes":true,"no":false,"type":"earthquake","count":3,
+const QUAKE: &str = r#"{"mag":9.9,"id":"us1","mag":4.5,"none":null,"yes":true,"no":false,"type":"earthquake","count":3,
     "nested":{"a":{"b":[10,{"c":"deep"}]},"empty":{}},"odd name":1,"quo\"te":2,"time":1517363399650,
-    "big":9007199254740993,"text":"Zürich \"\u00fc\"","negative":-2.15,"mag":9.9}"#;
+    "big":9007199254740993,"text":"Zürich \"\u00fc\"","negative":-2.15}"#;
 
 fn give(expression: &str, json: &str) -> String {
     let mut fields = Fields::default();
@@ -150,13 +150,26 @@ fn rounding_is_the_same_for_both_kinds_of_numbers() {
 }
 
 #[test]
-fn a_later_member_of_a_name_brings_nothing_that_the_first_has_not() {
-    let doubled = r#"{"a":{"x":1},"a":{"x":2,"y":3},"b":5,"b":{"c":6}}"#;
-    for (expression, expected) in [("a.x", "1"), ("a.y", "null"), ("b.c", "null"), ("b", "5")] {
+fn nothing_is_left_of_an_earlier_member_of_a_name() {
+    let doubled =
+        r#"{"a":{"x":1,"z":0},"a":{"x":2,"y":3},"b":{"c":6},"b":5,"l":[1,2],"l":[3],"\u006c":[4]}"#;
+    for (expression, expected) in [
+        ("a.x", "2"),
+        ("a.y", "3"),
+        ("a.z", "null"),
+        ("b.c", "null"),
+        ("b", "5"),
+        ("l[0]", "4"),
+        ("l[1]", "null"),
+        ("a", r#"{"x":2,"y":3}"#),
+    ] {
         assert_eq!(give(expression, doubled), expected, "{expression}");
     }
     assert_eq!(
-        give("a.y == null && b.c == null && a.x == 1", doubled),
+        give(
+            "a.z == null && b.c == null && a.x == 2 && a != null",
+            doubled
+        ),
         "true"
     );
 }
@@ -204,7 +217,7 @@ fn fields_are_found_wherever_they_are() {
 }
 
 #[test]
-fn the_first_of_two_members_of_one_name_counts() {
+fn the_last_of_two_members_of_one_name_counts() {
     check(&[("mag", "4.5"), ("mag + id", "null")]);
 }
 
@@ -347,32 +360,150 @@ fn no_value_is_deep_enough_to_exhaust_the_stack() {
     assert_eq!(give("a.a.a.a.b", &deep), "null");
 }
 
-#[test]
-fn what_is_not_json_is_said_to_be_so_as_far_as_it_is_read() {
-    let mut fields = Fields::default();
-    let _expr = Expr::parse("a.b == 1 || c", &mut fields).unwrap();
+/// What serde_json takes as JSON where it builds nothing: it has no limit to numbers or depth then, and
+/// doesn't ask for pairs of `\u` escapes.
+fn is_json(json: &[u8]) -> bool {
+    serde_json::from_slice::<&serde_json::value::RawValue>(json).is_ok()
+}
+
+/// Both ways over a value, with fields asked for and without.
+fn is_taken(json: &[u8]) -> bool {
     let mut found = Found::default();
-    for json in [
+    let taken = Fields::default().find(json, &mut found).is_ok();
+    let mut fields = Fields::default();
+    Expr::parse("a.b[1].c == 1 || a[0] == n || n.a[2].b", &mut fields).unwrap();
+    assert_eq!(fields.find(json, &mut found).is_ok(), taken, "{json:?}");
+    if json.trim_ascii_start().starts_with(b"{") {
+        let members = Members::of(json)
+            .and_then(|mut members| members.try_for_each(|member| member.map(drop)));
+        assert_eq!(members.is_ok(), taken, "{json:?}");
+    }
+    taken
+}
+
+#[test]
+fn what_is_not_json_is_told_wherever_it_is_wrong() {
+    let texts = [
         "",
         " ",
         "hello",
         "{",
+        "}",
+        "[",
+        "]",
+        "\"",
         "{\"a\"",
         "{\"a\":",
         "{\"a\":}",
         "{\"a\":1,}",
+        "{,}",
+        "{\"a\":1,,\"b\":2}",
         "{\"a\":1]",
+        "[1}",
         "{a:1}",
+        "{'a':1}",
         "{\"a\":1} x",
+        "{} {}",
+        "1 2",
         "{\"a\":\"open}",
         "{\"a\":\"\\",
         "{\"a\" 1}",
         "{\"a\":{\"b\":[}",
         "\u{1}",
         "{\"a\":1 \"c\":2}",
-    ] {
-        assert!(fields.find(json.as_bytes(), &mut found).is_err(), "{json}");
+        "{\"a\":{\"b\":2},\"c\":3}junk",
+        "[,]",
+        "[1,]",
+        "[1 2]",
+        "{1:2}",
+        "{null:1}",
+        "\u{feff}{}",
+        "\u{a0}{}",
+        "\u{b}1",
+        "/**/1",
+        "1//",
+        "{\"n\":1}\0",
+        "\0",
+    ];
+    let values = [
+        "tru",
+        "truex",
+        "True",
+        "nul",
+        "nulll",
+        "fals",
+        "undefined",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "05",
+        "-05",
+        "00",
+        "-",
+        "--1",
+        "+1",
+        ".5",
+        "1.",
+        "1.e1",
+        "-.5",
+        "1e",
+        "1e+",
+        "1e1.5",
+        "0x10",
+        "1_000",
+        "1,0.",
+        "0e",
+        "1.2.3",
+        "'a'",
+        "`a`",
+        r#""\x41""#,
+        r#""\u12""#,
+        r#""\u12G4""#,
+        r#""\u+123""#,
+        r#""\U0041""#,
+        r#""\""#,
+        r#""\a""#,
+        "\"\t\"",
+        "\"\n\"",
+        "\"\u{0}\"",
+        "\"aaaaaaaaaa\u{1f}\"",
+        "\"a\"b\"",
+        "[1,2",
+        "{\"x\":[{}}",
+        "[[[]]",
+        "[]]",
+        "{]",
+        "(1)",
+    ];
+    let inside = values.iter().flat_map(|value| {
+        [
+            value.to_string(),
+            format!("{{\"n\":{value}}}"),
+            format!("{{\"n\":1,\"skipped\":{{\"x\":[0,{value}]}}}}"),
+            format!("{{\"n\":{value},\"n\":1}}"),
+            format!("[{value}]"),
+        ]
+    });
+    for json in texts.iter().map(|text| text.to_string()).chain(inside) {
+        assert!(!is_taken(json.as_bytes()), "{json}");
+        assert!(!is_json(json.as_bytes()), "{json}");
     }
+    for bytes in [
+        &b"\"\xff\""[..],
+        b"{\"n\":1,\"x\":\"\xc3\"}",
+        b"{\"\xed\xa0\x80\":1}",
+        b"{\"n\":1,\"long enough for a word\":\"long enough \xc0\x80 too\"}",
+        b"\xef\xbb\xbf{}",
+        b"\xff",
+        b"1\xff",
+    ] {
+        assert!(!is_taken(bytes), "{bytes:?}");
+        assert!(!is_json(bytes), "{bytes:?}");
+    }
+}
+
+#[test]
+fn what_is_json_is_taken_however_odd_it_is() {
     for json in [
         "{}",
         "[]",
@@ -381,9 +512,41 @@ fn what_is_not_json_is_said_to_be_so_as_far_as_it_is_read() {
         "null",
         " {\"a\" : 1 } \n",
         "[{\"a\":1}]",
-        "{\"a\":{\"b\":2},\"c\":3}junk",
+        "\t\r\n -0 ",
+        "1e400",
+        "-1e-400",
+        "0.0e+00",
+        "[[[]],{\"\":{}}]",
+        r#""\ud800""#,
+        r#"{"\udc00":"\ud800\ud800"}"#,
+        r#""\u0000\"\\\/\b\f\n\r\t""#,
+        "\"\u{7f}\u{80}\u{2028}\u{1f30b}\"",
+        "{\"a\":1,\"a\":2}",
+        "true",
+        "false",
     ] {
-        assert!(fields.find(json.as_bytes(), &mut found).is_ok(), "{json}");
+        assert!(is_taken(json.as_bytes()), "{json}");
+        assert!(is_json(json.as_bytes()), "{json}");
+    }
+}
+
+#[test]
+fn what_has_no_value_to_compare_is_null_and_copied_as_it_is() {
+    for text in [
+        "1e400",
+        "-1e400",
+        r#""\ud800""#,
+        r#""\udc00x""#,
+        r#""\ud800\u0041""#,
+    ] {
+        let json = format!("{{\"n\":{text},\"\\ud800\":1}}");
+        assert_eq!(give("n", &json), text);
+        assert_eq!(
+            give("n == null && !(n > 1) && !(n < 1)", &json),
+            "true",
+            "{text}"
+        );
+        assert_eq!(give("coalesce(n, 'none')", &json), "\"none\"", "{text}");
     }
 }
 
@@ -406,8 +569,68 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
+/// JSON's own pieces and some that are none, so that what they make together is often nearly JSON.
+const PIECES: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"a\"",
+    "\"b\"",
+    "\"a\":",
+    "\"n\":",
+    "1",
+    "-0",
+    "0.5",
+    "1e5",
+    "05",
+    "true",
+    "tru",
+    "null",
+    " ",
+    "\n",
+    "\"",
+    "\\",
+    "\\u00e9",
+    "\\ud83c\\udf0b",
+    "\\ud800",
+    "\\x",
+    "é",
+    "\u{1}",
+    "\u{feff}",
+    "{\"a\":1}",
+    "[1,2]",
+];
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn json_is_what_the_reference_takes_as_json(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..12)) {
+        let json = pieces.concat();
+        prop_assert_eq!(is_taken(json.as_bytes()), is_json(json.as_bytes()), "{}", json);
+    }
+
+    #[test]
+    fn a_byte_changed_anywhere_is_judged_as_by_the_reference(json in any_json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+        let mut text = serde_json::to_vec(&json).unwrap();
+        let at = at.index(text.len());
+        if cut { text.truncate(at) } else { text[at] = byte }
+        prop_assert_eq!(is_taken(&text), is_json(&text), "{}", String::from_utf8_lossy(&text));
+    }
+
+    #[test]
+    fn of_several_members_of_one_name_the_reference_takes_the_same(members in prop::collection::vec(("[abn]", any_json()), 0..6)) {
+        let member = |(name, value): &(String, serde_json::Value)| format!("\"{name}\":{value}");
+        let text = format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(","));
+        let reference: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for (path, pointer) in [("a", "/a"), ("a.b", "/a/b"), ("b[0].a", "/b/0/a"), ("n.a.c", "/n/a/c")] {
+            let ours: serde_json::Value = serde_json::from_str(&give(path, &text)).unwrap();
+            prop_assert_eq!(ours, reference.pointer(pointer).cloned().unwrap_or_default(), "{} in {}", path, &text);
+        }
+    }
 
     #[test]
     fn every_field_is_found_as_the_reference_finds_it(json in any_json(), pretty in any::<bool>()) {

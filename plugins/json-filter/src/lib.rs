@@ -60,13 +60,11 @@ fn condition(text: &str, fields: &mut Fields) -> Result<Expr, ParamError> {
 impl JsonFilter {
     fn is_met_by(&mut self, record: &Record<'_>) -> bool {
         let json = record.value.unwrap_or_default();
-        match record.value {
-            None => self.fields.miss(&mut self.found),
-            Some(json) if self.fields.find(json, &mut self.found).is_err() => {
-                self.warn_once(record);
-                return false;
-            }
-            Some(_) => {}
+        if record.value.is_none() || self.fields.is_empty() {
+            self.fields.miss(&mut self.found);
+        } else if self.fields.find(json, &mut self.found).is_err() {
+            self.warn_once(record);
+            return false;
         }
         let env = Env::new(json, &self.found).record(record.key, record.offset, record.timestamp);
         self.condition.is_true(&env)

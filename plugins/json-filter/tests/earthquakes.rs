@@ -128,16 +128,44 @@ fn the_output_rest_gets_exactly_the_others() {
 
 #[test]
 fn what_is_not_json_meets_no_condition_and_is_no_error() {
+    let garbage = [
+        "hello",
+        "",
+        r#"{"mag":"#,
+        r#"{"mag":tru}"#,
+        r#"{"mag":05}"#,
+        r#"{"mag":"\x41"}"#,
+        r#"{"mag":1,}"#,
+        r#"{"mag":1} {"mag":1}"#,
+        r#"{"mag":1,"other":nul}"#,
+        "\u{feff}{\"mag\":1}",
+        "{\"mag\":1,\"text\":\"a\nb\"}",
+        r#"{"mag":NaN}"#,
+    ];
     let host = TestHost::new()
         .param("where", "mag < 4.5 || mag >= 4.5 || mag == null")
         .output("rest");
     let sent = host
         .start::<JsonFilter, _>()
         .unwrap()
-        .values(["hello", "", r#"{"mag":"#, r#"{"mag":1}"#])
+        .values(garbage.into_iter().chain([r#"{"mag":1}"#]))
         .unwrap();
     assert_eq!(sent.values("out"), [r#"{"mag":1}"#]);
-    assert_eq!(sent.values("rest"), ["hello", "", r#"{"mag":"#]);
+    assert_eq!(sent.values("rest"), garbage);
+}
+
+#[test]
+fn the_last_of_several_members_of_one_name_is_the_one_that_counts() {
+    let value = r#"{"id":"first","id":"last"}"#;
+    let kept = |condition| {
+        filter(condition)
+            .values([value])
+            .unwrap()
+            .values("out")
+            .len()
+    };
+    assert_eq!(kept("id == 'last'"), 1);
+    assert_eq!(kept("id == 'first'"), 0);
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(crate) struct Shape {
 enum Taken {
     /// These, in this order; those that are missing are left out.
     Selected(Vec<Computed>),
-    /// All but the dropped, each under its own name or a new one.
+    /// All but the dropped, each under its own name or a new one, which is written as `Computed`'s is.
     Rest {
         dropped: BTreeSet<Vec<u8>>,
         renamed: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -31,14 +31,19 @@ struct Computed {
 
 impl Computed {
     fn new(name: &str, expr: Expr) -> Self {
-        let mut written = Vec::new();
-        write_string(name.as_bytes(), &mut written);
-        written.push(b':');
         Self {
-            name: written,
+            name: written(name),
             expr,
         }
     }
+}
+
+/// A name as JSON, with the colon.
+fn written(name: &str) -> Vec<u8> {
+    let mut written = Vec::new();
+    write_string(name.as_bytes(), &mut written);
+    written.push(b':');
+    written
 }
 
 impl Shape {
@@ -77,7 +82,7 @@ impl Shape {
         out.push(b'{');
         match &self.taken {
             Taken::Selected(selected) => {
-                // No more than a look at it: the fields have been found already.
+                // No more than a look at it: the fields have been found already, and all of it is JSON.
                 Members::of(json)?;
                 for member in selected {
                     if let Some(text) = member.expr.field_text(env) {
@@ -86,17 +91,18 @@ impl Shape {
                 }
             }
             Taken::Rest { dropped, renamed } => {
-                let mut name_text = Vec::new();
                 for member in Members::of(json)? {
-                    let (name, value) = member?;
-                    let new_name = renamed.get(name.as_ref()).map(Vec::as_slice);
-                    if new_name.is_none() && dropped.contains(name.as_ref()) {
-                        continue;
+                    let member = member?;
+                    // No parameter can name a member whose name makes no text.
+                    let name = member.name.as_deref();
+                    match name.and_then(|name| renamed.get(name)) {
+                        Some(new_name) => write_member(new_name, member.value, out),
+                        None if name.is_some_and(|name| dropped.contains(name)) => {}
+                        None => {
+                            write_member(member.written, b":", out);
+                            out.extend_from_slice(member.value);
+                        }
                     }
-                    name_text.clear();
-                    write_string(new_name.unwrap_or(&name), &mut name_text);
-                    name_text.push(b':');
-                    write_member(&name_text, value, out);
                 }
             }
         }
@@ -148,7 +154,7 @@ fn rest<'a>(
         dropped,
         renamed: renames
             .iter()
-            .map(|(old, new)| (bytes(old), bytes(new)))
+            .map(|(old, new)| (bytes(old), written(new)))
             .collect(),
     }
 }

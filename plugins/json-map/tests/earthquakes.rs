@@ -164,7 +164,19 @@ fn a_record_without_a_value_goes_through_as_it_is() {
 
 #[test]
 fn what_is_no_object_goes_to_rest_if_there_is_one() {
-    let values = ["hello", "[1]", "3", "", "{\"a\":1", "{\"a\":1}"];
+    let values = [
+        "hello",
+        "[1]",
+        "3",
+        "",
+        "{\"a\":1",
+        "{\"a\":tru}",
+        "{\"a\":1,\"b\":05}",
+        r#"{"a":1,"c":"\x41"}"#,
+        "{\"a\":1,}",
+        "{\"a\":1}{}",
+        "{\"a\":1}",
+    ];
     let host = TestHost::new().param("set.b", "a + 1");
     let sent = host
         .clone()
@@ -174,9 +186,32 @@ fn what_is_no_object_goes_to_rest_if_there_is_one() {
         .values(values)
         .unwrap();
     assert_eq!(sent.values("out"), [r#"{"a":1,"b":2}"#]);
-    assert_eq!(sent.values("rest"), &values[..5]);
+    assert_eq!(sent.values("rest"), &values[..10]);
     let sent = host.start::<JsonMap, _>().unwrap().values(values).unwrap();
     assert_eq!(sent.values("out"), [r#"{"a":1,"b":2}"#]);
+}
+
+#[test]
+fn the_last_of_several_members_of_one_name_is_the_one_that_counts() {
+    let doubled = r#"{"id":"first","id":"last","n":1}"#;
+    maps(&[("select", "id")], doubled, r#"{"id":"last"}"#);
+    maps(&[("drop", "id")], doubled, r#"{"n":1}"#);
+    maps(&[("drop", "n")], doubled, r#"{"id":"first","id":"last"}"#);
+    let sent = start(&[("key", "id")]).values([doubled]).unwrap();
+    assert_eq!(sent.records("out")[0].key.as_deref(), Some(&b"last"[..]));
+}
+
+#[test]
+fn what_has_no_value_to_compare_is_copied_as_it_is_and_makes_no_key() {
+    for odd in [r#"{"n":1e400}"#, r#"{"n":"\ud800"}"#] {
+        maps(&[], odd, odd);
+        maps(&[("select", "n")], odd, odd);
+        let record = TestRecord::new(odd).key("old");
+        let sent = start(&[("key", "n")]).send([record]).unwrap();
+        assert_eq!(sent.records("out")[0].key, None, "{odd}");
+    }
+    let odd_name = r#"{"\ud800":1,"a":2}"#;
+    maps(&[("drop", "a")], odd_name, r#"{"\ud800":1}"#);
 }
 
 #[test]
