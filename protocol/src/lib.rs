@@ -13,6 +13,7 @@ pub mod error;
 mod flat;
 pub mod frame;
 pub mod json;
+pub mod key_field;
 pub mod name;
 pub mod partitioner;
 pub mod session;

@@ -1,20 +1,15 @@
 //! A record's value per line (NDJSON). A line is checked to be JSON and kept as
 //! it is, byte for byte; empty lines are passed over.
 
-use std::fmt;
-
 use bytes::Bytes;
-use eddy_protocol::batch::json::JsonBytes;
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use eddy_protocol::key_field::{self, KeyField, NoKey};
 
 use super::Each;
 use crate::broker::PlacedRecord;
 use crate::http::error::{Failure, invalid};
 
-/// Gives the records of a body to `each`. With `key_field` (`a` or `a.b`) each
-/// line must be an object that has this field; it becomes the key: a text as it
-/// is, anything else as its JSON.
+/// Gives the records of a body to `each`. With `key_field` each line must have
+/// this field, which becomes the key.
 pub(super) fn read(
     body: &Bytes,
     key_field: Option<&str>,
@@ -22,12 +17,15 @@ pub(super) fn read(
     now_ms: i64,
     each: Each,
 ) -> Result<(), Failure> {
-    let path: Option<Vec<&str>> = key_field.map(|field| field.split('.').collect());
+    let key_field: Option<KeyField> = key_field
+        .map(str::parse)
+        .transpose()
+        .map_err(|wrong| invalid(format!("`key_field`: {wrong}")))?;
     for (line, number) in body.split(|byte| *byte == b'\n').zip(1..) {
         let value = line.trim_ascii();
         if !value.is_empty() {
-            let key = key(value, path.as_deref())
-                .map_err(|wrong| invalid(format!("line {number}: {wrong}")))?;
+            let key = key(value, key_field.as_ref())
+                .map_err(|wrong| invalid(format!("line {number} {wrong}")))?;
             let value = Some(body.slice_ref(value));
             each(PlacedRecord {
                 partition,
@@ -42,68 +40,12 @@ pub(super) fn read(
 }
 
 /// Checks that a line is JSON, and finds the key in it.
-fn key(line: &[u8], path: Option<&[&str]>) -> Result<Option<Bytes>, String> {
-    // The parser looks into no string that it passes over.
-    let line = std::str::from_utf8(line).map_err(|error| format!("not UTF-8: {error}"))?;
-    let mut json = serde_json::Deserializer::from_str(line);
-    let found = match path {
-        None => IgnoredAny::deserialize(&mut json).map(|_| None),
-        Some(path) => Field(path).deserialize(&mut json),
+fn key(line: &[u8], key_field: Option<&KeyField>) -> Result<Option<Bytes>, NoKey> {
+    let Some(key_field) = key_field else {
+        return key_field::check(line).map(|()| None);
     };
-    let found = found.and_then(|found| json.end().map(|()| found));
-    let found = found.map_err(|error| format!("not what is expected: {}", without_line(&error)))?;
-    match (path, found) {
-        (None, _) => Ok(None),
-        (Some(path), None) => Err(format!(
-            "there is no field `{}` to take the key from",
-            path.join(".")
-        )),
-        (Some(_), Some(key)) => Ok(Some(Bytes::from(key.0))),
-    }
-}
-
-/// The message with the column; its line is always 1 and would mislead.
-fn without_line(error: &serde_json::Error) -> String {
-    error
-        .to_string()
-        .replace(" at line 1 column ", " at column ")
-}
-
-/// The value at a path of fields, the rest only checked to be JSON.
-struct Field<'a>(&'a [&'a str]);
-
-impl<'de> DeserializeSeed<'de> for Field<'_> {
-    type Value = Option<JsonBytes>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        match self.0 {
-            [] => Option::deserialize(deserializer),
-            _ => deserializer.deserialize_map(self),
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Field<'_> {
-    type Value = Option<JsonBytes>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an object with the field `{}`", self.0.join("."))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            match self.0.split_first() {
-                Some((first, rest)) if *first == name => {
-                    found = map.next_value_seed(Field(rest))?;
-                }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(found)
-    }
+    let key = key_field.key_of(line)?.into_owned();
+    Ok(Some(key.into()))
 }
 
 #[cfg(test)]
@@ -158,7 +100,8 @@ mod tests {
         for (line, field, key) in [
             (r#"{"id":"us1","x":2}"#, "id", "us1"),
             (r#"{"x":{"id":3},"id":7}"#, "id", "7"),
-            (r#"{"a":{"b":{"c":[1, 2]}}}"#, "a.b.c", "[1,2]"),
+            (r#"{"a":{"b":{"c":1.50}}}"#, "a.b.c", "1.50"),
+            (r#"{"id":"first","id":"last"}"#, "id", "last"),
             (r#"{"\u0069d":true}"#, "id", "true"),
         ] {
             assert_eq!(
@@ -180,27 +123,29 @@ mod tests {
             ),
         ] {
             let error = parse_bytes(body, field).expect_err("bytes that are no text");
-            assert!(error.contains("line 2: not UTF-8"), "{error}");
+            assert!(
+                error.contains("line 2 is not JSON (invalid utf-8"),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn a_bad_line_is_named_by_its_number() {
         for (body, field, part) in [
-            ("{}\n\n{\"a\":}\n", None, "line 3: "),
-            ("1\n2 3\n", None, "line 2: "),
+            ("{}\n\n{\"a\":}\n", None, "line 3 is not JSON"),
+            ("1\n2 3\n", None, "line 2 is not JSON"),
             (
                 "{\"id\":1}\n{\"x\":1}",
                 Some("id"),
-                "line 2: there is no field `id`",
+                "line 2 has no field `id`",
             ),
-            (
-                "{\"id\":null}",
-                Some("id"),
-                "line 1: there is no field `id`",
-            ),
-            ("{\"a\":1}", Some("a.b"), "an object with the field `b`"),
-            ("[]", Some("id"), "line 1: "),
+            ("{\"id\":null}", Some("id"), "line 1 has no field `id`"),
+            ("{\"a\":1}", Some("a.b"), "line 1 has no field `a.b`"),
+            ("[]", Some("id"), "line 1 has no field `id`"),
+            ("{\"id\":[1]}", Some("id"), "neither a string, a number"),
+            ("{\"id\":1e400}", Some("id"), "beyond a double"),
+            ("{}", Some("a..b"), "`a..b` is not the name of a field"),
             ("{\"id\":1,\"x\":}", Some("id"), "at column"),
         ] {
             let error = parse(body, field).expect_err(body);
