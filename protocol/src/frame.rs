@@ -245,6 +245,11 @@ pub struct OpenProducer {
     /// With a name, the broker finds the identity that it gave to this name
     /// before and raises its epoch, which shuts out every older holder.
     pub name: Option<String>,
+    /// Without a name: the identity that the producer has and wants the next
+    /// epoch of, so that no batch that it sent under this one is taken any more.
+    /// If the broker has forgotten it, it gives a new identity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current: Option<Producer>,
 }
 
 /// A producer's identity.

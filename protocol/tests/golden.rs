@@ -230,12 +230,13 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("ping", Request::Ping {}),
         (
             "open_producer",
-            Request::OpenProducer(OpenProducer { name: None }),
+            Request::OpenProducer(OpenProducer::default()),
         ),
         (
             "open_producer-named",
             Request::OpenProducer(OpenProducer {
                 name: Some("sensor-9".to_owned()),
+                current: None,
             }),
         ),
         ("produce", Request::Produce(produce(plain()))),
@@ -352,6 +353,13 @@ fn requests() -> Vec<(&'static str, Request)> {
             },
         ),
         ("list_topics", Request::ListTopics {}),
+        (
+            "open_producer-next",
+            Request::OpenProducer(OpenProducer {
+                name: None,
+                current: Some(Producer { id: 7, epoch: 1 }),
+            }),
+        ),
     ]
 }
 

@@ -46,7 +46,12 @@ fn produce(name: &str, batch: Batch) -> Request {
 async fn open(wire: &mut Wire, name: Option<&str>) -> Producer {
     let request = OpenProducer {
         name: name.map(str::to_owned),
+        current: None,
     };
+    identify(wire, request).await
+}
+
+async fn identify(wire: &mut Wire, request: OpenProducer) -> Producer {
     match wire.ask(Request::OpenProducer(request)).await {
         Ok(Answer::Producer(producer)) => producer,
         other => panic!("no identity but {other:?}"),
@@ -59,6 +64,57 @@ async fn send(wire: &mut Wire, name: &str, batch: Batch) -> Result<Produced, Wir
         Ok(other) => panic!("another question was answered: {other:?}"),
         Err(error) => Err(error),
     }
+}
+
+#[tokio::test]
+async fn what_was_given_up_can_not_come_once_the_next_epoch_is_there() {
+    let mut broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    let mut late = Wire::greeted(broker.address(), Form::Binary).await;
+    let first = open(&mut late, None).await;
+    send(&mut late, "t", batch(first, 0)).await.expect("new");
+    let next = OpenProducer {
+        name: None,
+        current: Some(first),
+    };
+    let second = Producer {
+        id: first.id,
+        epoch: first.epoch + 1,
+    };
+    let mut wire = Wire::greeted(broker.address(), Form::Json).await;
+    // Asked again, as after an answer that got lost, also in another life of the broker.
+    assert_eq!(identify(&mut wire, next.clone()).await, second);
+    assert_eq!(identify(&mut wire, next.clone()).await, second);
+    let fenced = send(&mut late, "t", batch(first, 3))
+        .await
+        .expect_err("late");
+    assert_error(&fenced, ErrorCode::FencedProducer, &["epoch 0"]);
+    broker.kill9();
+    broker.restart();
+    let mut wire = Wire::greeted(broker.address(), Form::Binary).await;
+    assert_eq!(identify(&mut wire, next.clone()).await, second);
+    let produced = send(&mut wire, "t", batch(second, 0)).await.expect("new");
+    assert_eq!((produced.offset, produced.duplicate), (Some(3), false));
+    let fenced = send(&mut wire, "t", batch(first, 3))
+        .await
+        .expect_err("late");
+    assert_error(&fenced, ErrorCode::FencedProducer, &["epoch 0"]);
+    let again = wire
+        .ask(Request::OpenProducer(next))
+        .await
+        .expect_err("late");
+    assert_error(&again, ErrorCode::FencedProducer, &["epoch 0"]);
+    let both = OpenProducer {
+        name: Some("n".into()),
+        current: Some(second),
+    };
+    let both = wire
+        .ask(Request::OpenProducer(both))
+        .await
+        .expect_err("which?");
+    assert_error(&both, ErrorCode::InvalidArgument, &["`current`", "`name`"]);
+    let produced = send(&mut wire, "t", batch(second, 3)).await.expect("new");
+    assert_eq!(produced.offset, Some(6));
 }
 
 #[tokio::test]

@@ -87,7 +87,18 @@ impl Broker {
                 name.len()
             )));
         }
-        let opened = self.store.open_producer(request.name.as_deref()).await;
+        let opened = match (request.name.as_deref(), request.current) {
+            (Some(_), Some(_)) => {
+                return Err(ErrorCode::InvalidArgument.because(
+                    "`current` is for a producer without a `name`: the name says which identity it is",
+                ));
+            }
+            (None, Some(Producer { id, epoch })) => {
+                let current = crate::store::Producer { id, epoch };
+                self.store.next_epoch(current).await
+            }
+            (name, None) => self.store.open_producer(name).await,
+        };
         let identity = opened.map_err(|error| refusal::of_commit(&error))?;
         Ok(Producer {
             id: identity.id,

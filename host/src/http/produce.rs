@@ -263,6 +263,12 @@ async fn open_producer(
     body: Body,
 ) -> Result<(StatusCode, Json<Producer>), Failure> {
     let NewProducer { name } = extract::json(&context, &headers, body).await?;
-    let opened = context.broker.open_producer(OpenProducer { name }).await?;
+    let opened = context
+        .broker
+        .open_producer(OpenProducer {
+            name,
+            current: None,
+        })
+        .await?;
     Ok((StatusCode::CREATED, Json(opened)))
 }

@@ -283,9 +283,25 @@ impl Store {
     /// A new identity, or for a name that was used before its identity's next
     /// epoch, which fences the older one at once.
     pub async fn open_producer(&self, name: Option<&str>) -> Result<Producer, CommitError> {
+        self.identify(name, None).await
+    }
+
+    /// The next epoch of an identity without a name, which fences this one at
+    /// once; a new identity if this one is forgotten. Asked again with the same
+    /// identity, because the answer was lost, the answer is the same.
+    pub async fn next_epoch(&self, current: Producer) -> Result<Producer, CommitError> {
+        self.identify(None, Some(current)).await
+    }
+
+    async fn identify(
+        &self,
+        name: Option<&str>,
+        current: Option<Producer>,
+    ) -> Result<Producer, CommitError> {
         let (reply, ticket) = ticket();
         self.handle.shared.queue.push(Request::OpenProducer {
             name: name.map(str::to_owned),
+            current,
             reply,
         });
         ticket.await

@@ -208,15 +208,21 @@ impl Engine {
                     Err(error) => reply.answer(Err(error)),
                 }
             }
-            Request::OpenProducer { name, reply } => {
+            Request::OpenProducer {
+                name,
+                current,
+                reply,
+            } => {
                 // A tenth at a time, so that finding the idle ones costs little each.
                 if writer.producers.len() > self.config.producers_max / 10 * 11 {
                     self.draft_forget(writer, draft, now_ms);
                 }
-                let (needs, producer) = writer.draft_producer(draft, name.as_deref(), now_ms);
-                draft
-                    .answers
-                    .push((needs, Answer::Producer(reply, producer)));
+                match writer.draft_producer(draft, name.as_deref(), current, now_ms) {
+                    Ok((needs, producer)) => draft
+                        .answers
+                        .push((needs, Answer::Producer(reply, producer))),
+                    Err(error) => reply.answer(Err(error)),
+                }
             }
             Request::ForgetProducers => self.draft_forget(writer, draft, now_ms),
         }

@@ -202,18 +202,47 @@ impl Producers {
     }
 
     /// A new identity, or the next epoch of a named one.
-    pub(crate) fn open(&mut self, name: Option<&str>) -> Producer {
+    pub(crate) fn open(&self, name: Option<&str>) -> Producer {
         let known = name.and_then(|name| self.by_name.get(name)).copied();
         match known.and_then(|id| Some((id, self.by_id.get(&id)?))) {
-            // A wrapped epoch could not fence; the name gets a new id instead.
-            Some((id, identity)) if identity.epoch < u16::MAX => Producer {
+            Some((id, identity)) => self.after(id, identity.epoch),
+            None => self.unused(),
+        }
+    }
+
+    /// The next epoch of an identity without a name, whose holder asks for it; a
+    /// new identity if it is not known (any more).
+    pub(crate) fn next_epoch(&self, current: Producer) -> Result<Producer, CommitError> {
+        let Producer { id, epoch } = current;
+        let known = self.by_id.get(&id).filter(|known| known.name.is_none());
+        match known {
+            None => Ok(self.unused()),
+            Some(known) if known.epoch <= epoch => Ok(self.after(id, epoch)),
+            // Its holder was given it already, and the answer got lost: nothing was sent under it.
+            Some(known) if known.epoch == epoch + 1 && known.windows.is_empty() => Ok(Producer {
                 id,
-                epoch: identity.epoch + 1,
-            },
-            _ => Producer {
-                id: self.next_id.max(1),
-                epoch: 0,
-            },
+                epoch: known.epoch,
+            }),
+            Some(known) => Err(CommitError::Fenced {
+                id,
+                epoch,
+                current: known.epoch,
+            }),
+        }
+    }
+
+    /// A wrapped epoch could not fence: there is a new id instead.
+    fn after(&self, id: u64, epoch: u16) -> Producer {
+        match epoch.checked_add(1) {
+            Some(epoch) => Producer { id, epoch },
+            None => self.unused(),
+        }
+    }
+
+    fn unused(&self) -> Producer {
+        Producer {
+            id: self.next_id.max(1),
+            epoch: 0,
         }
     }
 
@@ -472,6 +501,43 @@ mod tests {
             producers.judge(KEY, stamp(2, 0), 1),
             Err(CommitError::UnknownProducer(1))
         );
+    }
+
+    #[test]
+    fn an_identity_without_a_name_gets_its_next_epoch_once_however_often_it_asks() {
+        let mut producers = opened(None);
+        let first = Producer { id: 1, epoch: 0 };
+        producers.sent(KEY, stamp(0, 0), 1, (0, 0));
+        let second = Producer { id: 1, epoch: 1 };
+        for _ in 0..2 {
+            assert_eq!(producers.next_epoch(first), Ok(second));
+            producers.opened(second, None, 0, &mut Vec::new());
+        }
+        let fenced = Err(CommitError::Fenced {
+            id: 1,
+            epoch: 0,
+            current: 1,
+        });
+        assert_eq!(producers.judge(KEY, stamp(0, 1), 1), fenced);
+        assert_eq!(producers.judge(KEY, stamp(1, 0), 1), Ok(Verdict::New));
+        producers.sent(KEY, stamp(1, 0), 1, (1, 0));
+        // A question that comes late, from a lost connection, takes nothing from its holder.
+        assert!(matches!(
+            producers.next_epoch(first),
+            Err(CommitError::Fenced { current: 1, .. })
+        ));
+    }
+
+    #[test]
+    fn an_identity_that_is_not_known_or_has_a_name_is_not_continued() {
+        let mut producers = opened(Some("n"));
+        let fresh = Ok(Producer { id: 2, epoch: 0 });
+        let of = |id, epoch| Producer { id, epoch };
+        assert_eq!(producers.next_epoch(of(1, 0)), fresh, "a name's is its own");
+        assert_eq!(producers.next_epoch(of(77, 3)), fresh);
+        producers.opened(of(2, u16::MAX), None, 0, &mut Vec::new());
+        let fresh = Ok(of(3, 0));
+        assert_eq!(producers.next_epoch(of(2, u16::MAX)), fresh, "not 0 again");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) enum Request {
     },
     OpenProducer {
         name: Option<String>,
+        /// Of which the next epoch is wanted.
+        current: Option<Producer>,
         reply: Reply<Producer>,
     },
     /// Forget the producers that were idle for too long.

@@ -326,9 +326,13 @@ impl Writer {
         &mut self,
         draft: &mut Draft,
         name: Option<&str>,
+        current: Option<Producer>,
         now_ms: i64,
-    ) -> (u64, Producer) {
-        let producer = self.producers.open(name);
+    ) -> Result<(u64, Producer), CommitError> {
+        let producer = match current {
+            Some(current) => self.producers.next_epoch(current)?,
+            None => self.producers.open(name),
+        };
         let mut undo = Vec::new();
         self.producers.opened(producer, name, now_ms, &mut undo);
         draft.undo.extend(undo.into_iter().map(Undo::Producer));
@@ -338,7 +342,7 @@ impl Writer {
             epoch: producer.epoch,
             name,
         });
-        (self.coming(), producer)
+        Ok((self.coming(), producer))
     }
 
     /// Forgets these producers in the draft.

@@ -23,7 +23,7 @@ variants!(Request {
 });
 
 block!(Hello { client; capabilities });
-block!(OpenProducer { name });
+block!(OpenProducer { name; current });
 block!(Produce {
     topic,
     partition,

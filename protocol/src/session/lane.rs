@@ -12,8 +12,8 @@
 //! - A batch that is refused for good leaves a hole. If no copy of it or of
 //!   those behind it can still be under way on a lost connection, they are
 //!   numbered anew from the hole on. Otherwise they wait (behind the `barrier`)
-//!   for a new identity of the producer. Under a name, that shuts old copies
-//!   out; without one, a copy of a batch that was given up may still come.
+//!   for a new identity of the producer, which shuts old copies out: it is the
+//!   next epoch of the present one.
 //! - A batch that may be in the log is given up, not repeated under a new
 //!   number, unless a batch before it is known never to get there: because the
 //!   broker refuses it whenever it sees it, or lost what came before it.

@@ -58,6 +58,8 @@ enum Identity {
 struct Producing {
     name: Option<String>,
     identity: Identity,
+    /// The newest identity that it had.
+    current: Option<Producer>,
     /// A new identity will be asked for once all lanes are quiet.
     changing: bool,
     lanes: Vec<Lane>,
@@ -160,6 +162,7 @@ impl Producers {
         let producing = Producing {
             name,
             identity: Identity::Wanted,
+            current: None,
             changing: false,
             lanes: Vec::new(),
             places: BTreeMap::new(),
@@ -221,12 +224,10 @@ impl Producers {
             .iter_mut()
             .find_map(|(handle, producing)| Some((*handle, Some(producing).filter(wanted)?)))?;
         producing.identity = Identity::Asked;
-        Some((
-            handle,
-            OpenProducer {
-                name: producing.name.clone(),
-            },
-        ))
+        let name = producing.name.clone();
+        // A name says it already, to whoever holds it.
+        let current = producing.current.filter(|_| name.is_none());
+        Some((handle, OpenProducer { name, current }))
     }
 
     pub(super) fn opened(
@@ -240,6 +241,7 @@ impl Producers {
             return;
         };
         producing.identity = Identity::Held(identity);
+        producing.current = Some(identity);
         producing.attempts = 0;
         if std::mem::take(&mut producing.changing) {
             producing

@@ -12,8 +12,8 @@ use eddy_protocol::batch::{
 use eddy_protocol::codec::{Form, decode_client, encode_server};
 use eddy_protocol::error::{ErrorCode, WireError};
 use eddy_protocol::frame::{
-    Answer, Deliver, Gap, Position, Produced, Producer, Progress, Request, ServerFrame, Start,
-    Subscribe, Subscribed, Welcome,
+    Answer, Deliver, Gap, OpenProducer, Position, Produced, Producer, Progress, Request,
+    ServerFrame, Start, Subscribe, Subscribed, Welcome,
 };
 
 /// Numbers by chance, the same for the same seed (SplitMix64).
@@ -138,7 +138,7 @@ impl Broker {
             }
             _ if !self.connections[at].greeted => panic!("a session begins with hello"),
             Request::Ping {} => Ok(Answer::Pong {}),
-            Request::OpenProducer(open) => Ok(Answer::Producer(self.open(open.name))),
+            Request::OpenProducer(open) => self.open(open).map(Answer::Producer),
             Request::Produce(produce) => {
                 let partition = produce.partition.expect("a session names the partition");
                 self.produce(partition, produce.batch, chance)
@@ -171,7 +171,20 @@ impl Broker {
         }
     }
 
-    fn open(&mut self, name: Option<String>) -> Producer {
+    fn open(&mut self, open: OpenProducer) -> Result<Producer, WireError> {
+        let OpenProducer { name, current } = open;
+        if let Some(Producer { id, epoch }) = current
+            && let Some(known) = self.producers.get_mut(&id)
+        {
+            let is_unused = known.next.is_empty();
+            if known.epoch > epoch + 1 || known.epoch == epoch + 1 && !is_unused {
+                return Err(ErrorCode::FencedProducer.because("an older epoch"));
+            }
+            known.epoch = epoch + 1;
+            known.next.clear();
+            let epoch = known.epoch;
+            return Ok(Producer { id, epoch });
+        }
         let known = name.as_ref().and_then(|name| self.names.get(name)).copied();
         let id = known
             .filter(|id| self.producers.contains_key(id))
@@ -192,10 +205,10 @@ impl Broker {
             producer.next.clear();
             self.names.insert(name, id);
         }
-        Producer {
+        Ok(Producer {
             id,
             epoch: producer.epoch,
-        }
+        })
     }
 
     fn produce(

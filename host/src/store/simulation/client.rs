@@ -66,6 +66,7 @@ impl Client {
             self.opening = Some(ticket);
             return vec![Request::OpenProducer {
                 name: Some(self.name.clone()),
+                current: None,
                 reply,
             }];
         };
