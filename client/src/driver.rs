@@ -339,10 +339,10 @@ impl Driver {
                 self.calls.answered(request, result, &mut self.producers);
             }
             SessionEvent::Produced { batch, produced } => {
-                self.producers.produced(batch, produced, now);
+                self.producers.answered(batch, Ok(produced), now);
             }
             SessionEvent::ProduceFailed { batch, error, .. } => {
-                self.producers.batch_failed(&mut self.session, batch, error);
+                self.producers.answered(batch, Err(error), now);
             }
             SessionEvent::ProducerFailed { producer, error } => {
                 self.producers

@@ -121,13 +121,20 @@ impl Producers {
         }
     }
 
-    pub(crate) fn produced(&mut self, batch: ProduceId, produced: Produced, now: Instant) {
+    /// A batch is in the log, or was refused for good.
+    pub(crate) fn answered(
+        &mut self,
+        batch: ProduceId,
+        result: Result<Produced, WireError>,
+        now: Instant,
+    ) {
         let Some((key, ticket)) = self.batches.remove(&batch) else {
             return;
         };
         if let Some(producing) = self.all.get_mut(&key) {
             producing.delayed = None;
-            producing.shared.acknowledged(ticket, produced, now);
+            let result = result.map_err(ClientError::from);
+            producing.shared.answered(ticket, result, now);
         }
     }
 
@@ -141,17 +148,6 @@ impl Producers {
     pub(crate) fn delayed(&mut self, key: Key, error: Option<WireError>) {
         if let Some(producing) = self.all.get_mut(&key) {
             producing.delayed = error;
-        }
-    }
-
-    pub(crate) fn batch_failed(
-        &mut self,
-        session: &mut Session,
-        batch: ProduceId,
-        error: WireError,
-    ) {
-        if let Some((key, _)) = self.batches.remove(&batch) {
-            self.failed(session, key, &error.into());
         }
     }
 

@@ -152,6 +152,49 @@ async fn past_the_deadline_a_producer_fails_with_the_brokers_own_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_batch_leaves_the_producer_and_the_other_partitions_alone() {
+    // Refused whenever it is seen; and such that it may be in the log, so that the identity has to change.
+    for code in [ErrorCode::InvalidArgument, ErrorCode::StorageFailed] {
+        let (broker, config) = Broker::start(2).await;
+        let client = Client::connect(config).await.expect("a broker");
+        let producer = client
+            .producer(&broker.topic, small_batches())
+            .await
+            .expect("a topic");
+        let send = async |value: &'static [u8], partition| {
+            let record = NewRecord::new(value).partition(partition);
+            producer.send(&record).await.expect("it is taken")
+        };
+        *broker.refuse_partition.lock().expect("whole") = Some((1, code));
+        let refused = send(b"refused", 1).await;
+        let taken = send(b"taken", 0).await;
+        let error = timeout(PATIENCE, refused.wait())
+            .await
+            .expect("in time")
+            .expect_err("it is refused");
+        assert_eq!(error.code(), Some(code));
+        let told = timeout(PATIENCE, producer.refused()).await;
+        assert_eq!(told.expect("in time"), error);
+        let taken = timeout(PATIENCE, taken.wait()).await.expect("in time");
+        assert_eq!(taken.expect("another partition").offset, Some(0));
+        let flushed = timeout(PATIENCE, producer.flush()).await;
+        assert_eq!(flushed.expect("in time"), Err(error));
+
+        *broker.refuse_partition.lock().expect("whole") = None;
+        let later = [send(b"later", 1).await, send(b"later", 0).await];
+        let flushed = timeout(PATIENCE, producer.flush()).await;
+        assert_eq!(flushed.expect("in time"), Ok(()), "it was told once");
+        for ack in later {
+            ack.wait().await.expect("it goes on");
+        }
+        assert_eq!(broker.values(0), [&b"taken"[..], b"later"]);
+        assert_eq!(broker.values(1), [b"later"]);
+        let counts = producer.counts();
+        assert_eq!((counts.acknowledged, counts.refused), (3, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_not_there_is_reported_after_the_deadline() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let server = free

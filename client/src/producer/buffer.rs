@@ -74,7 +74,7 @@ struct Charge {
 struct InFlight {
     number: u64,
     charge: Charge,
-    produced: Option<Produced>,
+    outcome: Outcome,
 }
 
 /// One partition's share.
@@ -91,7 +91,8 @@ struct Lane {
     in_flight: VecDeque<InFlight>,
     handed_out: u64,
     pushed: u64,
-    acknowledged: u64,
+    /// Records that are in the log, or were refused.
+    settled: u64,
 }
 
 /// See the module.
@@ -110,7 +111,9 @@ pub(crate) struct Buffer {
     /// Batches on their way, of all lanes.
     in_flight: usize,
     counts: Counts,
-    /// When something was last acknowledged, or began to wait to be.
+    /// Why a batch was refused; the first one that nobody has been told of.
+    refusal: Option<ClientError>,
+    /// When something was last answered, or began to wait to be.
     progress_at: Option<Instant>,
     failed: Option<ClientError>,
 }
@@ -135,6 +138,7 @@ impl Buffer {
             ready: VecDeque::new(),
             in_flight: 0,
             counts: Counts::default(),
+            refusal: None,
             progress_at: None,
             failed: None,
         };
@@ -356,7 +360,7 @@ impl Buffer {
                 lane.in_flight.push_back(InFlight {
                     number,
                     charge,
-                    produced: None,
+                    outcome: None,
                 });
                 self.in_flight += 1;
                 self.progress_at.get_or_insert(now);
@@ -367,28 +371,37 @@ impl Buffer {
         None
     }
 
-    /// A batch on its way is in the log, and with it all before it.
-    pub(crate) fn acknowledged(&mut self, ticket: Ticket, produced: Produced, now: Instant) {
+    /// A batch on its way is in the log, or was refused; the others of its
+    /// partition go on either way.
+    pub(crate) fn answered(
+        &mut self,
+        ticket: Ticket,
+        result: Result<Produced, ClientError>,
+        now: Instant,
+    ) {
         let Some(lane) = self.lanes.get_mut(ticket.partition as usize) else {
             return;
         };
         let mut in_flight = lane.in_flight.iter_mut();
         if let Some(batch) = in_flight.find(|batch| batch.number == ticket.number) {
-            batch.produced = Some(produced);
+            batch.outcome = Some(result);
         }
-        while let Some(batch) = lane
-            .in_flight
-            .pop_front_if(|batch| batch.produced.is_some())
+        while let Some(InFlight {
+            charge, outcome, ..
+        }) = lane.in_flight.pop_front_if(|batch| batch.outcome.is_some())
         {
-            let InFlight {
-                charge, produced, ..
-            } = batch;
-            lane.acknowledged += charge.records;
+            lane.settled += charge.records;
             self.in_flight -= 1;
-            self.counts.acknowledged += charge.records;
             self.bytes -= charge.bytes;
-            if let Some(produced) = produced {
-                tell(charge.outcome, Ok(produced));
+            match &outcome {
+                Some(Err(error)) => {
+                    self.counts.refused += charge.records;
+                    self.refusal.get_or_insert_with(|| error.clone());
+                }
+                _ => self.counts.acknowledged += charge.records,
+            }
+            if let Some(result) = outcome {
+                tell(charge.outcome, result);
             }
         }
         self.progress_at = (self.in_flight > 0).then_some(now);
@@ -423,6 +436,16 @@ impl Buffer {
         self.failed.as_ref()
     }
 
+    /// Why a batch was refused, if somebody still has to be told.
+    pub(super) fn refusal(&self) -> Option<&ClientError> {
+        self.refusal.as_ref()
+    }
+
+    /// The same, for the one who is told.
+    pub(super) fn take_refusal(&mut self) -> Option<ClientError> {
+        self.refusal.take()
+    }
+
     /// Since when nothing moved although something should.
     pub(crate) fn stuck_since(&self) -> Option<Instant> {
         self.progress_at
@@ -437,12 +460,12 @@ impl Buffer {
         self.lanes.iter().map(|lane| lane.pushed).collect()
     }
 
-    /// Whether all records up to the marks are acknowledged.
+    /// Whether all records up to the marks are acknowledged or refused.
     pub(super) fn passed(&self, marks: &[u64]) -> bool {
         self.lanes
             .iter()
             .zip(marks)
-            .all(|(lane, mark)| lane.acknowledged >= *mark)
+            .all(|(lane, mark)| lane.settled >= *mark)
     }
 
     /// The largest record, with its key, headers and what the columns add.
@@ -561,13 +584,14 @@ mod tests {
         buffer.seal_all();
         assert!(buffer.next(now).is_some() && buffer.next(now).is_some());
         assert!(buffer.next(now).is_none(), "two are on their way");
-        buffer.acknowledged(ticket(0, 0), produced(1), now);
+        buffer.answered(ticket(0, 0), Ok(produced(1)), now);
         assert!(buffer.next(now).is_some());
         assert_eq!(
             buffer.counts(),
             Counts {
                 pushed: 4,
-                acknowledged: 1
+                acknowledged: 1,
+                refused: 0
             }
         );
     }
@@ -591,7 +615,7 @@ mod tests {
         assert!(!buffer.make_room(), "a sealed batch will make it");
         assert_eq!(buffer.next(now).expect("it").ticket, ticket(0, 0));
         assert!(!buffer.make_room(), "so will one on its way");
-        buffer.acknowledged(ticket(0, 0), produced(1), now);
+        buffer.answered(ticket(0, 0), Ok(produced(1)), now);
         push(&mut buffer, &record(1)).expect("there is room again");
         assert!(matches!(push(&mut buffer, &record(0)), Err(Refused::Full)));
         // However long the linger is: nobody else would make room.
@@ -621,7 +645,7 @@ mod tests {
         let late = now + Duration::from_secs(1);
         assert_eq!(buffer.linger(late), None);
         push(&mut buffer, &NewRecord::new(b"c")).expect("there is room");
-        buffer.acknowledged(ticket(0, 0), produced(1), late);
+        buffer.answered(ticket(0, 0), Ok(produced(1)), late);
         // It has lingered since it was first seen, not since the acknowledgement.
         assert_eq!(buffer.linger(late), None);
         assert_eq!(buffer.next(late).expect("a batch").batch.count(), 2);
@@ -645,9 +669,9 @@ mod tests {
             offset: Some(offset),
             ..produced(1)
         };
-        buffer.acknowledged(ticket(0, 1), at(8), now);
+        buffer.answered(ticket(0, 1), Ok(at(8)), now);
         assert!(told().all(|outcome| outcome.is_none()));
-        buffer.acknowledged(ticket(0, 0), at(7), now);
+        buffer.answered(ticket(0, 0), Ok(at(7)), now);
         assert!(told().eq([Some(Ok(at(7))), Some(Ok(at(8)))]));
     }
 
@@ -672,7 +696,7 @@ mod tests {
             matches!(push(&mut buffer, &NewRecord::new(b"x")), Err(Refused::Full)),
             "it is only on its way"
         );
-        buffer.acknowledged(ticket(0, 0), produced(1), now);
+        buffer.answered(ticket(0, 0), Ok(produced(1)), now);
         push(&mut buffer, &NewRecord::new(b"x")).expect("there is room again");
     }
 
@@ -686,16 +710,53 @@ mod tests {
         let marks = buffer.marks();
         buffer.seal_all();
         while buffer.next(now).is_some() {}
-        buffer.acknowledged(ticket(1, 0), produced(1), now);
+        buffer.answered(ticket(1, 0), Ok(produced(1)), now);
         // More acknowledgements, but not of what was asked about.
         push(&mut buffer, &NewRecord::new(b"y").partition(1)).expect("there is room");
         buffer.seal_all();
         assert!(buffer.next(now).is_some());
-        buffer.acknowledged(ticket(1, 1), produced(1), now);
+        buffer.answered(ticket(1, 1), Ok(produced(1)), now);
         assert!(!buffer.passed(&marks));
-        buffer.acknowledged(ticket(0, 0), produced(1), now);
+        buffer.answered(ticket(0, 0), Ok(produced(1)), now);
         assert!(buffer.passed(&marks));
         assert_eq!(buffer.stuck_since(), None, "nothing is on its way");
+    }
+
+    #[test]
+    fn a_refused_batch_is_told_in_its_turn_and_the_others_go_on() {
+        let now = Instant::now();
+        let mut buffer = buffer(1, hundred_bytes());
+        let outcomes: Vec<_> = (0..3)
+            .map(|value| {
+                let value = [value; 100];
+                let record = NewRecord::new(&value);
+                buffer.push_asking(&record, || 7).expect("room").1.1
+            })
+            .collect();
+        let marks = buffer.marks();
+        buffer.seal_all();
+        while buffer.next(now).is_some() {}
+        let told = || outcomes.iter().map(|outcome| outcome.borrow().clone());
+        let refused = ClientError::from(ErrorCode::InvalidArgument.because("no"));
+        buffer.answered(ticket(0, 1), Err(refused.clone()), now);
+        assert!(told().all(|outcome| outcome.is_none()));
+        buffer.answered(ticket(0, 0), Ok(produced(1)), now);
+        buffer.answered(ticket(0, 2), Ok(produced(1)), now);
+        assert!(told().eq([
+            Some(Ok(produced(1))),
+            Some(Err(refused.clone())),
+            Some(Ok(produced(1)))
+        ]));
+        assert!(buffer.passed(&marks) && buffer.is_empty());
+        let counts = Counts {
+            pushed: 3,
+            acknowledged: 2,
+            refused: 1,
+        };
+        assert_eq!(buffer.counts(), counts);
+        assert_eq!(buffer.take_refusal(), Some(refused));
+        assert_eq!(buffer.take_refusal(), None, "once is enough");
+        push(&mut buffer, &NewRecord::new(b"x")).expect("it goes on");
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub struct Counts {
     pub pushed: u64,
     /// Records that are in the log.
     pub acknowledged: u64,
+    /// Records of batches that the broker refused, or of which nobody knows
+    /// whether they are in the log.
+    pub refused: u64,
 }
 
 /// Why [`Producer::try_push`] did not take a record.
@@ -44,10 +47,15 @@ pub enum PushError {
 
 /// Produces to one topic. Cloning gives another handle of the same producer.
 ///
-/// After an error that no retry mends (the topic was deleted, a newer producer
-/// of the same name shut this one out, nothing was acknowledged within the
-/// deadline) the producer has failed: every call returns that error, and what
-/// was not acknowledged may or may not be in the log.
+/// A batch that the broker refuses for good (what is in it, a stopped partition,
+/// a topic that was deleted) takes nothing else with it: its records get the
+/// error, the next [`flush`](Self::flush) gives it, and all others go on in their
+/// order.
+///
+/// After an error that is about the producer itself (a newer producer of the same
+/// name shut this one out, nothing was acknowledged within the deadline) the
+/// producer has failed: every call returns that error, and what was not
+/// acknowledged may or may not be in the log.
 ///
 /// Dropping the last handle takes nothing back: the client sends what was
 /// pushed as long as it lives itself. To be sure, [`flush`](Self::flush) first.
@@ -75,7 +83,7 @@ impl Drop for Inner {
 pub(crate) struct Shared {
     topic: TopicName,
     buffer: Mutex<Buffer>,
-    /// Something was acknowledged, or the producer failed.
+    /// Something was answered, or the producer failed.
     settled: Notify,
 }
 
@@ -103,8 +111,13 @@ impl Shared {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn acknowledged(&self, ticket: Ticket, produced: Produced, now: Instant) {
-        self.buffer().acknowledged(ticket, produced, now);
+    pub(crate) fn answered(
+        &self,
+        ticket: Ticket,
+        result: Result<Produced, ClientError>,
+        now: Instant,
+    ) {
+        self.buffer().answered(ticket, result, now);
         self.settled.notify_waiters();
     }
 
@@ -183,7 +196,8 @@ impl Producer {
     }
 
     /// Sends what was pushed before this call without lingering, and waits until
-    /// all of it is in the log.
+    /// all of it is in the log. If a batch was refused since the last flush, that
+    /// is the error, once everything else is in the log.
     pub async fn flush(&self) -> Result<(), ClientError> {
         let shared = &self.inner.shared;
         let marks = {
@@ -195,12 +209,28 @@ impl Producer {
         loop {
             let settled = shared.settled.notified();
             {
-                let buffer = shared.buffer();
+                let mut buffer = shared.buffer();
                 if buffer.passed(&marks) {
-                    return Ok(());
+                    return buffer.take_refusal().map_or(Ok(()), Err);
                 }
                 if let Some(error) = buffer.failure() {
                     return Err(error.clone());
+                }
+            }
+            settled.await;
+        }
+    }
+
+    /// Waits until a batch is refused or the producer fails, for those who push
+    /// without end; that error, which the next [`flush`](Self::flush) gives too.
+    pub async fn refused(&self) -> ClientError {
+        let shared = &self.inner.shared;
+        loop {
+            let settled = shared.settled.notified();
+            {
+                let buffer = shared.buffer();
+                if let Some(error) = buffer.failure().or(buffer.refusal()) {
+                    return error.clone();
                 }
             }
             settled.await;
@@ -218,7 +248,7 @@ impl Producer {
         self.inner.shared.buffer().record_bytes_max()
     }
 
-    /// Tries again whenever something was acknowledged, until there is room.
+    /// Tries again whenever something was answered, until there is room.
     async fn when_room<T>(
         &self,
         mut attempt: impl FnMut(&mut Buffer) -> Result<T, Refused>,

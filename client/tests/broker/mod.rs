@@ -49,6 +49,8 @@ pub(crate) struct Broker {
     /// What these requests are refused with, if they are.
     pub(crate) refuse_hello: Mutex<Option<ErrorCode>>,
     pub(crate) refuse_open: Mutex<Option<ErrorCode>>,
+    /// Every batch for this partition.
+    pub(crate) refuse_partition: Mutex<Option<(u32, ErrorCode)>>,
     pub(crate) refuse_subscribe: Mutex<Option<ErrorCode>>,
     /// The connection is dropped as soon as a subscription stands.
     pub(crate) drop_subscribed: AtomicBool,
@@ -83,6 +85,7 @@ impl Broker {
             disk_full: AtomicBool::new(false),
             refuse_hello: Mutex::default(),
             refuse_open: Mutex::default(),
+            refuse_partition: Mutex::default(),
             refuse_subscribe: Mutex::default(),
             drop_subscribed: AtomicBool::new(false),
             refuse_handshake: Mutex::default(),
@@ -256,6 +259,10 @@ impl Broker {
             return Err(ErrorCode::DiskFull.because("the disk is full"));
         }
         let number = produce.partition.expect("the client places records");
+        let refused = *self.refuse_partition.lock().expect("whole");
+        if let Some((_, code)) = refused.filter(|(partition, _)| *partition == number) {
+            return Err(code.because("as it was told"));
+        }
         let batch = produce.batch.single().expect("a whole batch");
         let stamp = batch.producer().expect("a stamp");
         let mut partitions = self.partitions.lock().expect("whole");
