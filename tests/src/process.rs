@@ -114,6 +114,11 @@ impl Process {
         self.signal(Signal::INT);
     }
 
+    /// What a terminal that is closed does (SIGHUP); does not wait.
+    pub fn hang_up(&mut self) {
+        self.signal(Signal::HUP);
+    }
+
     fn signal(&mut self, signal: Signal) {
         if self.is_running() {
             kill_process(Pid::from_child(&self.child), signal).expect("it runs and it is ours");

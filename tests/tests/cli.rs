@@ -24,7 +24,10 @@ fn what_is_published_comes_back_byte_for_byte() {
     broker.eddy_with_input(&["pub", "t"], input).ok();
     let records = broker.eddy(&["sub", "t", "--until-end"]).ok();
     assert_eq!(records, "one\n\ntwo\r\n\tthree \n");
-    let skipping = broker.eddy_with_input(&["pub", "t", "--skip-empty", "--json"], "\n\na\n\n");
+    let skipping = broker.eddy_with_input(
+        &["pub", "t", "--skip-empty", "--json", "--input", "value"],
+        "\n\na\n\n",
+    );
     assert_eq!(skipping.json()["records"], 1);
 }
 
@@ -77,6 +80,170 @@ fn a_record_is_shown_as_it_is_asked_for() {
         .json();
     assert_eq!(json["value"], "b");
     assert_eq!(json["headers"], serde_json::json!([["h", "1"], ["i", "2"]]));
+}
+
+/// What a topic holds, a JSON document per record, in the order of partitions and
+/// offsets.
+fn records_of(broker: &Broker, topic: &str) -> Vec<serde_json::Value> {
+    let shown = broker.eddy(&["--json", "sub", topic, "--until-end"]).ok();
+    let documents = shown
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"));
+    let mut records: Vec<serde_json::Value> = documents.collect();
+    records.sort_by_key(|record| (record["partition"].as_u64(), record["offset"].as_u64()));
+    records
+}
+
+#[test]
+fn what_a_subscription_prints_as_json_can_be_published_again() {
+    let broker = Broker::start();
+    for topic in ["first", "second"] {
+        broker
+            .eddy(&["topic", "create", topic, "--partitions", "3"])
+            .ok();
+    }
+    let awkward = [
+        r#"{"value":"no key","partition":2}"#,
+        r#"{"key":"","value":"","partition":0}"#,
+        r#"{"key":"k","value":null,"partition":1}"#,
+        r#"{"value":null,"partition":1}"#,
+        r#"{"key":{"base64":"/wA="},"value":{"base64":"gIGC"},"partition":1}"#,
+        r#"{"key":"by its key","value":"\u0000\n\"\u2028é🌋"}"#,
+        r#"{"value":"{\"base64\":\"/w==\"}","partition":0}"#,
+        r#"{"value":{"mag":1.50,"id":12345678901234567890},"partition":0}"#,
+        r#"{"value":"h","partition":0,"headers":[["a","1"],["a",""],["b",{"base64":"/w=="}],["","x"]]}"#,
+        r#"{"value":"t","partition":2,"timestamp":-9223372036854775808}"#,
+        r#"{"value":"t","partition":2,"timestamp":-1}"#,
+        r#"{"value":"t","partition":2,"timestamp":0}"#,
+        r#"{"value":"t","partition":2,"timestamp":1517363399650,"topic":"elsewhere","offset":77}"#,
+    ];
+    let input = awkward.join("\n");
+    let published = broker.eddy_with_input(&["--json", "pub", "first"], input);
+    assert_eq!(published.json()["records"], awkward.len());
+    let tombstone = [
+        "pub",
+        "first",
+        "--key",
+        "gone",
+        "--tombstone",
+        "--header",
+        "h=1",
+    ];
+    broker.eddy(&tombstone).ok();
+
+    let shown = broker.eddy(&["--json", "sub", "first", "--until-end"]).ok();
+    broker
+        .eddy_with_input(&["--json", "pub", "second"], shown)
+        .ok();
+    let first = records_of(&broker, "first");
+    assert_eq!(first.len(), awkward.len() + 1);
+    let second: Vec<_> = records_of(&broker, "second")
+        .into_iter()
+        .map(|mut record| {
+            record["topic"] = "first".into();
+            record
+        })
+        .collect();
+    assert_eq!(first, second);
+
+    let gone = first.iter().find(|record| record["key"] == "gone");
+    let gone = gone.expect("the tombstone is there");
+    assert_eq!(gone["value"], serde_json::Value::Null);
+    assert_eq!(gone["headers"], serde_json::json!([["h", "1"]]));
+    let is_exact = |record: &&serde_json::Value| {
+        let value = record["value"].as_str();
+        value.is_some_and(|value| value.starts_with(r#"{"mag""#))
+    };
+    let exact = first.iter().find(is_exact).expect("it is there");
+    assert_eq!(exact["value"], r#"{"mag":1.50,"id":12345678901234567890}"#);
+}
+
+#[test]
+fn a_line_that_is_no_record_is_named_with_what_to_do() {
+    let broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    for (line, part) in [
+        (r#"{"id":1}"#, "unknown field `id`"),
+        ("hello", "--input value"),
+        (
+            r#"{"value":1,"partition":1}"#,
+            "partition 1 was asked for; it is line 2",
+        ),
+    ] {
+        let input = format!("{{\"value\":1}}\n{line}\n");
+        let failed = broker.eddy_with_input(&["pub", "t", "--input", "record"], input);
+        assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+        assert!(failed.stderr.contains("line 2"), "{}", failed.stderr);
+        assert!(failed.stderr.contains(part), "{}", failed.stderr);
+    }
+    assert_eq!(broker.eddy(&["sub", "t", "--until-end"]).ok(), "1\n1\n1\n");
+    let both = broker.eddy_with_input(&["pub", "t", "--json", "--key-field", "id"], "{}\n");
+    assert_eq!(both.code, Some(2), "{}", both.stderr);
+    assert!(both.stderr.contains("--input value"), "{}", both.stderr);
+}
+
+#[test]
+fn a_start_beyond_the_end_is_refused_with_the_time_that_was_meant() {
+    let broker = Broker::start();
+    for topic in ["t", "out"] {
+        broker.eddy(&["topic", "create", topic]).ok();
+    }
+    broker.eddy_with_input(&["pub", "t"], "a\nb\n").ok();
+    broker.push_byte_filter();
+    let far = "1700000000000";
+    let deploy = [
+        "deploy",
+        "d",
+        "--plugin",
+        "byte-filter",
+        "--from",
+        "t",
+        "--to",
+        "out",
+        "--param",
+        "contains=a",
+        "--start",
+        far,
+    ];
+    for command in [
+        &["sub", "t", "--from", far][..],
+        &["sub", "t", "--from", far, "--until-end"],
+        &deploy,
+    ] {
+        let refused = broker.eddy(command);
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        for part in ["`t`, which is 2", "write 2023-11-14T22:13:20Z"] {
+            assert!(refused.stderr.contains(part), "{}", refused.stderr);
+        }
+    }
+    let at_the_end = broker.eddy(&["sub", "t", "--from", "2", "--until-end"]);
+    assert_eq!(at_the_end.ok(), "");
+    let since = ["sub", "t", "--from", "2018-02-01", "--until-end"];
+    assert_eq!(broker.eddy(&since).ok(), "a\nb\n");
+}
+
+#[test]
+fn a_server_can_be_written_as_a_browser_needs_it() {
+    let broker = Broker::start();
+    let port = broker.address().port();
+    for server in [
+        format!("ws://127.0.0.1:{port}/v1/ws"),
+        format!("http://127.0.0.1:{port}/"),
+        format!("127.0.0.1:{port}/"),
+    ] {
+        for command in [&["topic", "list"], &["plugin", "list"]] {
+            let mut eddy = Command::new(artefact::eddy());
+            eddy.args(["--server", &server]).args(command);
+            Process::start(&mut eddy).wait(LIMIT).ok();
+        }
+    }
+    let refused = broker.eddy(&["--server", "https://127.0.0.1:1", "topic", "list"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(
+        refused.stderr.contains("https:// is not supported"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]
@@ -328,7 +495,12 @@ fn a_second_ctrl_c_ends_a_subscription_whose_output_nobody_reads() {
 }
 
 #[test]
-fn ctrl_c_stops_a_publishing_and_says_how_far_it_got() {
+fn ctrl_c_or_a_closed_terminal_stops_a_publishing_that_says_how_far_it_got() {
+    stops_a_publishing(Process::interrupt);
+    stops_a_publishing(Process::hang_up);
+}
+
+fn stops_a_publishing(signal: fn(&mut Process)) {
     let broker = Broker::start();
     broker.eddy(&["topic", "create", "t"]).ok();
     let mut publish = broker.command(&["pub", "t", "--rate", "1000"]);
@@ -336,7 +508,7 @@ fn ctrl_c_stops_a_publishing_and_says_how_far_it_got() {
         Process::start_with_input(&mut publish, Some(lines(0..1_000_000).into_bytes()));
     let reader = broker.eddy_running(&["sub", "t", "--from", "earliest"]);
     reader.stdout().wait_for_count(100, LIMIT);
-    writer.interrupt();
+    signal(&mut writer);
     let written = writer.wait(LIMIT);
     assert_eq!(written.code, Some(130), "{}", written.stderr);
     let acknowledged = written.stderr.lines().last().and_then(|line| {
@@ -346,6 +518,26 @@ fn ctrl_c_stops_a_publishing_and_says_how_far_it_got() {
     let acknowledged = acknowledged.unwrap_or_else(|| panic!("no count in {}", written.stderr));
     let there = broker.eddy(&["sub", "t", "--until-end"]).ok();
     assert_eq!(there.lines().count(), acknowledged);
+}
+
+#[test]
+fn under_nohup_a_publishing_outlives_its_terminal() {
+    let broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    let publish = broker.command(&["pub", "t", "--rate", "1000"]);
+    let mut nohup = Command::new("nohup");
+    nohup.arg(publish.get_program()).args(publish.get_args());
+    nohup.envs(
+        publish
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let mut writer = Process::start_with_input(&mut nohup, Some(lines(0..2_000).into_bytes()));
+    let reader = broker.eddy_running(&["sub", "t", "--from", "earliest"]);
+    reader.stdout().wait_for_count(100, LIMIT);
+    writer.hang_up();
+    assert_eq!(writer.wait(LIMIT).code, Some(0));
+    reader.stdout().wait_for_count(2_000, LIMIT);
 }
 
 /// Runs a command whose standard error is a terminal; how it ended, and all that

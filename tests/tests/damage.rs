@@ -347,7 +347,18 @@ async fn a_segment_that_is_damaged_in_the_middle_stops_its_partition_and_no_othe
         assert_eq!(broker.metric("eddy_partitions_stopped"), 1.0);
         let shown = broker.eddy(&["topic", "describe", "in"]).ok();
         assert!(shown.contains(&file), "{shown}");
-        let refused = broker.eddy_with_input(&["--json", "pub", "in", "--partition", "1"], "x\n");
+        let refused = broker.eddy_with_input(
+            &[
+                "--json",
+                "pub",
+                "in",
+                "--partition",
+                "1",
+                "--input",
+                "value",
+            ],
+            "x\n",
+        );
         assert!(
             refused.code == Some(1) && refused.stderr.contains("partition_stopped"),
             "{refused:?}"

@@ -16,7 +16,7 @@ pub(super) const DEPLOYING: Duration = Duration::from_secs(60);
 /// Where the broker is and how long to be patient with it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Connection {
-    /// The broker: host:port, http://host:port or ws://host:port
+    /// The broker: host:port, http://host:port or ws://host:port/v1/ws; the port is 7117 unless given
     /// [env: EDDY_SERVER] [default: 127.0.0.1:7117]
     #[arg(long, global = true, value_name = "ADDRESS")]
     server: Option<ServerAddress>,

@@ -58,9 +58,15 @@ pub(crate) struct Deploy {
 
 impl Deploy {
     pub(crate) async fn run(self, connection: &Connection, output: &Output) -> Result<(), Failure> {
-        let replace = self.replace;
+        let (start, replace) = (self.start, self.replace);
         let spec = self.spec()?;
         let admin = connection.admin()?;
+        if start.is_offset() {
+            let client = connection.one_shot(output).await?;
+            let info = client.describe_topic(&spec.from).await?;
+            client.close().await;
+            start.check(&info, &[]).map_err(Failure::usage)?;
+        }
         match replace {
             true => admin.replace_deployment(&spec).await?,
             false => admin.deploy(&spec).await?,

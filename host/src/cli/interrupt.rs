@@ -1,15 +1,17 @@
-//! Ctrl-C and the request to end.
+//! Ctrl-C, the request to end, and a terminal that is closed.
 
-use std::io;
+use std::{fs, io};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Output;
 
-/// Waits for SIGINT or SIGTERM, as often as asked.
+/// Waits for SIGINT, SIGTERM or SIGHUP, as often as asked.
 pub(crate) struct Interrupt {
     interrupt: Signal,
     terminate: Signal,
+    /// None under `nohup`, which wants the process to go on.
+    hang_up: Option<Signal>,
 }
 
 impl Interrupt {
@@ -18,6 +20,10 @@ impl Interrupt {
         Ok(Interrupt {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hang_up: match is_hang_up_ignored() {
+                true => None,
+                false => Some(signal(SignalKind::hangup())?),
+            },
         })
     }
 
@@ -39,6 +45,26 @@ impl Interrupt {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = received(&mut self.hang_up) => {}
         }
     }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether whoever started the process wants SIGHUP to be ignored; as far as
+/// the system tells.
+fn is_hang_up_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // SIGHUP is the first signal.
+    ignored.is_some_and(|mask| mask & 1 == 1)
 }

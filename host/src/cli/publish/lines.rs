@@ -28,7 +28,9 @@ pub(super) enum LinesError {
         error: io::Error,
     },
     /// A record can't be so long.
-    #[error("line {line} is longer than {limit} bytes, the longest record that the broker takes")]
+    #[error(
+        "line {line} is longer than {limit} bytes, and so than any record that the broker takes"
+    )]
     TooLong {
         /// From 1.
         line: u64,

@@ -1,6 +1,6 @@
 //! `eddy pub`
 
-mod key;
+mod document;
 mod lines;
 mod progress;
 
@@ -12,11 +12,12 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use eddy_client::{Client, ClientError, NewRecord, Producer, ProducerConfig};
 use eddy_protocol::frame::{CreateTopic, TopicSettings};
+use eddy_protocol::key_field::{KeyField, NoKey};
 use eddy_protocol::{Compression, ErrorCode, TopicName};
 use serde_json::json;
 use tokio::time::Instant;
 
-use self::key::{KeyField, NoKey};
+use self::document::Document;
 use self::lines::Chunk;
 use self::progress::Progress;
 use super::interrupt::Interrupt;
@@ -30,7 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// A record's value is its line without the line feed; all other bytes are kept,
 /// a carriage return too, and an empty line is an empty value. A last line
-/// without a line feed counts. Exits with 0 only when every record is
+/// without a line feed counts. With --json (or --input record) each line is a whole
+/// record as `eddy sub --json` writes it: key, value, headers and timestamp, and
+/// the partition that it goes to; a record without one goes by its key, and the
+/// topic and offset that it was read from are passed over. Exits with 0 only when every record is
 /// acknowledged. When the broker goes away it waits up to --timeout for it to
 /// come back, and goes on without losing or repeating a record. At Ctrl-C it
 /// reads no more, waits for what was read, and exits with 130; a second Ctrl-C
@@ -42,6 +46,13 @@ pub(crate) struct Publish {
     topic: TopicName,
     /// What to read; - or nothing: standard input
     file: Option<PathBuf>,
+    /// What a line is: a value, or a whole record as `eddy sub --json` writes it
+    /// [default: value; with --json record]
+    #[arg(long, value_enum, value_name = "FORM")]
+    input: Option<InputForm>,
+    /// Read nothing, and publish one record that says that the key has no value any more
+    #[arg(long, requires = "key", conflicts_with_all = ["file", "input", "skip_empty", "rate"])]
+    tombstone: bool,
     /// The same key for every record
     #[arg(long, conflicts_with = "key_field")]
     key: Option<String>,
@@ -53,7 +64,7 @@ pub(crate) struct Publish {
     /// object or an array
     #[arg(long, value_enum, default_value_t = MissingKey::Fail, requires = "key_field")]
     missing_key: MissingKey,
-    /// Only into this partition [default: by key as Kafka does, else spread]
+    /// Only into this partition [default: the record's own, else by key as Kafka does, else spread]
     #[arg(long)]
     partition: Option<u32>,
     /// A header of every record; may be repeated
@@ -76,6 +87,17 @@ pub(crate) struct Publish {
     #[arg(long, value_name = "RECORDS", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum InputForm {
+    Value,
+    Record,
+}
+
+/// As many bytes a record's byte may take in JSON, as `\u0000` does.
+const JSON_BYTES_PER_BYTE: usize = 6;
+/// What a record in JSON takes beside its key, value and headers.
+const JSON_FRAME_BYTES: usize = 4 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum MissingKey {
@@ -104,7 +126,11 @@ impl From<CompressionArg> for Compression {
 
 impl Publish {
     pub(crate) async fn run(self, connection: &Connection, output: &Output) -> Result<(), Failure> {
-        let input = Input::open(self.file.as_deref())?;
+        let form = self.form(output)?;
+        let input = match self.tombstone {
+            true => None,
+            false => Some(Input::open(self.file.as_deref())?),
+        };
         let mut interrupt = Interrupt::catch()?;
         let started = Instant::now();
         let opening = async {
@@ -118,9 +144,11 @@ impl Publish {
             opened = opening => opened?,
             () = interrupt.next() => return Err(Failure::interrupted("interrupted before anything was published")),
         };
-        let progress = Progress::start(output, input.bytes, &producer);
-        let ended = self
-            .publish(input, &producer, &progress, &mut interrupt, output)
+        let bytes = input.as_ref().and_then(|input| input.bytes);
+        let progress = Progress::start(output, bytes, &producer);
+        let publisher = Publisher::new(&self, form, &producer);
+        let ended = publisher
+            .publish(input, &progress, &mut interrupt, output)
             .await;
         progress.finish();
         client.close().await;
@@ -145,29 +173,21 @@ impl Publish {
         }
     }
 
-    /// Reads, publishes, and waits for every acknowledgement.
-    async fn publish(
-        &self,
-        input: Input,
-        producer: &Producer,
-        progress: &Progress,
-        interrupt: &mut Interrupt,
-        output: &Output,
-    ) -> Result<(), Failure> {
-        let publisher = Publisher::new(self, producer);
-        let read = tokio::select! {
-            result = publisher.publish_all(input, progress) => result,
-            () = interrupt.next() => {
-                output.note("interrupted; waiting for what was read to be acknowledged");
-                Err(Failure::interrupted("interrupted"))
-            }
-        };
-        // What was read before a bad line or a Ctrl-C is published all the same.
-        let flushed = tokio::select! {
-            result = producer.flush() => result.map_err(Failure::from),
-            () = interrupt.next() => Err(Failure::interrupted("interrupted")),
-        };
-        read.and(flushed)
+    /// What the lines are; an error where the options of one form meet the other.
+    fn form(&self, output: &Output) -> Result<InputForm, Failure> {
+        let form = self
+            .input
+            .unwrap_or(match output.is_json() && !self.tombstone {
+                true => InputForm::Record,
+                false => InputForm::Value,
+            });
+        let has_key = self.key.is_some() || self.key_field.is_some();
+        if form == InputForm::Record && has_key {
+            return Err(Failure::usage(
+                "with --json (or --input record) each line is a record with its own key; with --key or --key-field say --input value",
+            ));
+        }
+        Ok(form)
     }
 
     fn report(
@@ -255,13 +275,14 @@ impl Input {
 /// Turns lines into records.
 struct Publisher<'a> {
     options: &'a Publish,
+    form: InputForm,
     producer: &'a Producer,
     headers: Vec<(&'a str, &'a [u8])>,
     pace: Option<Pace>,
 }
 
 impl<'a> Publisher<'a> {
-    fn new(options: &'a Publish, producer: &'a Producer) -> Publisher<'a> {
+    fn new(options: &'a Publish, form: InputForm, producer: &'a Producer) -> Publisher<'a> {
         let headers = options
             .header
             .iter()
@@ -269,23 +290,69 @@ impl<'a> Publisher<'a> {
             .collect();
         Publisher {
             options,
+            form,
             producer,
             headers,
             pace: options.rate.map(Pace::new),
         }
     }
 
-    async fn publish_all(mut self, input: Input, progress: &Progress) -> Result<(), Failure> {
+    /// Reads, publishes, and waits for every acknowledgement.
+    async fn publish(
+        mut self,
+        input: Option<Input>,
+        progress: &Progress,
+        interrupt: &mut Interrupt,
+        output: &Output,
+    ) -> Result<(), Failure> {
+        let producer = self.producer;
+        let read = tokio::select! {
+            result = self.publish_all(input, progress) => result,
+            // What comes behind it would be published as if nothing were missing.
+            error = producer.refused() => Err(error.into()),
+            () = interrupt.next() => {
+                output.note("interrupted; waiting for what was read to be acknowledged");
+                Err(Failure::interrupted("interrupted"))
+            }
+        };
+        // What was read before a bad line or a Ctrl-C is published all the same.
+        let flushed = tokio::select! {
+            result = producer.flush() => result.map_err(Failure::from),
+            () = interrupt.next() => Err(Failure::interrupted("interrupted")),
+        };
+        read.and(flushed)
+    }
+
+    async fn publish_all(
+        &mut self,
+        input: Option<Input>,
+        progress: &Progress,
+    ) -> Result<(), Failure> {
+        let Some(input) = input else {
+            return self.publish_tombstone().await;
+        };
         if input.is_typed {
             progress.hide();
         }
-        let mut chunks = lines::read(input.source, input.name, self.producer.record_bytes_max())?;
+        let record_bytes_max = self.producer.record_bytes_max();
+        let line_bytes_max = match self.form {
+            InputForm::Value => record_bytes_max,
+            InputForm::Record => record_bytes_max * JSON_BYTES_PER_BYTE + JSON_FRAME_BYTES,
+        };
+        let mut chunks = lines::read(input.source, input.name, line_bytes_max)?;
         while let Some(chunk) = chunks.recv().await {
             let chunk = chunk.map_err(|error| Failure::local(error.to_string()))?;
             self.publish_chunk(&chunk).await?;
             progress.read(chunk.input_bytes());
         }
         Ok(())
+    }
+
+    async fn publish_tombstone(&self) -> Result<(), Failure> {
+        let key = self.options.key.as_deref().unwrap_or_default();
+        let mut record = NewRecord::tombstone(key.as_bytes()).headers(&self.headers);
+        record.partition = self.options.partition;
+        Ok(self.producer.push(&record).await?)
     }
 
     async fn publish_chunk(&mut self, chunk: &Chunk) -> Result<(), Failure> {
@@ -296,18 +363,39 @@ impl<'a> Publisher<'a> {
             if let Some(pace) = &mut self.pace {
                 pace.next().await;
             }
-            let key = self
-                .key(line)
-                .map_err(|error| Failure::local(format!("line {number} {error}")))?;
-            let mut record = NewRecord::new(line).headers(&self.headers);
-            record.key = key.as_deref();
-            record.partition = self.options.partition;
-            self.producer
-                .push(&record)
-                .await
-                .map_err(|error| at_line(error, number))?;
+            match self.form {
+                InputForm::Value => self.publish_value(number, line).await?,
+                InputForm::Record => self.publish_record(number, line).await?,
+            }
         }
         Ok(())
+    }
+
+    async fn publish_value(&self, number: u64, line: &[u8]) -> Result<(), Failure> {
+        let key = self
+            .key(line)
+            .map_err(|error| Failure::local(format!("line {number} {error}")))?;
+        let mut record = NewRecord::new(line).headers(&self.headers);
+        record.key = key.as_deref();
+        record.partition = self.options.partition;
+        let pushed = self.producer.push(&record).await;
+        pushed.map_err(|error| at_line(error, number))
+    }
+
+    async fn publish_record(&self, number: u64, line: &[u8]) -> Result<(), Failure> {
+        let document = Document::parse(line).map_err(|error| {
+            Failure::local(format!(
+                "line {number} is no record as `eddy sub --json` writes it: {error}; lines that are values want --input value"
+            ))
+        })?;
+        let headers: Vec<_> = document
+            .headers()
+            .chain(self.headers.iter().copied())
+            .collect();
+        let mut record = document.record(&headers);
+        record.partition = self.options.partition.or(record.partition);
+        let pushed = self.producer.push(&record).await;
+        pushed.map_err(|error| at_line(error, number))
     }
 
     fn key<'l>(&'l self, line: &'l [u8]) -> Result<Option<std::borrow::Cow<'l, [u8]>>, NoKey> {
@@ -323,11 +411,14 @@ impl<'a> Publisher<'a> {
 }
 
 fn at_line(error: ClientError, line: u64) -> Failure {
-    match error {
-        ClientError::RecordTooLarge { .. } => {
-            Failure::from(error).context(&format!("it is line {line}"))
-        }
-        error => error.into(),
+    let of_the_record = matches!(
+        error,
+        ClientError::RecordTooLarge { .. } | ClientError::NoSuchPartition { .. }
+    );
+    let failure = Failure::from(error);
+    match of_the_record {
+        true => failure.context(&format!("it is line {line}")),
+        false => failure,
     }
 }
 

@@ -33,8 +33,9 @@ pub(crate) struct Subscribe {
     /// The topic
     #[arg(value_parser = TopicName::parse)]
     topic: TopicName,
-    /// Where to begin: earliest, latest, an offset (1200), or a time
-    /// (2018-02-01T00:00:00Z, -15m, "2h ago") [default: latest; with --until-end earliest]
+    /// Where to begin: earliest, latest, an offset (1200), or a time, in UTC
+    /// unless it says its zone (2018-02-01, 2018-02-01T13:30:00+01:00, -15m, "2h ago")
+    /// [default: latest; with --until-end earliest]
     #[arg(long, value_name = "START", allow_hyphen_values = true)]
     from: Option<StartPoint>,
     /// Only this partition; may be repeated
@@ -86,12 +87,20 @@ impl Subscribe {
         };
         let mut until_end = None;
         let mut missing = Vec::new();
-        if self.until_end {
+        let offset = self.from.filter(|from| from.is_offset());
+        if self.until_end || offset.is_some() {
             let client = connection.endless_client(output).await?;
             let info = client.describe_topic(&self.topic).await?;
-            until_end = Some(UntilEnd::new(&info, &self.partition));
-            missing = until_end::stopped(&info, &self.partition);
             client.close().await;
+            if let Some(offset) = offset {
+                offset
+                    .check(&info, &self.partition)
+                    .map_err(Failure::usage)?;
+            }
+            if self.until_end {
+                until_end = Some(UntilEnd::new(&info, &self.partition));
+                missing = until_end::stopped(&info, &self.partition);
+            }
         }
         let mut writer = Writer {
             topic: self.topic.clone(),

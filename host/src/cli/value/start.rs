@@ -2,11 +2,14 @@
 
 use std::str::FromStr;
 
-use eddy_protocol::frame::Start;
+use eddy_protocol::frame::{Start, TopicInfo};
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
 /// A starting point as typed. A bare whole number is an offset; a point in
-/// time is RFC 3339, or relative to now as `-15m` or `15m ago`.
+/// time is RFC 3339 (in UTC unless it says its zone, and a date alone is its
+/// first moment), or relative to now as `-15m` or `15m ago`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StartPoint(Start);
 
@@ -14,6 +17,51 @@ impl From<StartPoint> for Start {
     fn from(point: StartPoint) -> Start {
         point.0
     }
+}
+
+impl StartPoint {
+    /// Whether it is an offset, which a topic may not have.
+    pub(crate) fn is_offset(self) -> bool {
+        matches!(self.0, Start::Offset(_))
+    }
+
+    /// Refuses an offset beyond the end of all these partitions (none named: of
+    /// the whole topic): nothing could be read from there, and as a rule a time
+    /// was meant.
+    pub(crate) fn check(self, info: &TopicInfo, partitions: &[u32]) -> Result<(), String> {
+        let chosen = info
+            .partitions
+            .iter()
+            .filter(|partition| partitions.is_empty() || partitions.contains(&partition.partition));
+        let end = chosen.map(|partition| partition.end).max();
+        match (self.0, end) {
+            (Start::Offset(offset), Some(end)) if offset > end => {
+                let meant = match time_of(offset) {
+                    Some(time) => format!("if the time is meant, write {time}"),
+                    None => "a time is written as 2018-02-01T00:00:00Z or -15m".into(),
+                };
+                Err(format!(
+                    "offset {offset} lies beyond the end of topic `{}`, which is {end}; {meant}",
+                    info.topic
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The time that a number stands for where it is the seconds, milliseconds,
+/// microseconds or nanoseconds since 1970 of our days: from 1973 to 5138.
+fn time_of(number: u64) -> Option<Timestamp> {
+    let number = i64::try_from(number).ok()?;
+    let time = match number {
+        100_000_000..100_000_000_000 => Timestamp::from_second(number),
+        100_000_000_000..100_000_000_000_000 => Timestamp::from_millisecond(number),
+        100_000_000_000_000..100_000_000_000_000_000 => Timestamp::from_microsecond(number),
+        100_000_000_000_000_000.. => Timestamp::from_nanosecond(number.into()),
+        _ => return None,
+    };
+    time.ok()
 }
 
 impl FromStr for StartPoint {
@@ -36,17 +84,24 @@ fn parse(text: &str, now: Timestamp) -> Result<Start, String> {
             .map(Start::Offset)
             .map_err(|_| format!("`{text}` is larger than any offset"));
     }
-    let point = absolute(text).or_else(|| ago(text, now));
+    let point = absolute(text).or_else(|| relative(text, now));
     point.map(|point| Start::Time(point.as_millisecond())).ok_or_else(|| {
-        format!("`{text}` is none of earliest, latest, an offset such as 1200, or a time such as 2018-02-01T00:00:00Z, -15m or \"2h ago\"")
+        if relative(&format!("-{text}"), now).is_some() {
+            return format!("`{text}` is no point in time; write `-{text}` or `{text} ago`");
+        }
+        format!("`{text}` is none of earliest, latest, an offset such as 1200, or a time such as 2018-02-01, 2018-02-01T00:00:00Z, -15m or \"2h ago\"")
     })
 }
 
 fn absolute(text: &str) -> Option<Timestamp> {
-    text.parse().ok()
+    let in_utc = || {
+        let time: DateTime = text.parse().ok()?;
+        Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    };
+    text.parse().ok().or_else(in_utc)
 }
 
-fn ago(text: &str, now: Timestamp) -> Option<Timestamp> {
+fn relative(text: &str, now: Timestamp) -> Option<Timestamp> {
     let span: Span = text.parse().ok()?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     if !duration.is_negative() {
@@ -67,6 +122,8 @@ pub(crate) fn describe_timestamp(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eddy_protocol::TopicName;
+    use eddy_protocol::frame::{PartitionInfo, TopicSettings};
 
     const NOW_MS: i64 = 1_600_000_000_000;
 
@@ -89,6 +146,9 @@ mod tests {
             ("-15m", Start::Time(NOW_MS - 900_000)),
             ("2h ago", Start::Time(NOW_MS - 7_200_000)),
             ("1 day ago", Start::Time(NOW_MS - 86_400_000)),
+            ("2018-02-01", Start::Time(1_517_443_200_000)),
+            ("2018-02-01T00:00:01", Start::Time(1_517_443_201_000)),
+            ("2018-02-01 00:00:01.5", Start::Time(1_517_443_201_500)),
         ] {
             assert_eq!(read(text), Ok(start), "{text}");
         }
@@ -99,8 +159,9 @@ mod tests {
         for text in [
             "",
             "15m",
-            "2018-02-01",
-            "2018-02-01T00:00:00",
+            "2018-02",
+            "2018-02-30",
+            "01.02.2018",
             "-5",
             "99999999999999999999",
             "yesterday",
@@ -109,6 +170,52 @@ mod tests {
             let error = read(text).expect_err(text);
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn a_span_without_its_sign_is_told_how_to_be_written() {
+        let error = read("15m").expect_err("no point in time");
+        assert!(error.contains("`-15m`"), "{error}");
+    }
+
+    #[test]
+    fn an_offset_beyond_every_end_is_refused_with_the_time_that_was_meant() {
+        let topic = |ends: &[u64]| TopicInfo {
+            partitions: (0..)
+                .zip(ends)
+                .map(|(partition, end)| PartitionInfo {
+                    partition,
+                    epoch: 1,
+                    start: 0,
+                    end: *end,
+                    bytes: 0,
+                    stopped: None,
+                })
+                .collect(),
+            topic: TopicName::parse("t").expect("a name"),
+            settings: TopicSettings::default(),
+        };
+        let check = |offset, ends: &[u64], partitions: &[u32]| {
+            StartPoint(Start::Offset(offset)).check(&topic(ends), partitions)
+        };
+        assert_eq!(check(5, &[3, 5], &[]), Ok(()));
+        assert_eq!(check(0, &[0], &[]), Ok(()));
+        for (offset, part) in [
+            (
+                6,
+                "beyond the end of topic `t`, which is 5; a time is written as",
+            ),
+            (1_700_000_000, "write 2023-11-14T22:13:20Z"),
+            (1_700_000_000_000, "write 2023-11-14T22:13:20Z"),
+            (1_700_000_000_500, "write 2023-11-14T22:13:20.5Z"),
+            (1_700_000_000_000_000, "write 2023-11-14T22:13:20Z"),
+            (1_700_000_000_000_000_000, "write 2023-11-14T22:13:20Z"),
+            (u64::MAX, "a time is written as"),
+        ] {
+            let error = check(offset, &[3, 5], &[]).expect_err("beyond the end");
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(check(5, &[3, 5], &[0]).is_err());
     }
 
     #[test]
