@@ -339,7 +339,7 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
         set_aside: set_aside.collect(),
         tables_bytes: root
             .iter()
-            .find(|entry| entry.name == super::table::PATH)
+            .find(|entry| entry.name == table::PATH)
             .map_or(0, |entry| entry.bytes),
     })
 }
