@@ -10,6 +10,7 @@ mod build;
 mod demo;
 mod plugins;
 mod setup;
+mod soak;
 mod step;
 mod test;
 mod web;
@@ -42,6 +43,10 @@ enum Command {
     Web,
     /// Build the page, the plugins and target/release/eddy
     Build,
+    /// Run the store's simulation for long
+    Simulate(soak::Simulate),
+    /// Run the fuzz targets
+    Fuzz(soak::Fuzz),
     /// Install what the other commands need, or say what to install
     Setup,
 }
@@ -54,6 +59,8 @@ fn main() -> ExitCode {
         Command::Plugins => setup::wasm_targets().and_then(|()| plugins::run()),
         Command::Web => setup::wasm_targets().and_then(|()| web::run()),
         Command::Build => build::run(Profile::Release),
+        Command::Simulate(options) => soak::simulate(&options),
+        Command::Fuzz(options) => soak::fuzz(&options),
         Command::Setup => setup::run(),
     };
     match outcome {

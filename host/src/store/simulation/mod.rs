@@ -4,7 +4,7 @@
 //! crashes during recovery.
 //!
 //! `EDDY_SEED` runs one history, `EDDY_SIMULATION_SECONDS` says how long to go
-//! on with more of them.
+//! on with more of them, `EDDY_SIMULATION_FIRST` from which seed.
 
 mod client;
 mod model;
@@ -17,37 +17,35 @@ use self::world::{Plan, World};
 
 const SECONDS: u64 = 12;
 
-fn seconds() -> Duration {
-    let asked = std::env::var("EDDY_SIMULATION_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    Duration::from_secs(asked.unwrap_or(SECONDS))
-}
-
-fn seed() -> Option<u64> {
-    std::env::var("EDDY_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
+/// A number from the environment.
+fn asked(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
 /// Runs histories until the time is up; a failure names its seed.
 fn histories(name: &str, plan: impl Fn(u64) -> Plan) {
-    if let Some(seed) = seed() {
+    if let Some(seed) = asked("EDDY_SEED") {
         World::new(seed, plan(seed)).run();
         return;
     }
-    let (begin, limit) = (Instant::now(), seconds());
-    let mut count = 0;
+    let limit = Duration::from_secs(asked("EDDY_SIMULATION_SECONDS").unwrap_or(SECONDS));
+    let begin = Instant::now();
+    let first = asked("EDDY_SIMULATION_FIRST").unwrap_or(0);
+    let mut next = first;
     while begin.elapsed() < limit {
         let caught =
-            std::panic::catch_unwind(AssertUnwindSafe(|| World::new(count, plan(count)).run()));
+            std::panic::catch_unwind(AssertUnwindSafe(|| World::new(next, plan(next)).run()));
         if let Err(panic) = caught {
-            eprintln!("{name}: history with EDDY_SEED={count} failed");
+            eprintln!("{name}: history with EDDY_SEED={next} failed");
             std::panic::resume_unwind(panic);
         }
-        count += 1;
+        next += 1;
     }
-    println!("{name}: {count} histories in {:?}", begin.elapsed());
+    let (count, elapsed) = (next - first, begin.elapsed());
+    println!(
+        "{name}: {count} histories in {elapsed:?}, seeds {first} to {}",
+        next.saturating_sub(1)
+    );
     assert!(count > 0, "not a single history fits into {limit:?}");
 }
 
