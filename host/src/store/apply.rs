@@ -11,7 +11,7 @@ use eddy_protocol::Batch;
 use eddy_protocol::frame::TopicSettings;
 
 use super::config::Config;
-use super::engine::Engine;
+use super::engine::{Engine, Work};
 use super::partition::Partition;
 use super::partition::stop::Cause;
 use super::segment::append::{Run, Written};
@@ -49,8 +49,16 @@ impl Engine {
         if self.failure().is_some() || self.is_unlocked.load(Ordering::Relaxed) {
             return Applied::Failed;
         }
+        let has_settled = self.states.settle();
+        if self.states.is_full() {
+            (self.wake)(Work::Keep);
+        }
         let Some(partition) = self.apply_queue.lock().pop_front() else {
-            return Applied::Nothing;
+            return if has_settled {
+                Applied::Some
+            } else {
+                Applied::Nothing
+            };
         };
         if partition.is_at_rest() {
             self.drop_unapplied(&partition);

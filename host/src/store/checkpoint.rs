@@ -26,6 +26,7 @@ use super::partition::stop::Cause;
 use super::producer::{Identity, PartitionKey};
 use super::row::{self, PartitionEntry, State, TopicEntry};
 use super::segment::{Fault, SyncFault};
+use super::state::Collected;
 use super::table::{Changes, WriteError};
 use super::writer::Writer;
 use crate::io::is_short_of_files;
@@ -228,12 +229,22 @@ impl Engine {
                 return Outcome::Failed;
             }
         }
-        // The segments may be further than what was frozen, by records that are visible before
-        // their group is synced. They must not be there without the rest of their group.
+        // The segments and the states may be further than what was frozen, by what is there before
+        // its group is synced. It must not be there without the rest of its group.
+        let states = self.states.collect();
+        let outcome = self.write_tables(frozen, &entries, &states);
+        match outcome {
+            Outcome::Done => self.states.written(&states),
+            _ => self.states.put_back(&states),
+        }
+        outcome
+    }
+
+    fn write_tables(&self, frozen: &Frozen, entries: &[Entry], states: &Collected) -> Outcome {
         if self.sync_all().is_err() {
             return Outcome::Failed;
         }
-        let mut own = own_entries(frozen, &entries);
+        let mut own = own_entries(frozen, entries);
         match self.forget_deleted(frozen, &mut own) {
             Ok(()) => {}
             Err(error @ TableError::Io { .. }) => return self.must_wait(&error),
@@ -242,7 +253,7 @@ impl Engine {
                 return Outcome::Failed;
             }
         }
-        match self.tables.write(&frozen.tables, &own) {
+        match self.tables.write(&frozen.tables, &own, states) {
             Ok(()) => {}
             Err(WriteError::DiskFull) => return Outcome::Postponed,
             Err(WriteError::NotNow(reason)) => return self.must_wait(&reason),

@@ -8,6 +8,7 @@ use eddy_protocol::frame::TopicSettings;
 use eddy_protocol::{Batch, TopicName};
 use serde::{Deserialize, Serialize};
 
+use super::state::StateChange;
 use super::topic::Topic;
 
 /// Names a topic for ever: never given to another one, also after a deletion.
@@ -31,6 +32,9 @@ pub struct Commit {
     pub expect: Vec<Expect>,
     /// Changes of the catalog.
     pub catalog: Vec<CatalogChange>,
+    /// Changes of deployments' states, made in this order. They are as durable as the
+    /// appends of the commit, as [`Table::Progress`] is.
+    pub states: Vec<StateChange>,
 }
 
 /// A batch for a partition. Its base offset is given by the store.

@@ -43,6 +43,9 @@ pub struct Config {
     /// A checkpoint with more files to sync than this syncs the whole file
     /// system once instead.
     pub sync_files_max: usize,
+    /// Memory for what deployments' states have used last. What no checkpoint has written
+    /// stays in memory besides.
+    pub state_bytes: u64,
     /// Memory for pages of the key-value tables.
     pub table_cache_bytes: usize,
 }
@@ -69,6 +72,7 @@ impl Default for Config {
             index_interval_bytes: 64 << 10,
             open_files_max: 256,
             sync_files_max: 32,
+            state_bytes: 256 * MIB,
             table_cache_bytes: 16 << 20,
         }
     }

@@ -243,7 +243,7 @@ impl Store {
         })
     }
 
-    fn engine(&self) -> &Engine {
+    pub(super) fn engine(&self) -> &Engine {
         &self.handle.shared.engine
     }
 
@@ -468,7 +468,7 @@ impl Shared {
     /// Whether the applier has got far enough for more to be written.
     fn is_ahead(&self) -> bool {
         let unapplied = self.engine.unapplied_bytes.load(Ordering::Relaxed);
-        unapplied <= self.engine.config.unapplied_bytes_max
+        unapplied + self.engine.states.pending_bytes() <= self.engine.config.unapplied_bytes_max
     }
 
     fn run_writer(&self) {
@@ -581,7 +581,9 @@ impl Shared {
         let pause = engine.config.checkpoint_interval;
         let is_due = times.checkpoint.elapsed() >= pause && engine.is_dirty();
         let may_do = times.checkpoint.elapsed() >= times.postponed;
-        if may_do && (journaled >= engine.config.checkpoint_bytes || is_due) {
+        if may_do
+            && (journaled >= engine.config.checkpoint_bytes || is_due || engine.states.is_full())
+        {
             let outcome = engine.checkpoint();
             times.checkpointed(outcome);
         }

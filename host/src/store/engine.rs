@@ -31,6 +31,7 @@ use super::partition::{Opened, Partition, Published};
 use super::request::{Answer, Request};
 use super::retention::Doomed;
 use super::segment::files::Files;
+use super::state::States;
 use super::table::Tables;
 use super::topic::{Catalog, Topic};
 use super::writer::{Draft, Log, Writer};
@@ -54,6 +55,7 @@ pub(crate) struct Engine {
     pub(crate) files: Arc<Files>,
     pub(crate) tails_bytes: Arc<AtomicU64>,
     pub(crate) tables: Tables,
+    pub(crate) states: States,
     pub(crate) catalog: Catalog,
     pub(crate) writer: Mutex<Writer>,
     pub(crate) flight: Flight,
@@ -112,6 +114,7 @@ pub(crate) struct Parts {
     pub(crate) files: Arc<Files>,
     pub(crate) tails_bytes: Arc<AtomicU64>,
     pub(crate) tables: Tables,
+    pub(crate) states: States,
     pub(crate) catalog: Catalog,
     pub(crate) writer: Writer,
     /// The newest group that is synced.
@@ -143,6 +146,7 @@ impl Engine {
             files: parts.files,
             tails_bytes: parts.tails_bytes,
             tables: parts.tables,
+            states: parts.states,
             catalog: parts.catalog,
             writer: Mutex::new(parts.writer),
             flight,
@@ -292,7 +296,7 @@ impl Engine {
             needs: 0,
         };
         let frame = group::encode(&header, &draft.directory);
-        match writer.journal.append(&frame, &draft.batches) {
+        match writer.journal.append(&frame, &draft.payload) {
             Ok(bytes) => {
                 let total = self.journaled_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
                 self.meters.group(bytes, total);
@@ -378,6 +382,13 @@ impl Engine {
     /// Makes a written draft count.
     fn settle(&self, writer: &mut Writer, mut draft: Draft) {
         self.tables.apply(std::mem::take(&mut draft.table));
+        if !draft.states.is_empty() {
+            draft
+                .states
+                .drain(..)
+                .for_each(|change| self.states.push(change));
+            (self.wake)(Work::Apply);
+        }
         let mut created = Vec::new();
         for operation in std::mem::take(&mut draft.catalog) {
             created.extend(self.change_catalog(writer, operation));

@@ -26,6 +26,7 @@ mod blob;
 mod checkpoint;
 mod commit;
 mod config;
+mod delta;
 mod driver;
 mod engine;
 mod epoch;
@@ -47,6 +48,7 @@ mod row;
 mod segment;
 #[cfg(test)]
 mod simulation;
+mod state;
 mod table;
 mod topic;
 mod watch;
@@ -57,10 +59,12 @@ pub use commit::{
     Append, Appended, CatalogChange, Change, Commit, Committed, Expect, Producer, Table, TopicId,
 };
 pub use config::Config;
+pub use delta::{Delta, StateId};
 pub use driver::Store;
 pub use epoch::Resume;
 pub use error::{CommitError, Health, OpenError, ReadError, TableError};
 pub use partition::{Partition, Read, TailRead};
 pub use request::Ticket;
+pub use state::{Deletion, Page, StateChange};
 pub use topic::Topic;
 pub use watch::{WatchGuard, Watcher};

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::commit::{CatalogChange, Change, Commit, Committed, Producer};
 use super::error::CommitError;
+use super::state::StateChange;
 
 /// What is larger is worth the way to another thread.
 const LIGHT_BYTES_MAX: u64 = 16 << 10;
@@ -49,7 +50,15 @@ impl Request {
                 Change::Delete { key, .. } => key.len() + FIXED,
             })
             .sum();
-        (appends + changes + FIXED) as u64
+        let states: usize = commit
+            .states
+            .iter()
+            .map(|change| match change {
+                StateChange::Delta { delta, .. } => delta.bytes().len() + FIXED,
+                StateChange::Delete(_) => FIXED,
+            })
+            .sum();
+        (appends + changes + states + FIXED) as u64
     }
 
     /// Whether to make it takes a moment: a few records, and nothing to look up.

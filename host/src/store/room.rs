@@ -35,7 +35,8 @@ impl Engine {
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         let unapplied = self.unapplied_bytes.load(Ordering::Relaxed);
         // A checkpoint copies the pages that it changes, and the pages above them.
-        let tables = self.tables.unwritten_bytes().saturating_mul(3);
+        let unwritten = self.tables.unwritten_bytes() + self.states.unwritten_bytes();
+        let tables = unwritten.saturating_mul(3);
         // A segment may be begun before the last one is half full.
         let segments = unapplied / (self.config.segment_bytes / 2).max(1) + 1;
         let needed = bytes

@@ -25,11 +25,15 @@ use redb::{Database, ReadableDatabase, TableDefinition};
 use super::backend::Backend;
 use super::commit::{Change, Table};
 use super::error::TableError;
+use super::state::Collected;
 use crate::io::{Disk, File, is_full};
 
 /// The file.
 pub(crate) const PATH: &str = "tables.redb";
 const ALL: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("eddy");
+
+/// Rows of the file, and the key behind them.
+pub(crate) type Stored = (Vec<(Bytes, Bytes)>, Option<Bytes>);
 
 /// Keys with their values, `None` for those that have none any more.
 pub(crate) type Changes = BTreeMap<Bytes, Option<Bytes>>;
@@ -159,6 +163,57 @@ impl Tables {
         })
     }
 
+    /// The values of keys (as they are stored) that the last checkpoint wrote.
+    pub(crate) fn get_stored(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, TableError> {
+        self.guarded(|database| {
+            let read = database.begin_read().map_err(fault)?;
+            let table = match read.open_table(ALL) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(vec![None; keys.len()]),
+                other => other.map_err(fault)?,
+            };
+            let get = |key: &Bytes| match table.get(&key[..]).map_err(fault)? {
+                Some(value) => checked(key, value.value()).map(Some),
+                None => Ok(None),
+            };
+            keys.iter().map(get).collect()
+        })
+    }
+
+    /// Rows that the last checkpoint wrote, from `from` on and before `to`, while
+    /// their keys begin with `prefix`: as many as fit into `bytes_max`, and one at
+    /// least; and the key that comes next.
+    pub(crate) fn range_stored(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        to: Option<&[u8]>,
+        bytes_max: usize,
+    ) -> Result<Stored, TableError> {
+        self.guarded(|database| {
+            let read = database.begin_read().map_err(fault)?;
+            let table = match read.open_table(ALL) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Stored::default()),
+                other => other.map_err(fault)?,
+            };
+            let (mut found, mut bytes) = (Stored::default(), 0);
+            for row in table.range(from..).map_err(fault)? {
+                let (key, value) = row.map_err(fault)?;
+                let key = Bytes::copy_from_slice(key.value());
+                if !key.starts_with(prefix) || to.is_some_and(|to| &key[..] >= to) {
+                    break;
+                }
+                if bytes >= bytes_max && !found.0.is_empty() {
+                    found.1 = Some(key);
+                    break;
+                }
+                let value = checked(&key, value.value())?;
+                bytes += key.len() + value.len();
+                found.0.push((key, value));
+            }
+            Ok(found)
+        })
+    }
+
     /// Makes changes that are in the journal.
     pub(crate) fn apply(&self, changes: Changes) {
         if changes.is_empty() {
@@ -203,13 +258,23 @@ impl Tables {
     }
 
     /// Writes what was frozen and the checkpoint's own entries, durably.
-    pub(crate) fn write(&self, frozen: &Changes, own: &Changes) -> Result<(), WriteError> {
+    pub(crate) fn write(
+        &self,
+        frozen: &Changes,
+        own: &Changes,
+        states: &Collected,
+    ) -> Result<(), WriteError> {
         let written = self.guarded_write(|database| {
             let mut write = database.begin_write()?;
             write.set_two_phase_commit(true);
             {
                 let mut table = write.open_table(ALL)?;
-                for (key, value) in frozen.iter().chain(own) {
+                for prefix in &states.cleared {
+                    let end = behind(prefix);
+                    table.retain_in::<&[u8], _>(&prefix[..]..&end[..], |_, _| false)?;
+                }
+                let states = states.rows.iter().map(|(key, value)| (key, value));
+                for (key, value) in frozen.iter().chain(own).chain(states) {
                     match value {
                         Some(value) => table.insert(&key[..], &summed(key, value)[..])?,
                         None => table.remove(&key[..])?,
@@ -302,6 +367,18 @@ pub(crate) enum WriteError {
 
 fn value_bytes(value: Option<&Bytes>) -> u64 {
     value.map_or(0, |value| value.len() as u64)
+}
+
+/// The first key behind all that begin with `prefix`, whose first byte is not the last there is.
+fn behind(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while end.last() == Some(&u8::MAX) {
+        end.pop();
+    }
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
 }
 
 /// The key as it is stored.
@@ -426,7 +503,7 @@ mod tests {
 
     fn write(tables: &Tables) -> Result<(), WriteError> {
         let frozen = tables.freeze();
-        let written = tables.write(&frozen, &Changes::new());
+        let written = tables.write(&frozen, &Changes::new(), &Collected::default());
         if written.is_err() {
             tables.thaw();
         }

@@ -12,10 +12,11 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::commit::{Append, Appended, CatalogChange, Commit, Committed, Producer, TopicId};
 use super::error::CommitError;
 use super::journal::Journal;
-use super::journal::operation::{Operation, Placed};
+use super::journal::operation::{Operation, Placed, PlacedDelta};
 use super::partition::Partition;
 use super::producer::{self, PartitionKey, Producers, Verdict};
 use super::request::Answer;
+use super::state::StateChange;
 use super::table::{Changes, Tables, entry};
 use super::topic::{Catalog, Topic};
 
@@ -52,12 +53,14 @@ pub(crate) struct Log {
 pub(crate) struct Draft {
     pub(crate) directory: Vec<u8>,
     pub(crate) operations: u32,
-    pub(crate) batches: Vec<Bytes>,
+    /// The batches and the deltas, in the order of their operations.
+    pub(crate) payload: Vec<Bytes>,
     pub(crate) payload_bytes: u64,
     pub(crate) pushes: Vec<Push>,
     pub(crate) table: Changes,
     pub(crate) answers: Vec<(u64, Answer)>,
     pub(crate) catalog: Vec<Operation>,
+    pub(crate) states: Vec<StateChange>,
     undo: Vec<Undo>,
     spans: u64,
 }
@@ -85,7 +88,7 @@ enum Undo {
 struct Mark {
     directory: usize,
     operations: u32,
-    batches: usize,
+    payload: usize,
     payload_bytes: u64,
     pushes: usize,
     undo: usize,
@@ -97,7 +100,7 @@ impl Draft {
         Mark {
             directory: self.directory.len(),
             operations: self.operations,
-            batches: self.batches.len(),
+            payload: self.payload.len(),
             payload_bytes: self.payload_bytes,
             pushes: self.pushes.len(),
             undo: self.undo.len(),
@@ -108,6 +111,21 @@ impl Draft {
     fn note(&mut self, operation: &Operation) {
         operation.encode(&mut self.directory);
         self.operations += 1;
+    }
+
+    fn note_state(&mut self, change: StateChange) {
+        match &change {
+            StateChange::Delta { state, delta } => {
+                let bytes = delta.bytes();
+                self.note(&Operation::State(PlacedDelta::of(state.clone(), delta)));
+                self.payload_bytes += bytes.len() as u64;
+                self.payload.push(bytes.clone());
+            }
+            StateChange::Delete(deletion) => {
+                self.note(&Operation::DeleteState(deletion.clone()));
+            }
+        }
+        self.states.push(change);
     }
 
     /// What the group takes, but for its headers and padding.
@@ -133,7 +151,7 @@ impl Draft {
 
     /// How many operations are no appends.
     pub(crate) fn changes(&self) -> u64 {
-        u64::from(self.operations) - self.batches.len() as u64
+        u64::from(self.operations) - self.pushes.len() as u64
     }
 }
 
@@ -170,7 +188,7 @@ impl Writer {
         self.undo_to(draft, mark.undo);
         draft.directory.truncate(mark.directory);
         draft.operations = mark.operations;
-        draft.batches.truncate(mark.batches);
+        draft.payload.truncate(mark.payload);
         draft.payload_bytes = mark.payload_bytes;
         draft.pushes.truncate(mark.pushes);
         draft.spans = mark.spans;
@@ -206,6 +224,9 @@ impl Writer {
             draft.table.insert(key, value);
             draft.note(&Operation::Change(change.clone()));
             waits.for_this |= change.waits_for_sync();
+        }
+        for change in commit.states {
+            draft.note_state(change);
         }
         for operation in operations {
             draft.note(&operation);
@@ -295,7 +316,7 @@ impl Writer {
             append.partition,
             &batch,
         )));
-        draft.batches.push(batch.bytes().clone());
+        draft.payload.push(batch.bytes().clone());
         draft.payload_bytes += batch.len() as u64;
         draft.spans += u64::from(batch.span());
         draft.pushes.push(Push {

@@ -16,6 +16,9 @@
 //! 40 set epoch       topic u64 | partition u32 | epoch u32 | from u64
 //! 41 stop            topic u64 | partition u32 | end u64 | reason (text)
 //! 42 repair          topic u64 | partition u32 | epoch u32 | from u64 | holes
+//! 43 state           deployment (text) | instance u32 | store (text) | rows u32 | length u32 | crc u32
+//!                    (CRC-32C of the delta, whose bytes are in the payload, in their turn)
+//! 44 delete state    deployment (text) | instance u64 (all bits set: all of them)
 //!
 //! settings           entry: durability u8 (0 disk, 1 memory) | retention ms u64 | retention bytes u64
 //!                    (all bits set: no limit)
@@ -33,8 +36,10 @@ use eddy_protocol::{Batch, ProducerStamp, TopicName};
 
 use super::old;
 use crate::store::commit::{Change, Table, TopicId};
+use crate::store::delta::{Delta, StateId};
 use crate::store::field::{self, Unreadable, copy};
 use crate::store::segment::Hole;
+use crate::store::state::Deletion;
 
 const NO_LIMIT: u64 = u64::MAX;
 /// Kinds from here on are skipped where they are not known.
@@ -89,6 +94,9 @@ pub(crate) enum Operation {
         /// All that the partition has from then on.
         holes: Vec<Hole>,
     },
+    /// A delta of a state.
+    State(PlacedDelta),
+    DeleteState(Deletion),
     /// What a newer release does and this one may skip.
     Skipped,
 }
@@ -104,6 +112,34 @@ pub(crate) struct Placed {
     pub(crate) length: u32,
     pub(crate) crc: u32,
     pub(crate) stamp: Option<ProducerStamp>,
+}
+
+/// A delta in the payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PlacedDelta {
+    pub(crate) state: StateId,
+    pub(crate) rows: u32,
+    pub(crate) length: u32,
+    pub(crate) crc: u32,
+}
+
+impl PlacedDelta {
+    pub(crate) fn of(state: StateId, delta: &Delta) -> PlacedDelta {
+        let number = |number: usize| u32::try_from(number).expect("a delta has less than 4 GiB");
+        PlacedDelta {
+            state,
+            rows: number(delta.len()),
+            length: number(delta.bytes().len()),
+            crc: delta.crc(),
+        }
+    }
+
+    /// The delta, if these bytes are it.
+    pub(crate) fn read(&self, bytes: Bytes) -> Option<Delta> {
+        let is_it = crc32c::crc32c(&bytes) == self.crc;
+        let delta = is_it.then(|| Delta::parse(bytes)).flatten()?;
+        (delta.len() == self.rows as usize).then_some(delta)
+    }
 }
 
 impl Placed {
@@ -146,6 +182,8 @@ impl Operation {
             Operation::SetEpoch { .. } => 40,
             Operation::Stop { .. } => 41,
             Operation::Repair { .. } => 42,
+            Operation::State(_) => 43,
+            Operation::DeleteState(_) => 44,
             Operation::Skipped => SKIPPED_FROM,
         }
     }
@@ -227,6 +265,18 @@ impl Operation {
                 out.put_u64_le(from.unwrap_or(NO_LIMIT));
                 encode_holes(holes, out);
             }
+            Operation::State(placed) => {
+                field::text(Some(&placed.state.deployment), out);
+                out.put_u32_le(placed.state.instance);
+                field::text(Some(&placed.state.store), out);
+                out.put_u32_le(placed.rows);
+                out.put_u32_le(placed.length);
+                out.put_u32_le(placed.crc);
+            }
+            Operation::DeleteState(deletion) => {
+                field::text(Some(&deletion.deployment), out);
+                out.put_u64_le(deletion.instance.map_or(NO_LIMIT, u64::from));
+            }
             Operation::Skipped => {}
         }
     }
@@ -248,6 +298,8 @@ impl Operation {
             }
             35..=39 => decode_whole(kind, &mut fields),
             40..=42 => decode_state(kind, &mut fields),
+            43 => decode_delta(&mut fields).map(Operation::State),
+            44 => decode_deletion(&mut fields).map(Operation::DeleteState),
             SKIPPED_FROM.. => Some(Operation::Skipped),
             _ => return Err(Unreadable::newer("operations of kind", kind)),
         }
@@ -264,6 +316,27 @@ fn decode_change(table: Table, is_delete: bool, from: &mut Bytes) -> Option<Chan
     let key = copy(from, length as usize)?;
     let value = copy(from, from.len())?;
     Some(Change::Put { table, key, value })
+}
+
+fn decode_delta(from: &mut Bytes) -> Option<PlacedDelta> {
+    let deployment = field::read_text(from)??;
+    let instance = from.try_get_u32_le().ok()?;
+    let store = field::read_text(from)??;
+    Some(PlacedDelta {
+        state: StateId::new(&deployment, instance, &store)?,
+        rows: from.try_get_u32_le().ok()?,
+        length: from.try_get_u32_le().ok()?,
+        crc: from.try_get_u32_le().ok()?,
+    })
+}
+
+fn decode_deletion(from: &mut Bytes) -> Option<Deletion> {
+    let deployment = field::read_text(from)??.into();
+    let instance = limit(from.try_get_u64_le().ok()?).map(u32::try_from);
+    Some(Deletion {
+        deployment,
+        instance: instance.transpose().ok()?,
+    })
 }
 
 /// Operations on topics and producers.
@@ -525,6 +598,16 @@ mod tests {
                     at: 64,
                 }],
             },
+            Operation::State(PlacedDelta {
+                state: StateId::new("d", 1, "s").expect("the names are short"),
+                rows: 2,
+                length: 3,
+                crc: 4,
+            }),
+            Operation::DeleteState(Deletion {
+                deployment: "d".into(),
+                instance: Some(1),
+            }),
         ]
     }
 

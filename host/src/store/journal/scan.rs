@@ -11,6 +11,7 @@ use eddy_protocol::Batch;
 use super::FILE_HEADER_BYTES;
 use super::group::{self, Header, Place};
 use super::operation::Operation;
+use crate::store::delta::Delta;
 use crate::store::field::{Unreadable, take};
 
 /// Something found in a journal file.
@@ -54,6 +55,8 @@ pub(crate) struct Group {
     pub(crate) operations: Vec<Operation>,
     /// The batches of the appends, in their order; `None` where one is damaged.
     pub(crate) batches: Vec<Option<Batch>>,
+    /// The deltas of the states, likewise.
+    pub(crate) deltas: Vec<Option<Delta>>,
     /// Whether every byte that matters was as it was written.
     pub(crate) is_whole: bool,
 }
@@ -126,21 +129,30 @@ impl Scan {
         let payload_end = payload_at.checked_add(usize::try_from(header.payload_bytes).ok()?)?;
         let mut payload =
             (payload_end <= self.bytes.len()).then(|| self.bytes.slice(payload_at..payload_end))?;
-        let mut batches = Vec::new();
+        let (mut batches, mut deltas) = (Vec::new(), Vec::new());
         for operation in &operations {
-            let Operation::Append(placed) = operation else {
-                continue;
-            };
-            let bytes = take(&mut payload, placed.length as usize)?;
-            let batch = Batch::parse_trusted(bytes).ok();
-            batches.push(batch.filter(|batch| placed.matches(batch) && batch.check().is_ok()));
+            match operation {
+                Operation::Append(placed) => {
+                    let bytes = take(&mut payload, placed.length as usize)?;
+                    let batch = Batch::parse_trusted(bytes).ok();
+                    let is_it = |batch: &Batch| placed.matches(batch) && batch.check().is_ok();
+                    batches.push(batch.filter(is_it));
+                }
+                Operation::State(placed) => {
+                    let bytes = take(&mut payload, placed.length as usize)?;
+                    deltas.push(placed.read(bytes));
+                }
+                _ => {}
+            }
         }
-        let is_whole = is_whole && batches.iter().all(Option::is_some);
+        let is_whole =
+            is_whole && batches.iter().all(Option::is_some) && deltas.iter().all(Option::is_some);
         Some(Found::Group(Group {
             at: at as u64,
             header,
             operations,
             batches,
+            deltas,
             is_whole,
         }))
     }

@@ -337,6 +337,7 @@ impl Recovery<'_> {
             files: opening.files,
             tails_bytes,
             tables: opening.tables,
+            states: replay.states,
             catalog: Catalog::new(topics),
             writer,
             synced,

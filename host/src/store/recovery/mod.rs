@@ -47,6 +47,7 @@ use super::room::release_reserve;
 use super::row::{Kept, RowError, State};
 use super::segment;
 use super::segment::files::Files;
+use super::state::Collected;
 use super::table::{self, Changes, Tables, WriteError};
 use crate::io::{Clock, Disk, is_full};
 
@@ -120,6 +121,10 @@ fn recover(
         kept.partitions,
         listing,
     );
+    replay
+        .states
+        .read_lost(&tables)
+        .map_err(|error| table_fault(&**disk, &error))?;
     (replay.records, replay.changes) = (state.records, state.changes);
     replay.next_topic = state.next_topic;
     replay.producers.next_id = state.next_producer;
@@ -293,11 +298,17 @@ impl Recovery<'_> {
             header,
             operations,
             batches,
+            deltas,
             ..
         } = group;
-        let mut batches = batches.into_iter();
+        let (mut batches, mut deltas) = (batches.into_iter(), deltas.into_iter());
         let adopted = self.replay.adopted.len();
         for operation in operations {
+            if let Operation::State(placed) = operation {
+                self.replay
+                    .change_state(placed.state, deltas.next().flatten());
+                continue;
+            }
             let batch = match operation {
                 Operation::Append(_) => batches.next().flatten(),
                 _ => None,
@@ -411,7 +422,7 @@ fn read_checkpoint(disk: &dyn Disk, tables: &Tables) -> Result<Kept, OpenError> 
     if kept.old.is_empty() {
         return Ok(kept);
     }
-    let written = tables.write(&Changes::new(), &kept.renewed());
+    let written = tables.write(&Changes::new(), &kept.renewed(), &Collected::default());
     written.map_err(|error| OpenError::Io {
         action: "write",
         path: disk.describe(table::PATH),

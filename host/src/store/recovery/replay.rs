@@ -14,6 +14,7 @@ use crate::store::apply::segment_bytes;
 use crate::store::aside::{self, Aside};
 use crate::store::commit::{Producer, TopicId};
 use crate::store::config::Config;
+use crate::store::delta::{Delta, StateId};
 use crate::store::epoch::Epochs;
 use crate::store::error::OpenError;
 use crate::store::journal::operation::{Operation, Placed};
@@ -24,6 +25,7 @@ use crate::store::row::{PartitionEntry, TopicEntry};
 use crate::store::segment::append::Run;
 use crate::store::segment::files::Files;
 use crate::store::segment::{self, AppendFault, Fault, HEADER_BYTES, Hole, Key, Segment};
+use crate::store::state::{StateChange, States};
 use crate::store::table::{Changes, entry};
 
 /// What is written to a segment at once.
@@ -108,6 +110,7 @@ pub(crate) struct Replay<'a> {
     pub(crate) adopted: FxHashSet<TopicId>,
     pub(crate) producers: Producers,
     pub(crate) table: Changes,
+    pub(crate) states: States,
     pub(crate) next_topic: u64,
     pub(crate) records: u64,
     pub(crate) changes: u64,
@@ -334,6 +337,7 @@ impl<'a> Replay<'a> {
         listed: FxHashMap<PartitionKey, BTreeMap<u64, u64>>,
     ) -> Replay<'a> {
         let mut replay = Replay {
+            states: States::new(config.state_bytes),
             config,
             files,
             topics: BTreeMap::new(),
@@ -388,6 +392,7 @@ impl<'a> Replay<'a> {
                 .get(&placed.topic)
                 .is_none_or(|topic| topic.settings.durability == Durability::Disk),
             Operation::Change(change) => change.waits_for_sync(),
+            Operation::State(_) | Operation::DeleteState(_) => false,
             _ => true,
         }
     }
@@ -478,10 +483,22 @@ impl<'a> Replay<'a> {
                     part.repair((epoch, from), holes, damages);
                 }
             }
-            Operation::Skipped => {}
+            Operation::DeleteState(deletion) => self.states.push(StateChange::Delete(deletion)),
+            Operation::State(_) | Operation::Skipped => {}
         }
         self.changes += 1;
         Ok(())
+    }
+
+    /// Changes a state; without a delta, what it was cannot be read.
+    pub(crate) fn change_state(&mut self, state: StateId, delta: Option<Delta>) {
+        self.changes += 1;
+        match delta {
+            Some(delta) => self.states.push(StateChange::Delta { state, delta }),
+            None => self.states.lose(&state),
+        }
+        // What waits is slices of whole files.
+        self.states.settle();
     }
 
     /// Topics that have segments and are not known, nor known to be deleted.

@@ -10,6 +10,7 @@ use crate::store::config::Config;
 use crate::store::engine::Engine;
 use crate::store::error::OpenError;
 use crate::store::journal::group::{self, Header};
+use crate::store::state::Collected;
 use crate::store::table::{Changes, full_key};
 
 fn engine(disk: &FaultyDisk) -> Result<Engine, OpenError> {
@@ -77,7 +78,7 @@ fn a_row_of_a_newer_eddy_is_refused_with_its_file() {
     let own = Changes::from([(full_key(205, &[0; 8]), Some(row))]);
     before
         .tables
-        .write(&Changes::new(), &own)
+        .write(&Changes::new(), &own, &Collected::default())
         .expect("there is room");
     drop(before);
     let said = refused(&disk);

@@ -13,11 +13,13 @@ use super::model::{Learnt, read_all};
 use crate::io::{Broken, Call, CrashKind, Faults, FaultyDisk, ManualClock};
 use crate::store::commit::{Append, CatalogChange, Change, Commit, Committed, Expect, Table};
 use crate::store::config::Config;
+use crate::store::delta::{Delta, StateId};
 use crate::store::engine::Engine;
 use crate::store::error::{CommitError, Health, TableError};
 use crate::store::partition::Partition;
 use crate::store::recovery;
 use crate::store::request::{Request, Ticket, ticket};
+use crate::store::state::StateChange;
 use crate::store::topic::Topic;
 
 /// What a history is made of.
@@ -77,6 +79,7 @@ fn config() -> Config {
         index_interval_bytes: 300,
         open_files_max: 3,
         sync_files_max: 4,
+        state_bytes: 300,
         table_cache_bytes: 1 << 16,
         ..Config::default()
     }
@@ -454,7 +457,7 @@ impl World {
                 return;
             }
         };
-        let position = before.as_ref().map_or(0, |value| position(value));
+        let position = before.as_ref().map_or(0, |value| number(value));
         let partition = self.partition(input, 0);
         if position >= partition.end() {
             return;
@@ -478,7 +481,30 @@ impl World {
                 .map(|record| text(record.value))
                 .collect::<Vec<_>>()
         });
-        let outputs: Vec<String> = inputs.filter_map(|value| transform(&value)).collect();
+        let inputs: Vec<String> = inputs.collect();
+        let state = state_of(input);
+        let counted = count(inputs.iter());
+        let keys: Vec<Bytes> = counted.keys().map(|key| Bytes::from(key.clone())).collect();
+        let engine = self.engine();
+        let before_counts = match engine.states.get(&engine.tables, &state, &keys) {
+            Ok(found) => found,
+            Err(error) => {
+                assert!(self.disk.is_stopped() || self.disk_is_limited(), "{error}");
+                return;
+            }
+        };
+        let counts: Vec<String> = counted
+            .values()
+            .zip(before_counts)
+            .map(|(now, before)| (now + before.map_or(0, |value| number(&value))).to_string())
+            .collect();
+        let changes: Vec<(&[u8], Option<&[u8]>)> = counted
+            .keys()
+            .zip(&counts)
+            .map(|(key, value)| (key.as_bytes(), Some(value.as_bytes())))
+            .collect();
+        let delta = Delta::of(&changes).expect("it is small");
+        let outputs: Vec<String> = inputs.iter().filter_map(|value| transform(value)).collect();
         let topic = self.topic(output).expect("the topics were made").id();
         let mut commit = Commit {
             changes: vec![Change::Put {
@@ -491,6 +517,7 @@ impl World {
                 key,
                 value: before,
             }],
+            states: vec![StateChange::Delta { state, delta }],
             ..Commit::default()
         };
         if !outputs.is_empty() {
@@ -688,7 +715,7 @@ impl World {
                 .tables
                 .get(Table::Progress, input.as_bytes())
                 .expect("the tables can be read");
-            let position = value.map_or(0, |value| position(&value));
+            let position = value.map_or(0, |value| number(&value));
             let inputs = read_all(&self.partition(input, 0));
             let expected: Vec<String> = inputs
                 .range(..position)
@@ -696,15 +723,50 @@ impl World {
                 .collect();
             let found: Vec<String> = read_all(&self.partition(output, 0)).into_values().collect();
             assert_eq!(found, expected, "seed {}: outputs of {input}", self.seed);
+            let counts = count(inputs.range(..position).map(|(_, value)| value));
+            let expected: Vec<String> = counts.iter().map(|(k, n)| format!("{k}={n}")).collect();
+            let found = state_lines(self.engine(), input);
+            assert_eq!(found, expected, "seed {}: state of {input}", self.seed);
         }
     }
+}
+
+/// The state in which the deployment that reads this topic counts.
+fn state_of(input: &str) -> StateId {
+    StateId::new(input, 0, "counts").expect("the names are short")
+}
+
+/// How many of the values are of each kind.
+fn count<'a>(values: impl Iterator<Item = &'a String>) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for value in values {
+        let kind = crc32c::crc32c(value.as_bytes()) % 23;
+        *counts.entry(format!("kind {kind:02}")).or_default() += 1;
+    }
+    counts
+}
+
+/// Everything in the state of a deployment.
+fn state_lines(engine: &Engine, input: &str) -> Vec<String> {
+    let (mut lines, mut next) = (Vec::new(), Some(Bytes::new()));
+    while let Some(from) = next {
+        let page = engine
+            .states
+            .scan(&engine.tables, &state_of(input), (from, None), 50)
+            .expect("the tables can be read");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let entries = page.entries.iter();
+        lines.extend(entries.map(|(key, value)| format!("{}={}", text(key), text(value))));
+        next = page.next;
+    }
+    lines
 }
 
 fn transform(value: &str) -> Option<String> {
     (!crc32c::crc32c(value.as_bytes()).is_multiple_of(3)).then(|| format!("out of {value}"))
 }
 
-fn position(value: &[u8]) -> u64 {
+fn number(value: &[u8]) -> u64 {
     String::from_utf8_lossy(value)
         .parse()
         .expect("positions are numbers")
@@ -741,6 +803,9 @@ fn dump(engine: &Engine) -> Vec<String> {
                 .scan(*table, b"")
                 .expect("the tables can be read")
         ));
+    }
+    for (input, _) in DEPLOYMENTS {
+        lines.extend(state_lines(engine, input));
     }
     let writer = engine.writer.lock();
     lines.push(format!(
