@@ -7,6 +7,7 @@ mod store_kit;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use eddy::io::{Call, CrashKind, Disk, Faults, FaultyDisk, RealDisk};
 use eddy::store::{
@@ -224,6 +225,91 @@ fn press_until_stopped(store: &Store) {
         append(store, other.topic(), 0, &[&large]).expect("the other partition serves");
         partition(store, 1).stopped().is_some()
     });
+}
+
+#[test]
+fn a_store_with_few_descriptors_goes_on_and_one_without_any_waits() {
+    let disk = FaultyDisk::new(1);
+    let config = || Config {
+        open_files_max: 1000,
+        segment_retry_time: Duration::ZERO,
+        unapplied_bytes_max: 8 << 10,
+        ..config()
+    };
+    let open = || open_with(config(), Arc::new(disk.clone())).expect("the folder is whole");
+    let store = open();
+    let topic = create(&store, "many", 150, TopicSettings::default());
+    let append_round = |store: &Store, round: u32| {
+        for number in 0..150 {
+            let value = format!("{number}/{round}");
+            append(store, topic.id(), number, &[&value]).expect("it is acknowledged");
+        }
+    };
+    let files_max = |files_max| {
+        disk.set_faults(Faults {
+            files_max,
+            ..Faults::default()
+        });
+    };
+    files_max(Some(16));
+    (0..3).for_each(|round| append_round(&store, round));
+    // Not even one: what is read or acknowledged before waits for its segment.
+    files_max(Some(0));
+    let large = "x".repeat(3000);
+    let refused = (0..100).find_map(|n| append(&store, topic.id(), n, &[&large]).err());
+    assert!(
+        matches!(refused, Some(CommitError::Behind { .. })),
+        "{refused:?}"
+    );
+    files_max(Some(16));
+    eventually("it takes records again", || {
+        append(&store, topic.id(), 149, &["again"]).is_ok()
+    });
+    assert_eq!(store.health(), Health::Ok);
+    wait(store.close());
+    drop(store);
+    let store = open();
+    let topic = store.topic(&name_of("many")).expect("it was made");
+    for partition in topic.partitions().iter() {
+        assert_eq!(partition.stopped(), None);
+        let rounds: Vec<String> = (0..3)
+            .map(|n| format!("{}/{n}", partition.number()))
+            .collect();
+        assert_eq!(values(partition)[..3], rounds);
+    }
+}
+
+#[test]
+fn what_fails_for_longer_than_it_may_brings_one_partition_to_rest() {
+    let disk = FaultyDisk::new(1);
+    let store = filled(Arc::new(disk.clone()));
+    drop(store);
+    let config = Config {
+        segment_retry_time: Duration::ZERO,
+        ..config()
+    };
+    let store = open_with(config, Arc::new(disk.clone())).expect("the folder is whole");
+    disk.break_files(Call::Write, FOLDER, 5);
+    append_until_stopped(&store);
+    press(&store, || journal_bytes(&disk));
+    disk.set_faults(Faults::default());
+    let end = partition(&store, 1).end();
+    repair(&store).expect("it is stopped");
+    assert_eq!(left(&store), numbers(0..end));
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_start_is_known_as_full() {
+    let disk = FaultyDisk::new(1);
+    drop(filled(Arc::new(disk.clone())));
+    disk.set_faults(Faults {
+        bytes_max: Some(disk.used_bytes()),
+        ..Faults::default()
+    });
+    let store = open_small(&disk);
+    assert_eq!(store.health(), Health::DiskFull);
+    disk.set_faults(Faults::default());
+    eventually("there is room", || store.health() == Health::Ok);
 }
 
 #[test]

@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Disk, Entry, File, Lock, LockError};
+use super::{Disk, Entry, File, Lock, LockError, is_short_of_files};
 
 const LOCK_FILE: &str = "LOCK";
+/// How many descriptors are kept for when the process has no other.
+const RESERVE: usize = 8;
 /// How many slices one `pwritev` takes.
 const SLICES_MAX: usize = 1024;
 
@@ -22,6 +24,7 @@ pub struct RealDisk {
     /// Open from the beginning, so that [`Disk::sync_everything`] hears of every write that failed since.
     folder: Arc<fs::File>,
     kept: Arc<Mutex<BTreeMap<String, Arc<fs::File>>>>,
+    reserve: Arc<Mutex<Vec<fs::File>>>,
 }
 
 impl RealDisk {
@@ -43,8 +46,39 @@ impl RealDisk {
 
     fn opened(root: PathBuf) -> io::Result<RealDisk> {
         let folder = Arc::new(fs::File::open(&root)?);
-        let kept = Arc::default();
-        Ok(RealDisk { root, folder, kept })
+        let reserve = (0..RESERVE).map(|_| folder.try_clone());
+        Ok(RealDisk {
+            root,
+            reserve: Arc::new(Mutex::new(reserve.collect::<io::Result<_>>()?)),
+            folder,
+            kept: Arc::default(),
+        })
+    }
+
+    /// Opens something. Where the process has no descriptor for it, one of the
+    /// reserve makes room, which is filled again when there are others.
+    fn open_with<T>(&self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match open() {
+                Err(error) if is_short_of_files(&error) => {
+                    if self.reserve.lock().pop().is_none() {
+                        return Err(error);
+                    }
+                }
+                opened => {
+                    let mut reserve = self.reserve.lock();
+                    if reserve.len() < RESERVE {
+                        reserve.extend(self.folder.try_clone().ok());
+                    }
+                    return opened;
+                }
+            }
+        }
+    }
+
+    fn open_file(&self, path: &str, options: &OpenOptions) -> io::Result<Arc<dyn File>> {
+        let file = self.open_with(|| options.open(self.path(path)))?;
+        Ok(Arc::new(RealFile { file }))
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -58,27 +92,17 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.path(path))?;
-        Ok(Arc::new(RealFile { file }))
+        self.open_file(path, OpenOptions::new().read(true).write(true))
     }
 
     fn open_read(&self, path: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(RealFile {
-            file: fs::File::open(self.path(path))?,
-        }))
+        self.open_file(path, OpenOptions::new().read(true))
     }
 
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(self.path(path))?;
-        Ok(Arc::new(RealFile { file }))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        self.open_file(path, &options)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -94,7 +118,7 @@ impl Disk for RealDisk {
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
-        let entries = match fs::read_dir(self.path(path)) {
+        let entries = match self.open_with(|| fs::read_dir(self.path(path))) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -114,12 +138,14 @@ impl Disk for RealDisk {
         let kept = self.kept.lock().get(path).cloned();
         match kept {
             Some(folder) => folder.sync_all(),
-            None => fs::File::open(self.path(path))?.sync_all(),
+            None => self
+                .open_with(|| fs::File::open(self.path(path)))?
+                .sync_all(),
         }
     }
 
     fn keep_dir(&self, path: &str) -> io::Result<()> {
-        let folder = Arc::new(fs::File::open(self.path(path))?);
+        let folder = Arc::new(self.open_with(|| fs::File::open(self.path(path)))?);
         self.kept.lock().insert(path.to_owned(), folder);
         Ok(())
     }

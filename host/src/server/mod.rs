@@ -62,7 +62,7 @@ impl Server {
     /// Binds, recovers what the data folder holds, and resumes its deployments.
     pub async fn start(config: Config) -> anyhow::Result<Server> {
         let begin = Instant::now();
-        descriptor::raise_limit();
+        let config = descriptor::share(config);
         let metrics = Metrics::install();
         // First of all, so that a port in use costs no recovery.
         let listen = config.server.listen;

@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use eddy_protocol::Batch;
 use eddy_protocol::frame::TopicSettings;
@@ -23,8 +22,6 @@ const TURN_BYTES: u64 = 1 << 20;
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// How many of the newest pieces of all tails are remembered in their order.
 const TAIL_ORDER_MAX: usize = 16 << 10;
-/// How long what the system could not do for a partition is tried again.
-const TRIES_TIME: Duration = Duration::from_secs(10);
 
 /// What a turn did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +74,7 @@ impl Engine {
             return self.not_applied(partition, fault);
         }
         self.apply_full.store(false, Ordering::Relaxed);
+        self.apply_waits.store(false, Ordering::Relaxed);
         self.bound_tails(&partition);
         if !partition.leave_queue() {
             self.apply_queue.lock().push_back(partition);
@@ -103,6 +101,9 @@ impl Engine {
             return Applied::Some;
         }
         self.apply_queue.lock().push_back(partition);
+        if !self.apply_waits.swap(true, Ordering::Relaxed) {
+            tracing::warn!(reason = %fault, "segments cannot be written now; this is tried again");
+        }
         Applied::Again
     }
 
@@ -113,12 +114,13 @@ impl Engine {
     fn rests(&self, partition: &Partition, why: &dyn fmt::Display, lasts: Option<Lasts>) -> bool {
         let is_over = match lasts {
             Some(Lasts::AMoment) => false,
-            Some(Lasts::Maybe) => partition.failed_again() >= TRIES_TIME,
+            Some(Lasts::Maybe) => partition.failed_again() >= self.config.segment_retry_time,
             Some(Lasts::UntilChanged) | None => true,
         };
         if is_over {
             let reason = format!("its segments cannot be written: {why}");
             partition.stop(reason, Cause::Unwritable);
+            self.apply_waits.store(false, Ordering::Relaxed);
         } else {
             tracing::debug!(%why, topic = %partition.topic_name(), partition = partition.number(), "cannot use a partition's segments now");
         }

@@ -38,6 +38,9 @@ pub struct Config {
     pub retention_interval: Duration,
     /// Distance of the entries of a segment's index.
     pub index_interval_bytes: u64,
+    /// What the system cannot do for a partition's segments is tried again for so
+    /// long; then the partition comes to rest.
+    pub segment_retry_time: Duration,
     /// Segments that are open at a time.
     pub open_files_max: usize,
     /// A checkpoint with more files to sync than this syncs the whole file
@@ -48,6 +51,24 @@ pub struct Config {
     pub state_bytes: u64,
     /// Memory for pages of the key-value tables.
     pub table_cache_bytes: usize,
+}
+
+impl Config {
+    /// How many files the store has open at most: beside the segments the journal,
+    /// the tables, the folders and what is read and written for a moment.
+    pub fn descriptors_max(&self) -> usize {
+        const OTHERS: usize = 32;
+        self.open_files_max + OTHERS
+    }
+
+    /// As it is with so many descriptors for the whole process: a quarter of them
+    /// is the store's.
+    pub fn with_descriptors(self, all: usize) -> Config {
+        Config {
+            open_files_max: self.open_files_max.min(all / 4).max(4),
+            ..self
+        }
+    }
 }
 
 impl Default for Config {
@@ -70,6 +91,7 @@ impl Default for Config {
             producers_max: 100_000,
             retention_interval: Duration::from_secs(5),
             index_interval_bytes: 64 << 10,
+            segment_retry_time: Duration::from_secs(10),
             open_files_max: 256,
             sync_files_max: 32,
             state_bytes: 256 * MIB,

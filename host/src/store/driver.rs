@@ -385,6 +385,7 @@ impl Shared {
         // Before the first commit: a disk may be full before the keeper has its first turn.
         self.engine.make_reserve();
         self.engine.keep_spare();
+        self.engine.look_whether_full();
         let spawn = |name: &str, run: fn(&Shared)| {
             let shared = self.clone();
             thread::Builder::new()
@@ -435,7 +436,7 @@ impl Shared {
         if request.is_repair() {
             return self.submit_repair(request);
         }
-        let is_light = request.is_light() && self.is_ahead() && self.engine.has_spare();
+        let is_light = request.is_light() && self.engine.is_ahead() && self.engine.has_spare();
         if !is_light || !self.queue.try_turn() {
             return self.queue.push(request);
         }
@@ -465,12 +466,6 @@ impl Shared {
         }
     }
 
-    /// Whether the applier has got far enough for more to be written.
-    fn is_ahead(&self) -> bool {
-        let unapplied = self.engine.unapplied_bytes.load(Ordering::Relaxed);
-        unapplied + self.engine.states.pending_bytes() <= self.engine.config.unapplied_bytes_max
-    }
-
     fn run_writer(&self) {
         while let Some(requests) = self.queue.take() {
             if self.is_abandoned() {
@@ -488,9 +483,10 @@ impl Shared {
 
     /// Memory is bounded: what is visible but not in a segment stays in it.
     fn wait_for_applier(&self) {
-        while !self.is_ahead() {
-            // With the disk full, waiting would not help: the commits are refused.
-            if self.engine.is_full() || self.engine.failure().is_some() || self.is_abandoned() {
+        while !self.engine.is_ahead() {
+            // Where waiting would not help, the commits are refused.
+            let is_stuck = self.engine.is_full() || self.engine.apply_waits.load(Ordering::Relaxed);
+            if is_stuck || self.engine.failure().is_some() || self.is_abandoned() {
                 return;
             }
             self.bells.ring_all();

@@ -84,6 +84,8 @@ pub(crate) struct Engine {
     pub(super) refused_bytes: AtomicU64,
     pub(super) refused_ms: AtomicI64,
     pub(crate) apply_full: AtomicBool,
+    /// Whether the applier waits for what the system cannot do now.
+    pub(crate) apply_waits: AtomicBool,
     /// The journal file to be begun next.
     spare: Mutex<Option<Spare>>,
     /// Whether the last attempt to begin a journal file found no way to.
@@ -167,6 +169,7 @@ impl Engine {
             refused_bytes: AtomicU64::new(0),
             refused_ms: AtomicI64::new(0),
             apply_full: AtomicBool::new(false),
+            apply_waits: AtomicBool::new(false),
             spare: Mutex::default(),
             is_short_of_files: AtomicBool::new(false),
             is_unlocked: AtomicBool::new(false),
@@ -248,6 +251,12 @@ impl Engine {
         };
         if self.apply_full.load(Ordering::Relaxed) && !commit.appends.is_empty() {
             return Err(CommitError::DiskFull);
+        }
+        let is_stuck = self.apply_waits.load(Ordering::Relaxed) && !self.is_ahead();
+        if is_stuck && !commit.appends.is_empty() {
+            return Err(CommitError::Behind {
+                bytes_max: self.config.unapplied_bytes_max,
+            });
         }
         let (bytes, bytes_max) = (request.bytes(), self.config.commit_bytes_max);
         if bytes > bytes_max {
@@ -621,6 +630,12 @@ impl Engine {
         } else {
             Health::Ok
         }
+    }
+
+    /// Whether the applier has got far enough for more to be written.
+    pub(crate) fn is_ahead(&self) -> bool {
+        let unapplied = self.unapplied_bytes.load(Ordering::Relaxed);
+        unapplied + self.states.pending_bytes() <= self.config.unapplied_bytes_max
     }
 
     /// Whether something could not be written for lack of room.

@@ -139,6 +139,15 @@ pub enum CommitError {
     /// There is no room on the disk. Worth trying again.
     #[error("the disk is full")]
     DiskFull,
+    /// Too much waits for segments that cannot be written for the moment. Worth
+    /// trying again.
+    #[error(
+        "segments cannot be written now, and {bytes_max} bytes wait for that, which is the limit (store.unapplied_bytes_max)"
+    )]
+    Behind {
+        /// How much may wait.
+        bytes_max: u64,
+    },
     /// The storage failed. The commit may or may not be found after a restart.
     #[error("the storage failed: {0}")]
     StorageFailed(Arc<str>),

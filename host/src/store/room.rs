@@ -21,6 +21,15 @@ const RESERVE: &str = "RESERVE";
 const REFUSED_MS: i64 = 5000;
 
 impl Engine {
+    /// Looks whether commits will be refused, before the first one is.
+    pub(crate) fn look_whether_full(&self) {
+        if !self.has_room(0) {
+            let _refused = self.refuse_for_room(0);
+        }
+        // The first commit looks again.
+        self.room.store(0, Ordering::Relaxed);
+    }
+
     /// Looks whether there is room again.
     pub(crate) fn look_for_room(&self) {
         self.room.store(0, Ordering::Relaxed);

@@ -32,6 +32,8 @@ pub struct Faults {
     pub bytes_max: Option<u64>,
     /// [`Disk::free_bytes`] promises more than there is, as quotas do.
     pub hide_free_bytes: bool,
+    /// So many files can be open at a time.
+    pub files_max: Option<usize>,
     /// What fails in single files.
     pub broken: Vec<Broken>,
 }
@@ -87,6 +89,7 @@ struct State {
     stopped: bool,
     operations: u64,
     syncs: u64,
+    open_files: usize,
     faults: Faults,
 }
 
@@ -107,6 +110,7 @@ impl FaultyDisk {
                 stopped: false,
                 operations: 0,
                 syncs: 0,
+                open_files: 0,
                 faults: Faults::default(),
             })),
         }
@@ -115,13 +119,14 @@ impl FaultyDisk {
     /// Another disk that holds the same and has nobody using it.
     pub fn fork(&self) -> FaultyDisk {
         let mut state = self.state.lock().clone();
-        state.locked = false;
+        (state.locked, state.open_files) = (false, 0);
         FaultyDisk {
             state: Arc::new(Mutex::new(state)),
         }
     }
 
-    fn file(&self, state: &State, node: u64, path: &str) -> Arc<dyn File> {
+    fn file(&self, state: &mut State, node: u64, path: &str) -> Arc<dyn File> {
+        state.open_files += 1;
         Arc::new(FaultyFile {
             state: self.state.clone(),
             node,
@@ -249,6 +254,13 @@ impl FaultyDisk {
 
 impl State {
     fn check(&self, call: Call, path: &str) -> io::Result<()> {
+        let is_full = self
+            .faults
+            .files_max
+            .is_some_and(|max| self.open_files >= max);
+        if call == Call::Open && is_full {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
         let is_it = |broken: &&Broken| broken.call == call && path.starts_with(&broken.path);
         match self.faults.broken.iter().find(is_it) {
             Some(broken) => Err(io::Error::from_raw_os_error(broken.errno)),
@@ -347,11 +359,11 @@ impl State {
 
 impl Disk for FaultyDisk {
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         state.running()?;
         state.check(Call::Open, path)?;
         let node = *state.names.files.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(self.file(&state, node, path))
+        Ok(self.file(&mut state, node, path))
     }
 
     fn open_read(&self, path: &str) -> io::Result<Arc<dyn File>> {
@@ -381,7 +393,7 @@ impl Disk for FaultyDisk {
                 node
             }
         };
-        Ok(self.file(&state, node, path))
+        Ok(self.file(&mut state, node, path))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -547,6 +559,12 @@ struct FaultyFile {
     node: u64,
     path: String,
     generation: u64,
+}
+
+impl Drop for FaultyFile {
+    fn drop(&mut self) {
+        self.state.lock().open_files -= 1;
+    }
 }
 
 impl FaultyFile {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Fault, HEADER_BYTES, Key, Segment, folder, topic_folder};
-use crate::io::{Disk, File};
+use crate::io::{Disk, File, is_short_of_files};
 use crate::store::producer::PartitionKey;
 
 /// Opens segments and remembers them.
@@ -56,7 +56,8 @@ impl Files {
             return Ok(file);
         }
         let fault = |error| self.fault(key, &error);
-        let file = self.disk.open(&key.path()).map_err(fault)?;
+        let file = self.open_with(|| self.disk.open(&key.path()));
+        let file = file.map_err(fault)?;
         let mut header = [0; HEADER_BYTES as usize];
         let got = file.read_at(&mut header, 0).map_err(fault)?;
         if let Err(reason) = key.check_header(&header[..got]) {
@@ -75,8 +76,40 @@ impl Files {
     pub(crate) fn open_unchecked(&self, key: Key) -> io::Result<Arc<dyn File>> {
         match self.opened(key) {
             Some(file) => Ok(file),
-            None => self.disk.open(&key.path()),
+            None => self.open_with(|| self.disk.open(&key.path())),
         }
+    }
+
+    /// How long the file at a segment's path is.
+    pub(crate) fn length(&self, key: Key) -> io::Result<u64> {
+        let file = self.open_with(|| self.disk.open_read(&key.path()));
+        file.and_then(|file| file.len())
+    }
+
+    /// Opens something. Where the process has no descriptor for it, files that
+    /// are open here are closed for it.
+    fn open_with<T>(&self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match open() {
+                Err(error) if is_short_of_files(&error) && self.close_oldest() => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Closes the file that was not used for longest; says whether there was one.
+    fn close_oldest(&self) -> bool {
+        let mut state = self.state.lock();
+        let oldest = state.open.iter().min_by_key(|(_, open)| open.used);
+        let oldest = oldest.map(|(key, _)| *key);
+        let Some(closed) = oldest.and_then(|key| state.open.remove(&key)) else {
+            return false;
+        };
+        drop(state);
+        if let Some(segment) = closed.segment.upgrade() {
+            segment.unload();
+        }
+        true
     }
 
     /// Writes a segment's header anew where it is damaged: the name says all that is in it.
@@ -115,12 +148,10 @@ impl Files {
     /// A new file for a segment; one that is there stays as it is.
     pub(crate) fn create(&self, key: Key) -> io::Result<Arc<dyn File>> {
         self.make_folders(key)?;
-        let file = match self.disk.open(&key.path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.disk.create(&key.path())?
-            }
-            other => other?,
-        };
+        let file = self.open_with(|| match self.disk.open(&key.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(&key.path()),
+            other => other,
+        })?;
         self.state
             .lock()
             .unsynced_folders
@@ -230,18 +261,10 @@ impl Files {
                 segment: Weak::new(),
             },
         );
-        if state.open.len() <= self.open_max {
-            return;
-        }
-        let oldest = state
-            .open
-            .iter()
-            .min_by_key(|(_, open)| open.used)
-            .map(|(key, _)| *key);
-        let closed = oldest.and_then(|key| state.open.remove(&key));
+        let are_too_many = state.open.len() > self.open_max;
         drop(state);
-        if let Some(segment) = closed.and_then(|open| open.segment.upgrade()) {
-            segment.unload();
+        if are_too_many {
+            self.close_oldest();
         }
     }
 }

@@ -374,13 +374,14 @@ impl Segment {
     /// Whether its file is there, under its name, with all that was written: one
     /// that is open can be written to long after somebody removed it.
     pub(crate) fn require(&self, files: &Files) -> Result<(), Fault> {
-        let (path, len) = (self.key.path(), self.len());
-        let found = files.disk().open_read(&path).and_then(|file| file.len());
-        match found {
+        let len = self.len();
+        match files.length(self.key) {
             Err(error) => Err(files.fault(self.key, &error)),
-            Ok(found) if found < len => Err(Fault::Missing {
-                path: format!("{} (bytes {found} to {len})", files.disk().describe(&path)),
-            }),
+            Ok(found) if found < len => {
+                let path = files.disk().describe(&self.key.path());
+                let path = format!("{path} (bytes {found} to {len})");
+                Err(Fault::Missing { path })
+            }
             Ok(_) => Ok(()),
         }
     }
