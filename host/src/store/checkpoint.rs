@@ -266,7 +266,7 @@ impl Engine {
         self.checkpointed.store(sequence, Ordering::Relaxed);
         for entry in entries {
             let covered = entry.row.covered();
-            entry.partition.set_covered(covered, entry.aside);
+            entry.partition.set_covered(covered, entry.aside.clone());
         }
         if let Err(error) = self.remove_asides() {
             tracing::warn!(%error, "could not remove what was kept aside of a partition");
