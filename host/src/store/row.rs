@@ -14,7 +14,7 @@
 //!                   epoch u16 | used ms i64 | name (text, or none)
 //!                   | windows: list, each topic u64 | partition u32 | epoch u16 | next u32 | sent: list,
 //!                   each sequence u32 | count u32 | offset u64
-//! 208 topic u64be partition u32be
+//! 210 topic u64be partition u32be
 //!                   sequence u64 | length u64 | end u64
 //! ```
 //!
@@ -26,8 +26,9 @@
 //! to `to`, where the latter is at byte `at` of the segment that `from` is in. A
 //! segment is missed that was the newest once and then was not there as it was
 //! synced: the partition is stopped until it is (or is given up), but what the
-//! journal had behind it went on into other segments. A row 208 names the file
-//! with what a partition at rest has besides (see [`aside`](super::aside)).
+//! journal had behind it went on into other segments. A row 210 names the file
+//! with what a partition at rest has besides (see [`aside`](super::aside)). The
+//! numbers 208 and 209 are the [states'](super::state).
 //!
 //! The first release had such rows under the numbers 200 to 203, packed without
 //! blocks. They are read, and written anew when its folder is opened.
@@ -55,7 +56,7 @@ const STATE: u8 = 204;
 const TOPIC: u8 = 205;
 const PARTITION: u8 = 206;
 const IDENTITY: u8 = 207;
-const ASIDE: u8 = 208;
+const ASIDE: u8 = 210;
 const OLD_STATE: u8 = 200;
 const OLD_TOPIC: u8 = 201;
 const OLD_PARTITION: u8 = 202;
