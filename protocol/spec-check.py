@@ -120,7 +120,8 @@ def blob(headers):
         return b""
     parts = [struct.pack("<H", len(headers))]
     for name, value in headers:
-        parts.append(struct.pack("<H", len(name)) + name + struct.pack("<I", len(value)) + value)
+        length = 0xFFFFFFFF if value is None else len(value)
+        parts.append(struct.pack("<H", len(name)) + name + struct.pack("<I", length) + (value or b""))
     return b"".join(parts)
 
 
@@ -155,15 +156,21 @@ def decode_batch(data):
     """The header's fields and the records as (offset, timestamp, key, value, headers)."""
     base, length, crc = struct.unpack_from("<QII", data)
     fields = struct.unpack_from("<BBHHHIIQIIqq", data, 16)
-    version, compression, epoch, columns, zero, n, span, identity, sequence, raw, low, high = fields
-    assert (version, zero, length) == (1, 0, len(data)) and crc == crc32c(data[16:])
+    version, compression, epoch, columns, attributes, n, span, identity, sequence, raw, low, high = fields
+    assert length == len(data) and version in (1, 2) and attributes < 8
+    assert crc == crc32c(data[16:] if version == 1 else data[16:68])
     header = {"base": base, "span": span, "count": n, "compression": compression, "producer": (identity, epoch, sequence)}
+    header["append time"] = attributes & 1
+    if version == 2:
+        return header, decode_kafka(header, data[64:])
     if compression:
         return header, None
     body = Reader(data[64:])
     assert raw == len(body.data)
     unpack = lambda code: struct.unpack(f"<{n}{code}", body.take(n * struct.calcsize(code)))
     times = [lambda: (low,) * n, lambda: tuple(low + t for t in unpack("I")), lambda: unpack("q")][columns & 3]()
+    if attributes & 1:
+        times = (low,) * n
     offsets = unpack("I") if columns & 4 else range(n)
 
     def entries(has_nulls):
@@ -184,9 +191,37 @@ def read_headers(data):
         return []
     reader = Reader(data)
     number = lambda code: struct.unpack(code, reader.take(struct.calcsize(code)))[0]
-    headers = [(reader.take(number("<H")), reader.take(number("<I"))) for _ in range(number("<H"))]
+    value = lambda length: None if length == 0xFFFFFFFF else reader.take(length)
+    headers = [(reader.take(number("<H")), value(number("<I"))) for _ in range(number("<H"))]
     assert reader.at == len(data)
     return headers
+
+
+def decode_kafka(header, body):
+    """The records of a body of Kafka's that is not compressed, from Kafka's own page."""
+    crc, attributes, last, base_time, _, identity, epoch, sequence, n = struct.unpack_from(">IhiqqqhiI", body)
+    assert crc == crc32c(body[4:]) and attributes == 0 and (n, last + 1) == (header["count"], header["span"])
+    assert (identity, epoch, sequence) == header["producer"]
+    reader, records = Reader(body[44:]), []
+
+    def varint():
+        number, shift = 0, 0
+        while True:
+            byte = reader.take(1)[0]
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return (number >> 1) ^ -(number & 1)
+            shift += 7
+
+    entry = lambda: None if (length := varint()) == -1 else reader.take(length)
+    for _ in range(n):
+        end = varint() + reader.at
+        reader.take(1)
+        time, offset, key, value = base_time + varint(), header["base"] + varint(), entry(), entry()
+        records.append((offset, time, key, value, [(entry(), entry()) for _ in range(varint())]))
+        assert reader.at == end
+    assert reader.at == len(reader.data)
+    return records
 
 
 def cut(data):
@@ -237,10 +272,13 @@ def check_encoding():
     same("batch-plain", plain)
     same("batch-nulls", null)
     same("batch-headers", headers)
+    null_header = encode_batch([(TIME, None, b"v", [(b"null", None), (b"empty", b"")])])
+    same("batch-null-header", null_header)
     produce = lambda batch: struct_of(text("quakes"), optional(varint(1)), varint(len(batch)), batch)
     same("client-produce", varint(5) + varint(3) + produce(plain))
     same("client-produce-nulls", varint(7) + varint(3) + produce(null))
     same("client-produce-headers", varint(8) + varint(3) + produce(headers))
+    same("client-produce-null_header", varint(26) + varint(3) + produce(null_header))
     same("client-hello", varint(1) + varint(0) + struct_of(text("example 1.0"), listed([text("deliver"), text("gap")])))
     same("client-ping", varint(2) + varint(1) + struct_of())
     filters = struct_of(text("json-filter"), listed([text("where") + text("mag >= 4.5")]))
@@ -268,6 +306,10 @@ def check_decoding():
         assert frame == json.loads((GOLDEN / f"server-{name}.json").read_text())[name], name
     header, records = decode_batch((GOLDEN / "batch-sparse.bin").read_bytes())
     assert (header["base"], header["span"], [record[0] for record in records]) == (100, 10, [102, 107])
+    plain = [(0, TIME, b"k1", b"one", []), (1, TIME + 5, b"k2", b"two", [])]
+    assert decode_batch((GOLDEN / "batch-kafka.bin").read_bytes())[1] == plain
+    appended = [(offset, TIME + 60_000, *rest) for offset, _, *rest in plain]
+    assert decode_batch((GOLDEN / "batch-append-time.bin").read_bytes())[1] == appended
     for path in sorted(GOLDEN.glob("batch-*.bin")):
         decode_batch(path.read_bytes())
     print("deliver, gap, progress and all batches decode as their golden files say")

@@ -13,8 +13,8 @@ pub struct NewRecord<'a> {
     pub key: Option<&'a [u8]>,
     /// `None` is a tombstone; empty is a value.
     pub value: Option<&'a [u8]>,
-    /// Names and values, in this order; a name may come twice.
-    pub headers: &'a [(&'a str, &'a [u8])],
+    /// Names and values, in this order; a name may come twice, a value may be null.
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
     /// Milliseconds since 1970 UTC. Absent: now.
     pub timestamp: Option<i64>,
     /// Absent: by key, or spread.
@@ -47,7 +47,7 @@ impl<'a> NewRecord<'a> {
     }
 
     /// With these headers.
-    pub fn headers(self, headers: &'a [(&'a str, &'a [u8])]) -> NewRecord<'a> {
+    pub fn headers(self, headers: &'a [(&'a str, Option<&'a [u8]>)]) -> NewRecord<'a> {
         NewRecord { headers, ..self }
     }
 
@@ -72,7 +72,7 @@ impl<'a> NewRecord<'a> {
         let headers: usize = self
             .headers
             .iter()
-            .map(|(name, value)| 8 + name.len() + value.len())
+            .map(|(name, value)| 8 + name.len() + value.map_or(0, <[u8]>::len))
             .sum();
         self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + headers + RECORD_BYTES
     }
@@ -137,7 +137,7 @@ impl RecordBatch {
             value: record.value.map(<[u8]>::to_vec),
             headers: record
                 .headers
-                .map(|(name, value)| (name.to_owned(), value.to_vec()))
+                .map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec)))
                 .collect(),
         })
     }
@@ -158,6 +158,6 @@ pub struct Record {
     pub key: Option<Vec<u8>>,
     /// `None` is a tombstone.
     pub value: Option<Vec<u8>>,
-    /// Names and values, in the order given.
-    pub headers: Vec<(String, Vec<u8>)>,
+    /// Names and values, in the order given; absent and empty values differ.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
 }

@@ -101,6 +101,9 @@ impl<'a> NewRecord<'a> {
     }
 }
 
+/// Stands for the length of a value that is null.
+const NULL: u32 = u32::MAX;
+
 /// The headers of a record: an iterator of names and values.
 #[derive(Clone, Copy, Default)]
 pub struct Headers<'a> {
@@ -115,24 +118,25 @@ impl<'a> From<&'a [u8]> for Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
-    /// Names and values, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+    /// Names and values, in order. A value may be null, which is not empty.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
         let mut rest = self.blob.get(2..).unwrap_or_default();
         std::iter::from_fn(move || {
-            let name = split(&mut rest, |rest| {
-                Some((u16::from_le_bytes(*rest.first_chunk()?).into(), 2))
-            })?;
-            let value = split(&mut rest, |rest| {
-                Some((u32::from_le_bytes(*rest.first_chunk()?) as usize, 4))
-            })?;
+            let (length, after) = rest.split_first_chunk()?;
+            let (name, after) = after.split_at_checked(u16::from_le_bytes(*length).into())?;
+            let (length, after) = after.split_first_chunk()?;
+            let value = match u32::from_le_bytes(*length) {
+                NULL => None,
+                length => Some(after.get(..length as usize)?),
+            };
+            rest = &after[value.map_or(0, <[u8]>::len)..];
             Some((str::from_utf8(name).ok()?, value))
         })
     }
 
-    /// The value of the first header of this name.
+    /// The value of the first header of this name, if there is one and it is not null.
     pub fn find(&self, name: &str) -> Option<&'a [u8]> {
-        self.iter()
-            .find_map(|(found, value)| (found == name).then_some(value))
+        self.iter().find(|(found, _)| *found == name)?.1
     }
 
     /// Whether there are none.
@@ -143,17 +147,6 @@ impl<'a> Headers<'a> {
     pub(crate) fn blob(&self) -> &'a [u8] {
         self.blob
     }
-}
-
-/// Cuts off bytes with their length in front. `length` reads it, and how long it is itself.
-fn split<'a>(
-    rest: &mut &'a [u8],
-    length: impl FnOnce(&[u8]) -> Option<(usize, usize)>,
-) -> Option<&'a [u8]> {
-    let (bytes, begin) = length(rest)?;
-    let (taken, after) = rest.get(begin..)?.split_at_checked(bytes)?;
-    *rest = after;
-    Some(taken)
 }
 
 impl fmt::Debug for Headers<'_> {
@@ -177,8 +170,20 @@ impl HeadersBuf {
     /// Adds a header.
     ///
     /// # Panics
-    /// If its name has more than 65,535 bytes, its value more than 4 GiB, or there are 65,535 already.
+    /// If its name has more than 65,535 bytes, its value 4 GiB or more, or there are 65,535 already.
     pub fn push(&mut self, name: &str, value: &[u8]) {
+        self.push_any(name, Some(value));
+    }
+
+    /// Adds a header whose value is null.
+    ///
+    /// # Panics
+    /// If its name has more than 65,535 bytes, or there are 65,535 already.
+    pub fn push_null(&mut self, name: &str) {
+        self.push_any(name, None);
+    }
+
+    pub(crate) fn push_any(&mut self, name: &str, value: Option<&[u8]>) {
         if self.blob.is_empty() {
             self.blob.extend_from_slice(&[0, 0]);
         }
@@ -188,11 +193,16 @@ impl HeadersBuf {
             .expect("a record has 65,535 headers at most");
         self.blob[..2].copy_from_slice(&count.to_le_bytes());
         let name_len = u16::try_from(name.len()).expect("a header's name has 65,535 bytes at most");
-        let value_len = u32::try_from(value.len()).expect("a header's value has 4 GiB at most");
+        let value_len = value.map_or(NULL, |value| {
+            let length = u32::try_from(value.len()).ok();
+            length
+                .filter(|length| *length != NULL)
+                .expect("a header's value has less than 4 GiB")
+        });
         self.blob.extend_from_slice(&name_len.to_le_bytes());
         self.blob.extend_from_slice(name.as_bytes());
         self.blob.extend_from_slice(&value_len.to_le_bytes());
-        self.blob.extend_from_slice(value);
+        self.blob.extend_from_slice(value.unwrap_or_default());
     }
 
     /// Forgets them and keeps the memory.
@@ -217,12 +227,22 @@ mod tests {
         for (name, value) in [("a", "1"), ("b", ""), ("a", "2")] {
             headers.push(name, value.as_bytes());
         }
+        headers.push_null("n");
         let view = headers.view();
         let read: Vec<_> = view
             .iter()
-            .map(|(name, value)| (name, str::from_utf8(value).unwrap()))
+            .map(|(name, value)| (name, value.map(|value| str::from_utf8(value).unwrap())))
             .collect();
-        assert_eq!(read, [("a", "1"), ("b", ""), ("a", "2")]);
+        assert_eq!(
+            read,
+            [
+                ("a", Some("1")),
+                ("b", Some("")),
+                ("a", Some("2")),
+                ("n", None)
+            ]
+        );
+        assert_eq!(view.find("n"), None);
         assert_eq!(view.find("a"), Some(&b"1"[..]));
         assert_eq!(view.find("c"), None);
     }

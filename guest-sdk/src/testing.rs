@@ -119,8 +119,8 @@ pub struct TestRecord {
     pub key: Option<Vec<u8>>,
     /// The value.
     pub value: Option<Vec<u8>>,
-    /// Names and values of the headers.
-    pub headers: Vec<(String, Vec<u8>)>,
+    /// Names and values of the headers; a value may be null.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl TestRecord {
@@ -152,7 +152,14 @@ impl TestRecord {
 
     /// With another header.
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        self.headers.push((name.into(), value.as_ref().into()));
+        self.headers
+            .push((name.into(), Some(value.as_ref().into())));
+        self
+    }
+
+    /// With another header, whose value is null.
+    pub fn null_header(mut self, name: &str) -> Self {
+        self.headers.push((name.into(), None));
         self
     }
 
@@ -164,7 +171,7 @@ impl TestRecord {
     fn push_to(&self, columns: &mut raw::Columns) {
         let mut headers = HeadersBuf::new();
         for (name, value) in &self.headers {
-            headers.push(name, value);
+            headers.push_any(name, value.as_deref());
         }
         let record = NewRecord {
             timestamp: self.timestamp,
@@ -181,7 +188,7 @@ impl From<Record<'_>> for TestRecord {
         let headers = record
             .headers
             .iter()
-            .map(|(name, value)| (name.into(), value.into()));
+            .map(|(name, value)| (name.into(), value.map(Into::into)));
         Self {
             timestamp: record.timestamp,
             key: record.key.map(Into::into),
@@ -392,7 +399,10 @@ fn are_whole(headers: &[u8]) -> bool {
             let (name, after) = after.split_at_checked(u16::from_le_bytes(*length).into())?;
             str::from_utf8(name).ok()?;
             let (length, after) = after.split_first_chunk()?;
-            (_, rest) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+            rest = match u32::from_le_bytes(*length) {
+                u32::MAX => after,
+                length => after.get(length as usize..)?,
+            };
         }
         Some(rest.is_empty())
     };

@@ -82,7 +82,7 @@ async fn json_map_makes_new_records_of_keys_values_and_headers() {
     let params = [("select", "id"), ("set.n", "n + 1"), ("key", "id")];
     let instance = start(&engine, built("json-map"), &params).await.unwrap();
     let mut records = ColumnBuf::new();
-    let headers: &[(&str, &[u8])] = &[("trace", b"1"), ("trace", b"2")];
+    let headers: &[(&str, Option<&[u8]>)] = &[("trace", Some(b"1")), ("trace", None)];
     records
         .push(
             10,

@@ -548,7 +548,10 @@ async fn new_records_arrive_as_they_were_made() {
         records.iter().map(|record| record.key).collect::<Vec<_>>(),
         [Some(&b"a"[..]), None]
     );
-    assert_eq!(records[0].headers.collect::<Vec<_>>(), [("n", &b"v"[..])]);
+    assert_eq!(
+        records[0].headers.collect::<Vec<_>>(),
+        [("n", Some(&b"v"[..]))]
+    );
     assert_eq!(records[1].headers.count(), 0);
 }
 

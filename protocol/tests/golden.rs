@@ -104,7 +104,23 @@ fn headers() -> Batch {
             TIME,
             None,
             Some(b"two"),
-            &[("trace", b"a1"), ("trace", b"\xff")],
+            &[("trace", Some(b"a1")), ("trace", Some(b"\xff"))],
+        )
+        .expect("it fits");
+    builder
+        .finish(Compression::None, None)
+        .expect("it has records")
+}
+
+/// A header whose value is null, and one whose value is empty.
+fn null_header() -> Batch {
+    let mut builder = BatchBuilder::new();
+    builder
+        .push(
+            TIME,
+            None,
+            Some(b"v"),
+            &[("null", None), ("empty", Some(b""))],
         )
         .expect("it fits");
     builder
@@ -150,11 +166,13 @@ fn batches_are_as_their_files_say() {
     check("batch-nulls.bin", nulls().bytes());
     check("batch-headers.bin", headers().bytes());
     check("batch-sparse.bin", sparse().bytes());
+    check("batch-null-header.bin", null_header().bytes());
     for file in [
         "batch-plain.bin",
         "batch-nulls.bin",
         "batch-headers.bin",
         "batch-sparse.bin",
+        "batch-null-header.bin",
     ] {
         let bytes = Bytes::from(std::fs::read(folder().join(file)).expect(file));
         let batch = Batch::parse(bytes.clone()).expect(file);
@@ -167,6 +185,23 @@ fn batches_are_as_their_files_say() {
             .encode(Rows::All, offsets, Compression::None, batch.producer())
             .expect(file);
         assert_eq!(again.bytes(), &bytes, "{file}");
+    }
+}
+
+/// What the columns of an earlier release did not have.
+#[test]
+fn batches_with_attributes_or_a_body_of_kafka_s_are_as_their_files_say() {
+    let append_time = plain().with_append_time(TIME + 60_000);
+    check("batch-append-time.bin", append_time.bytes());
+    let kafka = std::fs::read(folder().join("../golden-kafka/plain.bin")).expect("a file");
+    let kafka = Batch::from_kafka(&kafka).expect("a batch of Kafka's");
+    check("batch-kafka.bin", kafka.bytes());
+    for (batch, time) in [(append_time, 60_000), (kafka, 0)] {
+        let batch = Batch::parse(batch.bytes().clone()).expect("it is whole");
+        let records = batch.records().expect("it is whole");
+        let values: Vec<_> = records.iter().map(|record| record.value).collect();
+        assert_eq!(values, [Some(&b"one"[..]), Some(b"two")]);
+        assert_eq!(records.timestamps().next(), Some(TIME + time));
     }
 }
 
@@ -359,6 +394,10 @@ fn requests() -> Vec<(&'static str, Request)> {
                 name: None,
                 current: Some(Producer { id: 7, epoch: 1 }),
             }),
+        ),
+        (
+            "produce-null_header",
+            Request::Produce(produce(null_header())),
         ),
     ]
 }
@@ -691,8 +730,8 @@ fn every_variant_and_no_other_file_is_there() {
         .count();
     assert_eq!(
         files,
-        2 * frames + 6,
-        "two files for each frame, and six batches"
+        2 * frames + 9,
+        "two files for each frame, and nine batches"
     );
 }
 

@@ -87,8 +87,10 @@ export class Batch {
     for (let left = view.getUint16(0, true); left > 0; left--) {
       const name = at + 2;
       const value = name + view.getUint16(at, true) + 4;
-      at = value + view.getUint32(value - 4, true);
-      found.push([utf8.decode(bytes.subarray(name, value - 4)), bytes.subarray(value, at)]);
+      const length = view.getUint32(value - 4, true);
+      const isNull = length === 0xffffffff;
+      at = isNull ? value : value + length;
+      found.push([utf8.decode(bytes.subarray(name, value - 4)), isNull ? null : bytes.subarray(value, at)]);
     }
     return found;
   }

@@ -85,7 +85,7 @@ fn from_js<T: for<'de> Deserialize<'de>>(value: &JsValue) -> Result<T, JsValue> 
 pub(crate) struct Record {
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
-    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
     pub(crate) timestamp: i64,
 }
 
@@ -93,9 +93,10 @@ impl Record {
     /// What it takes in memory.
     pub(crate) fn bytes(&self) -> usize {
         let headers = self.headers.iter();
-        let headers =
-            headers.map(|(name, value)| size_of::<(String, Vec<u8>)>() + name.len() + value.len());
         let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+        let headers = headers.map(|(name, value)| {
+            size_of::<(String, Option<Vec<u8>>)>() + name.len() + bytes(value)
+        });
         size_of::<Record>() + bytes(&self.key) + bytes(&self.value) + headers.sum::<usize>()
     }
 }
@@ -137,7 +138,7 @@ fn one_record(row: usize, record: &JsValue) -> Result<Record, JsValue> {
 }
 
 /// An object of names and values.
-fn headers(row: usize, headers: &JsValue) -> Result<Vec<(String, Vec<u8>)>, JsValue> {
+fn headers(row: usize, headers: &JsValue) -> Result<Vec<(String, Option<Vec<u8>>)>, JsValue> {
     if headers.is_undefined() {
         return Ok(Vec::new());
     }
@@ -146,9 +147,7 @@ fn headers(row: usize, headers: &JsValue) -> Result<Vec<(String, Vec<u8>)>, JsVa
         .ok_or_else(|| invalid(&format!("the headers of record {row} are not an object")))?;
     let pairs = Object::entries(headers).into_iter().map(|pair| {
         let pair = Array::from(&pair);
-        let value = bytes(&pair.get(1))
-            .flatten()
-            .ok_or_else(|| not_bytes(row, "headers"))?;
+        let value = bytes(&pair.get(1)).ok_or_else(|| not_bytes(row, "headers"))?;
         Ok((pair.get(0).as_string().unwrap_or_default(), value))
     });
     pairs.collect()

@@ -409,7 +409,7 @@ impl Filling {
         let headers: Vec<_> = record
             .headers
             .iter()
-            .map(|(name, value)| (name.as_str(), value.as_slice()))
+            .map(|(name, value)| (name.as_str(), value.as_deref()))
             .collect();
         self.bytes += record.bytes();
         self.builder.push(
@@ -570,7 +570,7 @@ mod tests {
         let small = (0..2_000).map(|number| Record {
             key: None,
             value: None,
-            headers: vec![(String::new(), Vec::new())],
+            headers: vec![(String::new(), Some(Vec::new()))],
             timestamp: number << 40,
         });
         records.extend(small);

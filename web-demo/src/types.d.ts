@@ -32,7 +32,7 @@ export interface Batch extends Iterable<BatchRecord> {
   valueBytes(row: number): Uint8Array | null;
   /** The value read as JSON; throws where it is not JSON. */
   json(row: number): unknown;
-  headers(row: number): [name: string, value: Uint8Array][];
+  headers(row: number): [name: string, value: Uint8Array | null][];
   record(row: number): BatchRecord;
 }
 
@@ -42,7 +42,7 @@ export interface BatchRecord {
   readonly timestamp: number;
   readonly key: string | null;
   readonly value: string | null;
-  readonly headers: [name: string, value: Uint8Array][];
+  readonly headers: [name: string, value: Uint8Array | null][];
   json(): unknown;
 }
 
@@ -92,7 +92,7 @@ export interface EddyError extends Error {
 export interface NewRecord {
   key?: string | Uint8Array | null;
   value?: string | Uint8Array | null;
-  headers?: Record<string, string | Uint8Array>;
+  headers?: Record<string, string | Uint8Array | null>;
   /** Milliseconds since 1970 UTC; the default is now. */
   timestamp?: number;
 }

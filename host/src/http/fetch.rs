@@ -593,7 +593,7 @@ mod tests {
             Some(b"\xff"),
         ]) {
             first
-                .push(offset, 7, Some(b"k"), value, &[("h", b"v")])
+                .push(offset, 7, Some(b"k"), value, &[("h", Some(b"v"))])
                 .expect("it fits");
         }
         let mut second = ColumnBuf::default();

@@ -183,7 +183,7 @@ fn copy(rows: &[u32], input: &ColumnBuf, budget: &mut Budget) -> Result<ColumnBu
     for record in picked() {
         let headers = record
             .headers
-            .map(|(name, value)| 6 + name.len() + value.len())
+            .map(|(name, value)| 6 + name.len() + value.map_or(0, <[u8]>::len))
             .sum::<usize>();
         let lengths = [record.key, record.value].map(|bytes| bytes.map_or(0, <[u8]>::len));
         budget.take(RECORD_BYTES + headers + lengths.iter().sum::<usize>())?;

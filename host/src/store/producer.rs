@@ -2,12 +2,14 @@
 //! repeat is recognised and a gap is refused.
 //!
 //! A producer numbers its records per partition from 0, and again from 0 under
-//! a new epoch; numbers wrap at 2^32. Every change can be undone, because a
-//! group whose write fails must leave no trace. Pure state: no disk, no clock.
+//! a new epoch; numbers wrap at 2^31, as those of Kafka's producers do. Every
+//! change can be undone, because a group whose write fails must leave no trace.
+//! Pure state: no disk, no clock.
 
 use std::sync::Arc;
 
 use eddy_protocol::ProducerStamp;
+use eddy_protocol::batch::{SEQUENCES, sequence_after, sequences_between};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::commit::{Producer, TopicId};
@@ -119,7 +121,7 @@ impl Window {
             offset,
         };
         self.used += 1;
-        self.next = stamp.sequence.wrapping_add(count);
+        self.next = sequence_after(stamp.sequence, count);
     }
 }
 
@@ -149,21 +151,24 @@ impl Producers {
             .windows
             .get(&key)
             .filter(|window| window.epoch == stamp.epoch);
-        let expected = window.map_or(0, |window| window.next);
+        // What an earlier release wrote down may have been counted to 2^32.
+        let expected = window.map_or(0, |window| window.next % SEQUENCES);
         let out_of_order = CommitError::OutOfOrder {
             id: stamp.id,
             expected,
             sequence: stamp.sequence,
         };
         // Half of the circle lies behind, half ahead, so that numbers may wrap.
-        let behind = expected.wrapping_sub(stamp.sequence);
+        let behind = sequences_between(stamp.sequence, expected);
         if behind == 0 {
             return Ok(Verdict::New);
         }
-        let Some(window) = window.filter(|_| behind < 1 << 31) else {
+        let Some(window) = window.filter(|_| behind < SEQUENCES / 2) else {
             return Err(out_of_order);
         };
-        let same = |sent: &&Sent| sent.sequence == stamp.sequence && sent.count == count;
+        let same = |sent: &&Sent| {
+            sequences_between(sent.sequence, stamp.sequence) == 0 && sent.count == count
+        };
         if let Some(sent) = window.remembered().iter().find(same) {
             return Ok(Verdict::Repeat(Some(sent.offset)));
         }
@@ -233,9 +238,14 @@ impl Producers {
 
     /// A wrapped epoch could not fence: there is a new id instead.
     fn after(&self, id: u64, epoch: u16) -> Producer {
-        match epoch.checked_add(1) {
-            Some(epoch) => Producer { id, epoch },
-            None => self.unused(),
+        // As far as Kafka's clients count.
+        const EPOCH_MAX: u16 = i16::MAX as u16;
+        match epoch {
+            EPOCH_MAX.. => self.unused(),
+            _ => Producer {
+                id,
+                epoch: epoch + 1,
+            },
         }
     }
 
@@ -474,12 +484,15 @@ mod tests {
     #[test]
     fn sequences_wrap() {
         let mut producers = opened(None);
-        producers.sent(KEY, stamp(0, u32::MAX - 4), 10, (7, 0));
+        producers.sent(KEY, stamp(0, SEQUENCES - 5), 10, (7, 0));
         assert_eq!(producers.judge(KEY, stamp(0, 5), 1), Ok(Verdict::New));
-        assert_eq!(
-            producers.judge(KEY, stamp(0, u32::MAX - 4), 10),
-            Ok(Verdict::Repeat(Some(7)))
-        );
+        // As an earlier release counted.
+        for sequence in [SEQUENCES - 5, u32::MAX - 4] {
+            assert_eq!(
+                producers.judge(KEY, stamp(0, sequence), 10),
+                Ok(Verdict::Repeat(Some(7)))
+            );
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl BatchBuilder {
         timestamp: i64,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        headers: &[(&str, &[u8])],
+        headers: &[(&str, Option<&[u8]>)],
     ) -> Result<(), BatchError> {
         self.columns
             .push(self.columns.len() as u64, timestamp, key, value, headers)

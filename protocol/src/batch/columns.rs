@@ -2,7 +2,7 @@
 //! what it gives back. May hold records of any number of batches.
 
 use super::column::Column;
-use super::record::{headers_are_whole, write_headers};
+use super::record::{headers_are_whole, headers_len, write_headers};
 use super::{Batch, BatchError, Headers, RecordRef, Records};
 
 /// Columns as plain parts, for those who take them from elsewhere. Checked when
@@ -97,7 +97,7 @@ impl ColumnBuf {
         timestamp: i64,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        headers: &[(&str, &[u8])],
+        headers: &[(&str, Option<&[u8]>)],
     ) -> Result<(), BatchError> {
         self.room_for(offset, key, value)?;
         if !headers.is_empty() {
@@ -121,7 +121,7 @@ impl ColumnBuf {
                 &[],
             );
         }
-        let headers: Vec<(&str, &[u8])> = record.headers.collect();
+        let headers: Vec<(&str, Option<&[u8]>)> = record.headers.collect();
         self.push(
             record.offset,
             record.timestamp,
@@ -145,13 +145,8 @@ impl ColumnBuf {
         self.values.room_for(value.map_or(0, <[u8]>::len))
     }
 
-    fn push_headers(&mut self, headers: &[(&str, &[u8])]) -> Result<(), BatchError> {
-        self.headers.room_for(
-            headers
-                .iter()
-                .map(|(name, value)| 8 + name.len() + value.len())
-                .sum(),
-        )?;
+    fn push_headers(&mut self, headers: &[(&str, Option<&[u8]>)]) -> Result<(), BatchError> {
+        self.headers.room_for(headers_len(headers))?;
         let rows = self.len();
         if !write_headers(headers, &mut self.headers.bytes) {
             return Err(BatchError::Invalid(

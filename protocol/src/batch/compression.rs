@@ -105,7 +105,7 @@ fn zstd_window(body: &[u8]) -> Option<u64> {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-mod zstd_frame {
+pub(super) mod zstd_frame {
     //! The reference library. Its contexts are large, so each thread keeps its own.
 
     use std::cell::RefCell;
@@ -125,13 +125,10 @@ mod zstd_frame {
     const BUFFER_TOO_SMALL: usize =
         (ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize).wrapping_neg();
 
-    pub(super) fn compress(raw: &[u8]) -> Option<Vec<u8>> {
+    pub(in crate::batch) fn compress(raw: &[u8]) -> Option<Vec<u8>> {
         COMPRESSOR.with_borrow_mut(|compressor| compressor.as_mut()?.compress(raw).ok())
     }
 
-    /// Tries with a buffer that the input's length makes likely, and with a
-    /// larger one only once the smaller was really filled: a wrong `raw_length`
-    /// allocates nothing that did not come out.
     pub(super) fn expand(body: &[u8], raw_length: usize) -> Option<Vec<u8>> {
         if zstd_safe::find_frame_compressed_size(body).ok()? != body.len() {
             return None;
@@ -141,7 +138,15 @@ mod zstd_frame {
         {
             return None;
         }
-        let mut capacity = raw_length.min(body.len().saturating_mul(16).max(4096));
+        expand_upto(body, raw_length)
+    }
+
+    /// What all frames of `body` expand to, if that is no more than `limit`.
+    /// Tries with a buffer that the input's length makes likely, and with a
+    /// larger one only once the smaller was really filled: a wrong limit
+    /// allocates nothing that did not come out.
+    pub(in crate::batch) fn expand_upto(body: &[u8], limit: usize) -> Option<Vec<u8>> {
+        let mut capacity = limit.min(body.len().saturating_mul(16).max(4096));
         loop {
             let mut out = Vec::with_capacity(capacity);
             let done = DECOMPRESSOR.with_borrow_mut(|decompressor| {
@@ -149,8 +154,8 @@ mod zstd_frame {
             });
             match done? {
                 Ok(_) => return Some(out),
-                Err(BUFFER_TOO_SMALL) if capacity < raw_length => {
-                    capacity = raw_length.min(capacity.saturating_mul(8));
+                Err(BUFFER_TOO_SMALL) if capacity < limit => {
+                    capacity = limit.min(capacity.saturating_mul(8));
                 }
                 Err(_) => return None,
             }
@@ -159,7 +164,7 @@ mod zstd_frame {
 }
 
 #[cfg(target_arch = "wasm32")]
-mod zstd_frame {
+pub(super) mod zstd_frame {
     //! Pure Rust, where the C library can't be built.
 
     use std::io::Read;
@@ -167,22 +172,21 @@ mod zstd_frame {
     use ruzstd::decoding::StreamingDecoder;
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
-    pub(super) fn compress(raw: &[u8]) -> Option<Vec<u8>> {
+    pub(in crate::batch) fn compress(raw: &[u8]) -> Option<Vec<u8>> {
         Some(compress_to_vec(raw, CompressionLevel::Fastest))
     }
 
-    pub(super) fn expand(body: &[u8], raw_length: usize) -> Option<Vec<u8>> {
+    pub(in crate::batch) fn expand_upto(body: &[u8], limit: usize) -> Option<Vec<u8>> {
         let mut rest = body;
         let mut out = Vec::new();
         // Where the window is the content, it is no larger than what was announced.
-        let window_max = super::ZSTD_WINDOW_MAX.max(raw_length as u64);
+        let window_max = super::ZSTD_WINDOW_MAX.max(limit as u64);
         let decoder = StreamingDecoder::new_with_max_window_size(&mut rest, window_max).ok()?;
-        decoder
-            .take(raw_length as u64 + 1)
-            .read_to_end(&mut out)
-            .ok()?;
-        (rest.is_empty()).then_some(out)
+        decoder.take(limit as u64 + 1).read_to_end(&mut out).ok()?;
+        (rest.is_empty() && out.len() <= limit).then_some(out)
     }
+
+    pub(super) use expand_upto as expand;
 }
 
 #[cfg(test)]

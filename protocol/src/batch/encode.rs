@@ -4,7 +4,7 @@
 
 use super::column::Column;
 use super::columns::ColumnBuf;
-use super::header::{ColumnFlags, Header, ProducerStamp, TimestampWidth};
+use super::header::{Attributes, Body, ColumnFlags, Header, ProducerStamp, TimestampWidth};
 use super::{Batch, BatchError, Compression, HEADER_BYTES, RAW_BYTES_MAX, Unstamped};
 
 /// Which rows go into a batch.
@@ -31,15 +31,81 @@ pub enum OffsetMode {
     },
 }
 
-/// What has to be known of the chosen rows before the first byte is written.
-struct Plan {
-    count: usize,
-    timestamp_min: i64,
-    timestamp_max: i64,
-    key_nulls: usize,
-    value_nulls: usize,
-    raw_length: usize,
-    flags: ColumnFlags,
+/// What has to be known of records before their first byte is written as columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) count: usize,
+    pub(super) timestamp_min: i64,
+    pub(super) timestamp_max: i64,
+    pub(super) sparse: bool,
+    pub(super) key_nulls: usize,
+    pub(super) key_bytes: usize,
+    pub(super) value_nulls: usize,
+    pub(super) value_bytes: usize,
+    pub(super) header_bytes: usize,
+}
+
+impl Tally {
+    fn flags(&self) -> ColumnFlags {
+        ColumnFlags {
+            timestamps: width(self.timestamp_min, self.timestamp_max),
+            sparse: self.sparse,
+            keys: self.key_nulls < self.count,
+            key_nulls: self.key_nulls > 0 && self.key_nulls < self.count,
+            value_nulls: self.value_nulls > 0,
+            headers: self.header_bytes > 0,
+        }
+    }
+
+    fn raw_length(&self) -> usize {
+        let (flags, count) = (self.flags(), self.count);
+        let nulls = count.div_ceil(8);
+        let timestamps = match flags.timestamps {
+            TimestampWidth::Constant => 0,
+            TimestampWidth::Delta => 4,
+            TimestampWidth::Full => 8,
+        };
+        let when = |on: bool, bytes: usize| if on { bytes } else { 0 };
+        count * (timestamps + 4)
+            + self.value_bytes
+            + when(self.sparse, count * 4)
+            + when(flags.keys, count * 4 + self.key_bytes)
+            + when(flags.key_nulls, nulls)
+            + when(flags.value_nulls, nulls)
+            + when(flags.headers, count * 4 + self.header_bytes)
+    }
+
+    /// The header of a batch of these records, but for its length and its
+    /// checksum. Refused where they take more than [`RAW_BYTES_MAX`].
+    pub(super) fn header(
+        &self,
+        body: Body,
+        base_offset: u64,
+        span: u32,
+    ) -> Result<Header, BatchError> {
+        let raw_length = self.raw_length();
+        if raw_length > RAW_BYTES_MAX {
+            return Err(BatchError::TooLarge {
+                bytes: raw_length as u64,
+                limit: RAW_BYTES_MAX as u64,
+            });
+        }
+        Ok(Header {
+            base_offset,
+            length: 0,
+            crc: 0,
+            body,
+            compression: Compression::None,
+            columns: self.flags(),
+            attributes: Attributes::default(),
+            count: self.count as u32,
+            span,
+            producer: None,
+            raw_length: raw_length as u32,
+            timestamp_min: self.timestamp_min,
+            timestamp_max: self.timestamp_max,
+        })
+    }
 }
 
 impl ColumnBuf {
@@ -68,7 +134,7 @@ impl ColumnBuf {
     }
 
     /// The body, behind room for the header, and the header without a checksum.
-    fn lay_out(
+    pub(super) fn lay_out(
         &self,
         rows: Rows<'_>,
         offsets: OffsetMode,
@@ -76,34 +142,15 @@ impl ColumnBuf {
     ) -> Result<(Header, Vec<u8>), BatchError> {
         let rows = self.checked(rows)?;
         let sparse = self.sparse(rows, offsets)?;
-        let plan = self.plan(rows, sparse.is_some());
-        if plan.raw_length > RAW_BYTES_MAX {
-            return Err(BatchError::TooLarge {
-                bytes: plan.raw_length as u64,
-                limit: RAW_BYTES_MAX as u64,
-            });
-        }
-        let mut encoded = Vec::with_capacity(HEADER_BYTES + plan.raw_length);
-        encoded.resize(HEADER_BYTES, 0);
-        self.write_body(rows, sparse, &plan, &mut encoded);
-
+        let tally = self.tally(rows, sparse.is_some());
         let (base_offset, span) = match offsets {
-            OffsetMode::Dense => (0, plan.count as u32),
+            OffsetMode::Dense => (0, tally.count as u32),
             OffsetMode::Sparse { base, span } => (base, span),
         };
-        let mut header = Header {
-            base_offset,
-            length: 0,
-            crc: 0,
-            compression: Compression::None,
-            columns: plan.flags,
-            count: plan.count as u32,
-            span,
-            producer: None,
-            raw_length: plan.raw_length as u32,
-            timestamp_min: plan.timestamp_min,
-            timestamp_max: plan.timestamp_max,
-        };
+        let mut header = tally.header(Body::Columns, base_offset, span)?;
+        let mut encoded = Vec::with_capacity(HEADER_BYTES + header.raw_len());
+        encoded.resize(HEADER_BYTES, 0);
+        self.write_body(rows, sparse, &tally, &mut encoded);
         if let Some(compressed) = compression.compress(&encoded[HEADER_BYTES..]) {
             encoded.truncate(HEADER_BYTES);
             encoded.extend_from_slice(&compressed);
@@ -161,7 +208,7 @@ impl ColumnBuf {
         Ok((count != span as usize).then_some(base))
     }
 
-    fn plan(&self, rows: Rows<'_>, sparse: bool) -> Plan {
+    fn tally(&self, rows: Rows<'_>, sparse: bool) -> Tally {
         let (count, (timestamp_min, timestamp_max)) = match rows {
             Rows::All => (self.len(), range(self.timestamps.iter().copied())),
             Rows::Keep(keep) => (
@@ -172,44 +219,22 @@ impl ColumnBuf {
         let (key_nulls, key_bytes) = self.keys.measure(rows);
         let (value_nulls, value_bytes) = self.values.measure(rows);
         let (_, header_bytes) = self.headers.measure(rows);
-        let flags = ColumnFlags {
-            timestamps: width(timestamp_min, timestamp_max),
-            sparse,
-            keys: key_nulls < count,
-            key_nulls: key_nulls > 0 && key_nulls < count,
-            value_nulls: value_nulls > 0,
-            headers: header_bytes > 0,
-        };
-        let nulls = count.div_ceil(8);
-        let timestamps = match flags.timestamps {
-            TimestampWidth::Constant => 0,
-            TimestampWidth::Delta => 4,
-            TimestampWidth::Full => 8,
-        };
-        let raw_length = count * (timestamps + if sparse { 8 } else { 4 })
-            + if flags.keys { count * 4 + key_bytes } else { 0 }
-            + if flags.key_nulls { nulls } else { 0 }
-            + if flags.value_nulls { nulls } else { 0 }
-            + value_bytes
-            + if flags.headers {
-                count * 4 + header_bytes
-            } else {
-                0
-            };
-        Plan {
+        Tally {
             count,
             timestamp_min,
             timestamp_max,
+            sparse,
             key_nulls,
+            key_bytes,
             value_nulls,
-            raw_length,
-            flags,
+            value_bytes,
+            header_bytes,
         }
     }
 
-    fn write_body(&self, rows: Rows<'_>, sparse: Option<u64>, plan: &Plan, out: &mut Vec<u8>) {
-        let min = plan.timestamp_min;
-        match plan.flags.timestamps {
+    fn write_body(&self, rows: Rows<'_>, sparse: Option<u64>, tally: &Tally, out: &mut Vec<u8>) {
+        let (flags, min) = (tally.flags(), tally.timestamp_min);
+        match flags.timestamps {
             TimestampWidth::Constant => {}
             TimestampWidth::Delta => {
                 // The width was chosen because all differences fit.
@@ -225,11 +250,11 @@ impl ColumnBuf {
                 ((offset - base) as u32).to_le_bytes()
             });
         }
-        if plan.flags.keys {
-            self.keys.write(rows, plan.key_nulls, out);
+        if flags.keys {
+            self.keys.write(rows, tally.key_nulls, out);
         }
-        self.values.write(rows, plan.value_nulls, out);
-        if plan.flags.headers {
+        self.values.write(rows, tally.value_nulls, out);
+        if flags.headers {
             self.headers.write(rows, 0, out);
         }
     }

@@ -20,7 +20,7 @@ pub enum BatchError {
         have: u64,
     },
     /// A version of the layout that is not known here.
-    #[error("batch: layout version {0} is not known (1 is)")]
+    #[error("batch: layout version {0} is not known (1 and 2 are)")]
     Version(u8),
     /// A compression that is not known here.
     #[error("batch: compression {0} is not known (0, 1 and 2 are)")]
@@ -28,6 +28,9 @@ pub enum BatchError {
     /// A flag in `columns` that is not known here, or two that exclude each other.
     #[error("batch: column flags {0:#06x} are not valid")]
     Columns(u16),
+    /// An attribute that is not known here.
+    #[error("batch: attributes {0:#06x} are not known (bits 0 to 2 are)")]
+    Attributes(u16),
     /// The bytes are not those that the checksum was made of.
     #[error("batch: its checksum is {found:08x}, its header says {header:08x}")]
     Checksum {
@@ -53,6 +56,14 @@ pub enum BatchError {
     /// The compressed body does not expand to what the header says.
     #[error("batch: the compressed body does not expand to the {0} bytes of its header")]
     Expansion(u32),
+    /// The records of a Kafka batch do not expand, or to more than they may.
+    #[error("batch: Kafka's {codec} records do not expand to {limit} bytes or less")]
+    KafkaExpansion {
+        /// How they are compressed.
+        codec: &'static str,
+        /// What they may take.
+        limit: usize,
+    },
     /// A row that was asked for is not there.
     #[error("batch: row {row} of {rows} was asked for, or rows do not rise")]
     Row {

@@ -1,13 +1,14 @@
 //! The 64 bytes in front of every batch: reading, checking and writing them.
-//! Knows nothing of the body but its length.
+//! Knows nothing of the body but its length and its kind.
 //!
 //! ```text
-//! little endian; the CRC covers everything from byte 16 to the end
+//! little endian; the CRC covers everything from byte 16 to the end, and where
+//! the body is Kafka's the header and the body's own CRC, which covers the rest
 //!
 //!  0       4       8       12      16  17  18      20      22      24
 //!  +-------+-------+-------+-------+---+---+-------+-------+-------+
-//!  | base_offset   | length| crc   |ver|cmp| epoch |columns| zero  |
-//!  |      u64      |  u32  |  u32  | 1 |u8 |  u16  |  u16  |  u16  |
+//!  | base_offset   | length| crc   |ver|cmp| epoch |columns| attrs |
+//!  |      u64      |  u32  |  u32  |u8 |u8 |  u16  |  u16  |  u16  |
 //!  +-------+-------+-------+-------+---+---+-------+-------+-------+
 //!
 //!  24      28      32              40      44      48      56      64
@@ -17,12 +18,91 @@
 //!  +-------+-------+---------------+-------+-------+-------+-------+
 //! ```
 
-use super::{BatchError, Compression, HEADER_BYTES, RAW_BYTES_MAX};
+use super::{BatchError, Compression, HEADER_BYTES, RAW_BYTES_MAX, kafka};
 
 /// Where the checksum's cover begins: what stands before is given by the broker.
-pub(super) const CRC_FROM: usize = 16;
-/// The one version of the layout.
-pub(super) const VERSION: u8 = 1;
+const CRC_FROM: usize = 16;
+
+/// What a batch's body is: the layout's version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    /// 1: columns.
+    Columns,
+    /// 2: a record batch of Kafka's, from its checksum on.
+    Kafka,
+}
+
+impl Body {
+    fn number(self) -> u8 {
+        match self {
+            Body::Columns => 1,
+            Body::Kafka => 2,
+        }
+    }
+
+    fn from_number(number: u8) -> Result<Body, BatchError> {
+        match number {
+            1 => Ok(Body::Columns),
+            2 => Ok(Body::Kafka),
+            other => Err(BatchError::Version(other)),
+        }
+    }
+}
+
+/// What holds for all records of a batch.
+///
+/// ```text
+/// bit 0  the timestamps are the time of append      bit 2  markers of transactions
+/// bit 1  part of a transaction
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// All records have one timestamp, the broker's when it appended them; what
+    /// the producer claimed counts no more.
+    pub append_time: bool,
+    /// The records belong to their producer's transaction.
+    pub transactional: bool,
+    /// The records are markers for the broker and for Kafka's clients, not data.
+    pub control: bool,
+}
+
+impl Attributes {
+    const APPEND_TIME: u16 = 1;
+    const TRANSACTIONAL: u16 = 1 << 1;
+    const CONTROL: u16 = 1 << 2;
+
+    fn parse(bits: u16) -> Result<Attributes, BatchError> {
+        if bits >> 3 != 0 {
+            return Err(BatchError::Attributes(bits));
+        }
+        Ok(Attributes {
+            append_time: bits & Self::APPEND_TIME != 0,
+            transactional: bits & Self::TRANSACTIONAL != 0,
+            control: bits & Self::CONTROL != 0,
+        })
+    }
+
+    fn bits(self) -> u16 {
+        let when = |on: bool, bit: u16| if on { bit } else { 0 };
+        when(self.append_time, Self::APPEND_TIME)
+            | when(self.transactional, Self::TRANSACTIONAL)
+            | when(self.control, Self::CONTROL)
+    }
+}
+
+/// How many sequences there are: they count from 0 to 2^31 − 1 and go on at 0,
+/// as those of Kafka's producers do.
+pub const SEQUENCES: u32 = 1 << 31;
+
+/// The sequence of the record that comes `records` after the one of `sequence`.
+pub fn sequence_after(sequence: u32, records: u32) -> u32 {
+    sequence.wrapping_add(records) % SEQUENCES
+}
+
+/// How many records lie between two sequences, counted upwards from `from`.
+pub fn sequences_between(from: u32, to: u32) -> u32 {
+    to.wrapping_sub(from) % SEQUENCES
+}
 
 /// Who produced a batch, and the how-manieth of its records the batch begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +111,9 @@ pub struct ProducerStamp {
     pub id: u64,
     /// Of several holders of one identity, the newest has the highest.
     pub epoch: u16,
-    /// Of the batch's first record, counted per partition from 0; wraps.
+    /// Of the batch's first record, counted per partition from 0; wraps at
+    /// [`SEQUENCES`]. (Batches of earlier releases count to 2^32; the two agree
+    /// modulo [`SEQUENCES`].)
     pub sequence: u32,
 }
 
@@ -113,8 +195,11 @@ pub struct Header {
     pub(super) base_offset: u64,
     pub(super) length: u32,
     pub(super) crc: u32,
+    pub(super) body: Body,
     pub(super) compression: Compression,
+    /// Where the body is Kafka's: of the columns that its records make.
     pub(super) columns: ColumnFlags,
+    pub(super) attributes: Attributes,
     pub(super) count: u32,
     pub(super) span: u32,
     pub(super) producer: Option<ProducerStamp>,
@@ -136,14 +221,7 @@ impl Header {
                 have: bytes.len() as u64,
             });
         };
-        if bytes[16] != VERSION {
-            return Err(BatchError::Version(bytes[16]));
-        }
-        if bytes[22] != 0 || bytes[23] != 0 {
-            return Err(BatchError::Invalid(
-                "the reserved bytes 22 and 23 are not 0",
-            ));
-        }
+        let body = Body::from_number(bytes[16])?;
         let stamp = ProducerStamp {
             id: u64::from_le_bytes(field(bytes, 32)),
             epoch: u16::from_le_bytes(field(bytes, 18)),
@@ -158,8 +236,10 @@ impl Header {
             base_offset: u64::from_le_bytes(field(bytes, 0)),
             length: u32::from_le_bytes(field(bytes, 8)),
             crc: u32::from_le_bytes(field(bytes, 12)),
+            body,
             compression: Compression::from_number(bytes[17])?,
             columns: ColumnFlags::parse(u16::from_le_bytes(field(bytes, 20)))?,
+            attributes: Attributes::parse(u16::from_le_bytes(field(bytes, 22)))?,
             count: u32::from_le_bytes(field(bytes, 24)),
             span: u32::from_le_bytes(field(bytes, 28)),
             producer: (stamp.id != 0).then_some(stamp),
@@ -187,10 +267,23 @@ impl Header {
             });
         }
         let body = self.length - HEADER_BYTES as u32;
-        if self.compression == Compression::None && body != self.raw_length {
-            return Err(BatchError::Invalid(
-                "raw_length is not the length of the uncompressed body",
-            ));
+        match (self.body, self.compression) {
+            (Body::Columns, Compression::None) if body != self.raw_length => {
+                return Err(BatchError::Invalid(
+                    "raw_length is not the length of the uncompressed body",
+                ));
+            }
+            (Body::Kafka, Compression::Lz4 | Compression::Zstd) => {
+                return Err(BatchError::Invalid(
+                    "its header has a compression, but a body of Kafka's says its own",
+                ));
+            }
+            (Body::Kafka, Compression::None) if (body as usize) < kafka::HEADER_BYTES => {
+                return Err(BatchError::Invalid(
+                    "its length is less than that of Kafka's header",
+                ));
+            }
+            _ => {}
         }
         if self.span < self.count || (!self.columns.sparse && self.span != self.count) {
             return Err(BatchError::Invalid(
@@ -204,6 +297,11 @@ impl Header {
         }
         if self.timestamp_min > self.timestamp_max {
             return Err(BatchError::Invalid("timestamp_min is after timestamp_max"));
+        }
+        if self.attributes.append_time && self.timestamp_min != self.timestamp_max {
+            return Err(BatchError::Invalid(
+                "it has several timestamps, but one time of append",
+            ));
         }
         Ok(())
     }
@@ -219,10 +317,11 @@ impl Header {
         out[0..8].copy_from_slice(&self.base_offset.to_le_bytes());
         out[8..12].copy_from_slice(&self.length.to_le_bytes());
         out[12..16].copy_from_slice(&self.crc.to_le_bytes());
-        out[16] = VERSION;
+        out[16] = self.body.number();
         out[17] = self.compression.number();
         out[18..20].copy_from_slice(&stamp.epoch.to_le_bytes());
         out[20..22].copy_from_slice(&self.columns.bits().to_le_bytes());
+        out[22..24].copy_from_slice(&self.attributes.bits().to_le_bytes());
         out[24..28].copy_from_slice(&self.count.to_le_bytes());
         out[28..32].copy_from_slice(&self.span.to_le_bytes());
         out[32..40].copy_from_slice(&stamp.id.to_le_bytes());
@@ -237,8 +336,25 @@ impl Header {
     /// [`HEADER_BYTES`] free bytes, and its checksum.
     pub(super) fn seal(&mut self, encoded: &mut [u8]) {
         encoded[..HEADER_BYTES].copy_from_slice(&self.write());
-        self.crc = crc32c::crc32c(&encoded[CRC_FROM..]);
+        self.crc = crc32c::crc32c(self.covered(encoded));
         encoded[12..16].copy_from_slice(&self.crc.to_le_bytes());
+    }
+
+    /// What the checksum is made of, of the whole batch.
+    pub(super) fn covered<'a>(&self, batch: &'a [u8]) -> &'a [u8] {
+        match self.body {
+            Body::Columns => &batch[CRC_FROM..],
+            Body::Kafka => &batch[CRC_FROM..HEADER_BYTES + kafka::CRC_BYTES],
+        }
+    }
+
+    /// How the records' timestamps are kept, if not once for all of them.
+    pub(super) fn timestamps(&self) -> TimestampWidth {
+        if self.attributes.append_time {
+            TimestampWidth::Constant
+        } else {
+            self.columns.timestamps
+        }
     }
 
     /// The offset of the first record (before the broker gave one: 0).
@@ -256,12 +372,23 @@ impl Header {
         self.length as usize
     }
 
-    /// CRC-32C of everything from byte 16 on.
+    /// CRC-32C of everything from byte 16 on; where the body is Kafka's, of
+    /// bytes 16 to 68, which end with Kafka's own of the rest.
     pub fn crc(&self) -> u32 {
         self.crc
     }
 
-    /// How the body is compressed.
+    /// What holds for all its records.
+    pub fn attributes(&self) -> Attributes {
+        self.attributes
+    }
+
+    /// Whether the body is a record batch of Kafka's, not columns.
+    pub fn is_kafka(&self) -> bool {
+        self.body == Body::Kafka
+    }
+
+    /// How the columns are compressed. (A body of Kafka's says its own.)
     pub fn compression(&self) -> Compression {
         self.compression
     }
@@ -286,15 +413,19 @@ impl Header {
         self.producer
     }
 
-    /// The length of the body when expanded.
+    /// The length of the columns when expanded.
     pub fn raw_len(&self) -> usize {
         self.raw_length as usize
     }
 
     /// What the batch takes once its records are read: the larger one of its
-    /// lengths, encoded and expanded.
+    /// lengths, encoded and expanded; both, where the columns are made of a body
+    /// of Kafka's.
     pub fn expanded_len(&self) -> usize {
-        self.length().max(self.raw_len())
+        match self.body {
+            Body::Columns => self.length().max(self.raw_len()),
+            Body::Kafka => self.length() + HEADER_BYTES + self.raw_len(),
+        }
     }
 
     /// The oldest timestamp, milliseconds since 1970 UTC.

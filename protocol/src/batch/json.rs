@@ -3,7 +3,7 @@
 //!
 //! ```json
 //! {"records": [
-//!   {"offset": 7, "timestamp": 1700000000000, "key": "a", "value": "text", "headers": [["h", "x"]]},
+//!   {"offset": 7, "timestamp": 1700000000000, "key": "a", "value": "text", "headers": [["h", "x"], ["n", null]]},
 //!   {"offset": 8, "timestamp": 1700000000001, "value": null},
 //!   {"offset": 9, "timestamp": 1700000000002, "value": {"base64": "/w=="}}
 //! ]}
@@ -68,12 +68,7 @@ impl JsonRecord {
         offset: u64,
         timestamp: i64,
     ) -> Result<(), BatchError> {
-        let headers: Vec<(&str, &[u8])> = self
-            .headers
-            .0
-            .iter()
-            .map(|(name, value)| (name.as_str(), &value.0[..]))
-            .collect();
+        let headers: Vec<(&str, Option<&[u8]>)> = self.headers.pairs().collect();
         let key = self.key.as_ref().map(|key| &key.0[..]);
         let value = self.value.as_ref().map(|value| &value.0[..]);
         columns.push(offset, timestamp, key, value, &headers)
@@ -81,9 +76,18 @@ impl JsonRecord {
 }
 
 /// Headers as JSON gives them: `[["name", value], …]` or `{"name": value, …}`;
-/// null is none.
+/// null is none. A value may be null.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct JsonHeaders(pub Vec<(String, JsonBytes)>);
+pub struct JsonHeaders(pub Vec<(String, Option<JsonBytes>)>);
+
+impl JsonHeaders {
+    /// Names and values, in order.
+    pub fn pairs(&self) -> impl ExactSizeIterator<Item = (&str, Option<&[u8]>)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_ref().map(|value| &value.0[..])))
+    }
+}
 
 impl<'de> Deserialize<'de> for JsonHeaders {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -108,7 +112,7 @@ impl<'de> Deserialize<'de> for JsonHeaders {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonHeaders, A::Error> {
-                let mut headers: Vec<(String, JsonBytes)> = Vec::new();
+                let mut headers: Vec<(String, Option<JsonBytes>)> = Vec::new();
                 let mut names = BTreeSet::new();
                 while let Some((name, value)) = map.next_entry::<String, _>()? {
                     if !names.insert(name.clone()) {
@@ -240,7 +244,7 @@ impl Serialize for RecordRef<'_> {
         if !self.headers.is_empty() {
             let pairs: Vec<_> = self
                 .headers
-                .map(|(name, value)| (name, Shown(value)))
+                .map(|(name, value)| (name, value.map(Shown)))
                 .collect();
             record.serialize_field("headers", &pairs)?;
         }

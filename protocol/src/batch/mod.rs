@@ -1,5 +1,7 @@
-//! The column batch: the one layout that a producer encodes, the broker keeps
-//! on disk, a plugin reads and a browser slices. `header` and `parse` draw it.
+//! The batch that a producer encodes, the broker keeps on disk, a plugin reads
+//! and a browser slices: columns behind a header. `header` and `parse` draw it.
+//! The body may also be a record batch of Kafka's, as its client sent it
+//! (`kafka`); whoever reads records gets columns of it.
 //!
 //! Promises: a [`Batch`] that was parsed keeps every rule of the layout, so
 //! that reading its records can't fail or panic; parsing arbitrary bytes
@@ -15,6 +17,7 @@ mod encode;
 mod error;
 mod header;
 pub mod json;
+pub mod kafka;
 mod parse;
 mod record;
 mod view;
@@ -27,15 +30,15 @@ pub use columns::{ColumnBuf, Columns};
 pub use compression::Compression;
 pub use encode::{OffsetMode, Rows};
 pub use error::BatchError;
-use header::TimestampWidth;
-pub use header::{Header, ProducerStamp};
+pub use header::{Attributes, Header, ProducerStamp, SEQUENCES, sequence_after, sequences_between};
+use header::{Body, TimestampWidth};
 pub use parse::Records;
 pub use record::{Headers, RecordRef};
 
 /// The length of a batch's header.
 pub const HEADER_BYTES: usize = 64;
 
-/// No batch's body is larger than this when expanded.
+/// No batch's columns are larger than this when expanded.
 pub const RAW_BYTES_MAX: usize = 64 << 20;
 
 /// One encoded batch. Cloning shares the bytes.
@@ -43,6 +46,8 @@ pub const RAW_BYTES_MAX: usize = 64 << 20;
 pub struct Batch {
     header: Header,
     bytes: Bytes,
+    /// Of a body of Kafka's the columns, while anybody reads them.
+    columns: Option<kafka::Shared>,
 }
 
 impl PartialEq for Batch {
@@ -62,7 +67,13 @@ pub fn peek(bytes: &[u8]) -> Result<Header, BatchError> {
 impl Batch {
     /// Exactly one batch, everything about it checked.
     pub fn parse(bytes: Bytes) -> Result<Batch, BatchError> {
-        Batch::open(bytes).map(|(batch, _)| batch)
+        let batch = Batch::parse_trusted(bytes)?;
+        batch.check()?;
+        match batch.header.body {
+            Body::Columns => batch.records().map(drop)?,
+            Body::Kafka => kafka::verify(&batch.header, &batch.bytes[HEADER_BYTES..])?,
+        }
+        Ok(batch)
     }
 
     /// As [`parse`](Batch::parse), and its records, for those who want both
@@ -84,31 +95,55 @@ impl Batch {
                 have: bytes.len() as u64,
             });
         }
-        Ok(Batch { header, bytes })
+        Ok(Batch::of(header, bytes))
+    }
+
+    fn of(header: Header, bytes: Bytes) -> Batch {
+        let columns = header.is_kafka().then(kafka::Shared::default);
+        Batch {
+            header,
+            bytes,
+            columns,
+        }
     }
 
     fn encoded(header: Header, bytes: Vec<u8>) -> Batch {
-        Batch {
-            header,
-            bytes: Bytes::from(bytes),
-        }
+        Batch::of(header, Bytes::from(bytes))
     }
 
     /// Whether the checksum is that of the bytes.
     pub fn check(&self) -> Result<(), BatchError> {
-        let found = crc32c::crc32c(&self.bytes[header::CRC_FROM..]);
+        let found = crc32c::crc32c(self.header.covered(&self.bytes));
         if found != self.header.crc {
             return Err(BatchError::Checksum {
                 header: self.header.crc,
                 found,
             });
         }
-        Ok(())
+        match self.header.body {
+            Body::Columns => Ok(()),
+            Body::Kafka => kafka::check(&self.bytes[HEADER_BYTES..]),
+        }
     }
 
-    /// The records. Without compression they borrow the batch's own bytes;
-    /// otherwise the body is expanded here, anew at each call.
+    /// The same records as columns: this batch itself, unless its body is
+    /// Kafka's. Then they are made here, and shared with all who ask while
+    /// anybody still has them.
+    pub fn as_columns(&self) -> Result<Batch, BatchError> {
+        let Some(shared) = &self.columns else {
+            return Ok(self.clone());
+        };
+        let body = &self.bytes[HEADER_BYTES..];
+        let bytes = shared.or_make(|| kafka::to_columns(&self.header, body))?;
+        Batch::parse_trusted(bytes)
+    }
+
+    /// The records. Columns without compression are borrowed from the batch's
+    /// own bytes; compressed ones are expanded here, anew at each call.
     pub fn records(&self) -> Result<Records, BatchError> {
+        if self.header.is_kafka() {
+            return self.as_columns()?.records();
+        }
         let body = self.bytes.slice(HEADER_BYTES..);
         let body = match self.header.compression {
             Compression::None => body,
@@ -130,10 +165,7 @@ impl Batch {
         self.header.base_offset = base_offset;
         let mut bytes = unique(self.bytes);
         bytes[..8].copy_from_slice(&base_offset.to_le_bytes());
-        Batch {
-            header: self.header,
-            bytes: bytes.freeze(),
-        }
+        Batch::of(self.header, bytes.freeze())
     }
 
     /// The same records by another producer, or by none; the checksum is made anew.
@@ -146,22 +178,38 @@ impl Batch {
     /// shares the bytes.
     pub(crate) fn set_producer(&mut self, producer: Option<ProducerStamp>) {
         self.header.producer = producer;
-        let mut bytes = unique(std::mem::take(&mut self.bytes));
-        self.header.seal(&mut bytes);
-        self.bytes = bytes.freeze();
+        let bytes = std::mem::take(&mut self.bytes);
+        *self = Batch::resealed(self.header, bytes);
     }
 
     /// The same records, all of this one timestamp, as they have one timestamp
     /// already; in place where nobody else shares the bytes.
     fn with_equal_timestamps(mut self, timestamp: i64) -> Batch {
-        debug_assert_eq!(self.header.columns.timestamps, TimestampWidth::Constant);
+        debug_assert_eq!(self.header.timestamps(), TimestampWidth::Constant);
         (self.header.timestamp_min, self.header.timestamp_max) = (timestamp, timestamp);
-        let mut bytes = unique(self.bytes);
-        self.header.seal(&mut bytes);
-        Batch {
-            header: self.header,
-            bytes: bytes.freeze(),
+        Batch::resealed(self.header, self.bytes)
+    }
+
+    /// The same records, all of the time at which the broker appends them,
+    /// whatever their producer claimed; in place where nobody else shares the bytes.
+    pub fn with_append_time(mut self, time_ms: i64) -> Batch {
+        self.header.attributes.append_time = true;
+        if self.header.is_kafka() {
+            kafka::without_timestamps(&mut self.header);
         }
+        (self.header.timestamp_min, self.header.timestamp_max) = (time_ms, time_ms);
+        Batch::resealed(self.header, self.bytes)
+    }
+
+    /// The batch with a changed header. A body of Kafka's, which has its own,
+    /// says the same afterwards.
+    fn resealed(mut header: Header, bytes: Bytes) -> Batch {
+        let mut bytes = unique(bytes);
+        if header.is_kafka() {
+            kafka::restamp(&header, &mut bytes[HEADER_BYTES..]);
+        }
+        header.seal(&mut bytes);
+        Batch::of(header, bytes.freeze())
     }
 
     /// What the header says.

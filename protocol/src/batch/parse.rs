@@ -145,7 +145,7 @@ impl Records {
 
     fn check_timestamps(&self) -> Result<(), BatchError> {
         let (min, max) = (self.header.timestamp_min, self.header.timestamp_max);
-        let found = match self.header.columns.timestamps {
+        let found = match self.header.timestamps() {
             TimestampWidth::Constant => Some((min, min)),
             TimestampWidth::Delta => {
                 let deltas = self.deltas(&self.layout.timestamps);

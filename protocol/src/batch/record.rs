@@ -15,11 +15,15 @@ pub struct RecordRef<'a> {
     pub headers: Headers<'a>,
 }
 
-/// The headers of one record: an iterator of names and values.
+/// Stands for the length of a header's value that is null.
+const NULL: u32 = u32::MAX;
+
+/// The headers of one record: an iterator of names and values. Null and empty differ.
 ///
 /// ```text
 /// count u16, then for each: name_len u16, name (UTF-8), value_len u32, value
 /// ```
+/// A `value_len` of `0xffff_ffff` means that the value is null, and has no bytes.
 /// No bytes at all mean no headers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Headers<'a> {
@@ -50,11 +54,17 @@ impl<'a> Headers<'a> {
         self.left == 0
     }
 
-    fn step(&mut self) -> Option<(&'a str, &'a [u8])> {
+    fn step(&mut self) -> Option<(&'a str, Option<&'a [u8]>)> {
         let (length, rest) = self.blob.split_first_chunk::<2>()?;
         let (name, rest) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
-        let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        let (value, rest) = match u32::from_le_bytes(*length) {
+            NULL => (None, rest),
+            length => {
+                let (value, rest) = rest.split_at_checked(length as usize)?;
+                (Some(value), rest)
+            }
+        };
         self.blob = rest;
         self.left -= 1;
         Some((str::from_utf8(name).ok()?, value))
@@ -62,7 +72,7 @@ impl<'a> Headers<'a> {
 }
 
 impl<'a> Iterator for Headers<'a> {
-    type Item = (&'a str, &'a [u8]);
+    type Item = (&'a str, Option<&'a [u8]>);
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
@@ -97,7 +107,7 @@ pub(super) fn headers_are_whole(blob: &[u8]) -> bool {
 
 /// Appends `headers` as a blob; nothing for none. False, and nothing appended,
 /// where there are too many or a part is too long.
-pub(super) fn write_headers(headers: &[(&str, &[u8])], out: &mut Vec<u8>) -> bool {
+pub(super) fn write_headers(headers: &[(&str, Option<&[u8]>)], out: &mut Vec<u8>) -> bool {
     if headers.is_empty() {
         return true;
     }
@@ -107,15 +117,34 @@ pub(super) fn write_headers(headers: &[(&str, &[u8])], out: &mut Vec<u8>) -> boo
     };
     out.extend_from_slice(&count.to_le_bytes());
     for (name, value) in headers {
-        let (Ok(name_len), Ok(value_len)) = (u16::try_from(name.len()), u32::try_from(value.len()))
-        else {
+        let value_len = value.map_or(Some(NULL), length_of);
+        let (Ok(name_len), Some(value_len)) = (u16::try_from(name.len()), value_len) else {
             out.truncate(begin);
             return false;
         };
         out.extend_from_slice(&name_len.to_le_bytes());
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(&value_len.to_le_bytes());
-        out.extend_from_slice(value);
+        out.extend_from_slice(value.unwrap_or_default());
     }
     true
+}
+
+/// The length of a value that is not null.
+fn length_of(value: &[u8]) -> Option<u32> {
+    u32::try_from(value.len())
+        .ok()
+        .filter(|length| *length != NULL)
+}
+
+/// What headers of these names and values take as a blob.
+pub(super) fn headers_len(headers: &[(&str, Option<&[u8]>)]) -> usize {
+    let each = headers
+        .iter()
+        .map(|(name, value)| 6 + name.len() + value.map_or(0, <[u8]>::len));
+    if headers.is_empty() {
+        0
+    } else {
+        2 + each.sum::<usize>()
+    }
 }

@@ -71,7 +71,7 @@ impl<'a> View<'a> {
     #[inline]
     pub(super) fn timestamp(&self, row: usize) -> i64 {
         let min = self.header.timestamp_min;
-        match self.header.columns.timestamps {
+        match self.header.timestamps() {
             TimestampWidth::Constant => min,
             TimestampWidth::Delta => {
                 min + i64::from(u32::from_le_bytes(self.timestamps.as_chunks().0[row]))

@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::event::{Event, ProduceId};
-use crate::batch::{Batch, ProducerStamp, Unstamped};
+use crate::batch::{Batch, ProducerStamp, Unstamped, sequence_after};
 use crate::error::{ErrorCode, WireError};
 use crate::frame::{Produced, Producer, Welcome};
 use crate::name::TopicName;
@@ -143,7 +143,7 @@ impl Lane {
             };
             pending.batch.set_producer(Some(stamp));
             pending.sequence = Some(sequence);
-            self.next_sequence = sequence.wrapping_add(pending.batch.count());
+            self.next_sequence = sequence_after(sequence, pending.batch.count());
         }
         pending.outstanding = true;
         self.sent += 1;

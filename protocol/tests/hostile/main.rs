@@ -75,6 +75,10 @@ fn root() -> PathBuf {
 
 /// The golden files whose names begin with `prefix`, and the corpus of a target.
 fn seeds(prefix: &str, target: &str) -> Vec<Vec<u8>> {
+    seeds_in("protocol/golden", prefix, target)
+}
+
+fn seeds_in(golden: &str, prefix: &str, target: &str) -> Vec<Vec<u8>> {
     let read = |folder: PathBuf, prefix: &str| -> Vec<Vec<u8>> {
         let entries = std::fs::read_dir(&folder)
             .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -89,7 +93,7 @@ fn seeds(prefix: &str, target: &str) -> Vec<Vec<u8>> {
             .map(|path| std::fs::read(path).expect("a file"))
             .collect()
     };
-    let mut seeds = read(root().join("protocol/golden"), prefix);
+    let mut seeds = read(root().join(golden), prefix);
     seeds.extend(read(root().join("fuzz/corpus").join(target), ""));
     assert!(seeds.len() > 6, "there are seeds for {target}");
     seeds
@@ -141,6 +145,55 @@ fn run(seeds: &[Vec<u8>], mutations: usize, exercise: impl Fn(&[u8])) {
 #[test]
 fn batches_from_nowhere_do_no_harm() {
     run(&seeds("batch-", "batch"), 500, exercise::batch);
+}
+
+#[test]
+fn batches_of_kafka_s_from_nowhere_do_no_harm() {
+    let seeds = seeds_in("protocol/golden-kafka", "", "kafka_batch");
+    run(&seeds, 500, exercise::kafka_batch);
+}
+
+/// A body of Kafka's that expands to 60 MiB behind a header that says little of it.
+#[test]
+fn a_body_of_kafka_s_expands_to_no_more_than_its_header_says() {
+    let mut builder = BatchBuilder::new();
+    for row in 0..60 {
+        builder
+            .push(row, None, Some(&vec![0; 1 << 20]), &[])
+            .expect("it fits");
+    }
+    let batch = builder
+        .finish(Compression::Zstd, None)
+        .expect("it has records");
+    for compression in [Compression::Lz4, Compression::Zstd] {
+        let kafka = batch
+            .to_kafka(-1, compression)
+            .expect("Kafka has such")
+            .to_vec();
+        let mut bytes = Batch::from_kafka(&kafka)
+            .expect("it keeps every rule")
+            .bytes()
+            .to_vec();
+        bytes[44..48].copy_from_slice(&1000u32.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[16..HEADER_BYTES + 4]);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        let length = bytes.len();
+        let held = most_held(|| {
+            let refused = Batch::parse(bytes.into());
+            let is_refused = matches!(refused, Err(BatchError::KafkaExpansion { .. }));
+            assert!(is_refused, "{refused:?}");
+        });
+        // A frame of LZ4 has blocks of 4 MiB at the most, in and out.
+        let justified = if compression == Compression::Lz4 {
+            16 << 20
+        } else {
+            64 << 10
+        };
+        assert!(
+            held <= justified,
+            "{length} bytes of {compression:?} held {held}"
+        );
+    }
 }
 
 #[test]

@@ -239,7 +239,8 @@ impl Broker {
             return Err(ErrorCode::FencedProducer.because("an older epoch"));
         }
         let next = known.next.entry(partition).or_insert(0);
-        let ahead = stamp.sequence.wrapping_sub(*next) as i32;
+        // The circle has 2^31 numbers: the highest bit is left out of the sign.
+        let ahead = (stamp.sequence.wrapping_sub(*next) << 1) as i32 >> 1;
         let count = batch.count();
         if ahead > 0 {
             return Err(ErrorCode::OutOfOrderSequence.because("a batch is missing"));
@@ -255,7 +256,7 @@ impl Broker {
         if chance.percent(faults.disk_full) {
             return Err(ErrorCode::DiskFull.because("no room"));
         }
-        *next = next.wrapping_add(count);
+        *next = next.wrapping_add(count) & 0x7fff_ffff;
         let log = &mut self.partitions[partition as usize].log;
         let offset = Some(log.len() as u64);
         log.extend(

@@ -186,7 +186,9 @@ fn largest(columns: &ColumnBuf, rows: Rows<'_>) -> usize {
     let bytes = |row: &usize| {
         columns.record(*row).map_or(0, |record| {
             let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-            let headers = record.headers.map(|(name, value)| name.len() + value.len());
+            let headers = record
+                .headers
+                .map(|(name, value)| name.len() + length(value));
             length(record.key) + length(record.value) + headers.sum::<usize>()
         })
     };

@@ -23,17 +23,17 @@ pub struct PlacedRecord {
     pub key: Option<Bytes>,
     /// Absent: a tombstone.
     pub value: Option<Bytes>,
-    /// In order; names may repeat.
-    pub headers: Vec<(String, Bytes)>,
+    /// In order; names may repeat, values may be null.
+    pub headers: Vec<(String, Option<Bytes>)>,
 }
 
 impl PlacedRecord {
     /// Appends the record to `columns`; `index` is its number in the request.
     pub fn push_to(&self, columns: &mut ColumnBuf, index: usize) -> Result<(), WireError> {
-        let headers: Vec<(&str, &[u8])> = self
+        let headers: Vec<(&str, Option<&[u8]>)> = self
             .headers
             .iter()
-            .map(|(name, value)| (name.as_str(), value.as_ref()))
+            .map(|(name, value)| (name.as_str(), value.as_deref()))
             .collect();
         let pushed = columns.push(
             columns.len() as u64,
@@ -171,7 +171,7 @@ fn bytes_in_batch(record: &PlacedRecord) -> usize {
     let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
     let headers = record.headers.iter();
     let headers: usize = headers
-        .map(|(name, value)| HEADER + name.len() + value.len())
+        .map(|(name, value)| HEADER + name.len() + length(value))
         .sum();
     COLUMNS + 2 + length(&record.key) + length(&record.value) + headers
 }

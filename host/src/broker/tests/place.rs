@@ -23,7 +23,7 @@ fn record(partition: u32, value: String) -> PlacedRecord {
         partition: Some(partition),
         timestamp_ms: 1,
         value: Some(value.into()),
-        headers: vec![("unit".to_owned(), Bytes::from_static(b"K"))],
+        headers: vec![("unit".to_owned(), Some(Bytes::from_static(b"K")))],
         ..PlacedRecord::default()
     }
 }

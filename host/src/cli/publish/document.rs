@@ -42,13 +42,15 @@ impl Document {
     }
 
     /// Its headers, in their order.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let headers = self.headers.0.iter();
-        headers.map(|(name, value)| (name.as_str(), &value.0[..]))
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        self.headers.pairs()
     }
 
     /// The record, with these headers.
-    pub(super) fn record<'a>(&'a self, headers: &'a [(&'a str, &'a [u8])]) -> NewRecord<'a> {
+    pub(super) fn record<'a>(
+        &'a self,
+        headers: &'a [(&'a str, Option<&'a [u8]>)],
+    ) -> NewRecord<'a> {
         NewRecord {
             key: self.key.as_ref().map(|key| &key.0[..]),
             value: self.value.as_ref().map(|value| &value.0[..]),
@@ -65,10 +67,13 @@ mod tests {
 
     #[test]
     fn everything_that_a_record_has_is_read_and_where_it_was_is_not() {
-        let line = br#"{"topic":"t","partition":2,"offset":7,"timestamp":-1,"key":"","value":{"base64":"/w=="},"headers":[["a","1"],["a",{"base64":"gA=="}]]}"#;
+        let line = br#"{"topic":"t","partition":2,"offset":7,"timestamp":-1,"key":"","value":{"base64":"/w=="},"headers":[["a","1"],["a",{"base64":"gA=="}],["n",null]]}"#;
         let document = Document::parse(line).expect("a record");
         let headers: Vec<_> = document.headers().collect();
-        assert_eq!(headers, [("a", &b"1"[..]), ("a", b"\x80")]);
+        assert_eq!(
+            headers,
+            [("a", Some(&b"1"[..])), ("a", Some(b"\x80")), ("n", None)]
+        );
         let record = document.record(&headers);
         assert_eq!(
             (record.key, record.value),

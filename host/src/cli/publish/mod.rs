@@ -277,7 +277,7 @@ struct Publisher<'a> {
     options: &'a Publish,
     form: InputForm,
     producer: &'a Producer,
-    headers: Vec<(&'a str, &'a [u8])>,
+    headers: Vec<(&'a str, Option<&'a [u8]>)>,
     pace: Option<Pace>,
 }
 
@@ -286,7 +286,7 @@ impl<'a> Publisher<'a> {
         let headers = options
             .header
             .iter()
-            .map(|pair| (pair.name.as_str(), pair.value.as_bytes()))
+            .map(|pair| (pair.name.as_str(), Some(pair.value.as_bytes())))
             .collect();
         Publisher {
             options,

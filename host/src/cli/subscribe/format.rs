@@ -196,7 +196,7 @@ impl Format {
                         .into_iter()
                         .find(|(name, _)| name == wanted)
                     {
-                        out.write_all(value)?;
+                        out.write_all(value.unwrap_or_default())?;
                     }
                 }
             }
@@ -225,7 +225,7 @@ fn write_headers(headers: Headers<'_>, out: &mut impl Write) -> io::Result<()> {
             out.write_all(b",")?;
         }
         write!(out, "{name}=")?;
-        out.write_all(value)?;
+        out.write_all(value.unwrap_or_default())?;
     }
     Ok(())
 }
@@ -238,7 +238,7 @@ mod tests {
     fn show(format: &str) -> Result<String, String> {
         let format: Format = format.parse()?;
         let mut columns = ColumnBuf::new();
-        let headers: [(&str, &[u8]); 2] = [("a", b"1"), ("b", b"two")];
+        let headers: [(&str, Option<&[u8]>); 2] = [("a", Some(b"1")), ("b", Some(b"two"))];
         columns
             .push(42, 1_517_363_399_650, Some(b"uw"), Some(b"0.31"), &headers)
             .expect("a record");

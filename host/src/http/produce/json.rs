@@ -55,7 +55,7 @@ pub(super) fn read(
                 .headers
                 .0
                 .into_iter()
-                .map(|(name, value)| (name, Bytes::from(value.0)))
+                .map(|(name, value)| (name, value.map(|value| Bytes::from(value.0))))
                 .collect(),
         });
         placed.map_err(|failure| refused = Some(failure)).is_ok()
@@ -188,7 +188,7 @@ mod tests {
         );
         assert_eq!(
             records[1].headers,
-            [("h".to_owned(), Bytes::from_static(b"x"))]
+            [("h".to_owned(), Some(Bytes::from_static(b"x")))]
         );
     }
 
