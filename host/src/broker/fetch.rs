@@ -1,12 +1,13 @@
 //! Fetch: some records of one partition, once, with an optional wait.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use eddy_protocol::batch::Batches;
 use eddy_protocol::frame::{Fetch, Fetched, Start};
-use eddy_protocol::{Batch, WireError};
+use eddy_protocol::{Batch, BatchError, WireError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -93,6 +94,16 @@ impl Awaited {
     pub async fn read(self) -> Result<Fetched, WireError> {
         let (partition, offset) = (self.partition, self.offset);
         let batches = read_on(&partition, offset, self.bytes_max).await?;
+        let batches = match batches.iter().any(|batch| batch.header().is_kafka()) {
+            true => {
+                let make = move |_: &Partition| match as_columns(&batches) {
+                    Ok(columns) => Ok(columns.into_owned()),
+                    Err(error) => Err(ReadError::Stopped(error.to_string().into())),
+                };
+                blocking(&partition, offset, make).await?
+            }
+            false => batches,
+        };
         let bytes = batches.iter().map(|batch| batch.len() as u64).sum();
         partition.meters().delivered(count(&batches), bytes);
         Ok(Fetched {
@@ -224,6 +235,15 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(move || work(&reading)).await {
         Ok(result) => result.map_err(|error| refusal::of_read(partition, asked, &error)),
         Err(error) => Err(refusal::of_join(&error)),
+    }
+}
+
+/// The batches as those read them who know nothing of Kafka's.
+pub(super) fn as_columns(batches: &[Batch]) -> Result<Cow<'_, [Batch]>, BatchError> {
+    if batches.iter().any(|batch| batch.header().is_kafka()) {
+        batches.iter().map(Batch::as_columns).collect()
+    } else {
+        Ok(Cow::Borrowed(batches))
     }
 }
 

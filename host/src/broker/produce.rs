@@ -4,7 +4,7 @@ mod placement;
 
 use std::future::Future;
 
-use eddy_protocol::batch::{self, Batches, ColumnBuf, OffsetMode, Rows};
+use eddy_protocol::batch::{self, Attributes, Batches, ColumnBuf, OffsetMode, Rows};
 use eddy_protocol::frame::{self, OpenProducer, Produce, Produced, Producer};
 use eddy_protocol::{Batch, BatchError, Compression, ErrorCode, WireError, partitioner};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -200,6 +200,7 @@ impl Broker {
             )));
         }
         let batch = batch.single().map_err(corrupt)?;
+        refuse_attributes(batch.header().attributes())?;
         if batch.is_sparse() {
             return Err(ErrorCode::CorruptBatch
                 .because("the batch has a column of offsets; those are the broker's to give"));
@@ -259,6 +260,21 @@ impl Broker {
             .spread
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         (turn % u64::from(partitions)) as u32
+    }
+}
+
+/// The broker sets them where they are true.
+fn refuse_attributes(attributes: Attributes) -> Result<(), WireError> {
+    let set = [
+        (attributes.append_time, "has timestamps of append"),
+        (attributes.transactional, "is part of a transaction"),
+        (attributes.control, "holds markers of transactions"),
+    ];
+    match set.into_iter().find(|(is_set, _)| *is_set) {
+        Some((_, what)) => Err(ErrorCode::InvalidArgument.because(format!(
+            "the batch says that it {what}; that is the broker's to say"
+        ))),
+        None => Ok(()),
     }
 }
 

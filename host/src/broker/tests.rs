@@ -5,6 +5,7 @@ mod catalog;
 mod deployment;
 mod fetch;
 mod group;
+mod kafka;
 mod notify;
 mod place;
 mod plugin;

@@ -7,6 +7,7 @@ use eddy_protocol::{Batch, BatchError, ErrorCode, Form, WireError};
 use tokio::sync::Mutex;
 
 use super::recent::Charge;
+use crate::broker::fetch::as_columns;
 use crate::broker::filter::keep_from;
 use crate::broker::frame::{self, Frame};
 use crate::broker::refusal;
@@ -14,7 +15,7 @@ use crate::broker::refusal;
 /// What a chunk takes besides its batches; keeps a run of empty ones from growing without limit.
 const FIXED_BYTES: usize = 256;
 
-/// Records that expand to more than this are written as JSON on a thread that may take its time.
+/// Records that expand to more than this are written as JSON, or as columns, on a thread that may take its time.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 
 /// A frame, or why its records can't be written in the form.
@@ -28,7 +29,7 @@ pub(super) struct Chunk {
     pub(super) batches: Vec<Batch>,
     binary: OnceLock<Encoded>,
     json: OnceLock<Encoded>,
-    /// Held by whoever writes the records as JSON elsewhere, so that the others wait for it.
+    /// Held by whoever writes the records elsewhere, so that the others wait for it.
     encoding: Mutex<()>,
     charge: Charge,
 }
@@ -109,7 +110,9 @@ impl Chunk {
 
     fn takes_long(&self, form: Form) -> bool {
         let expanded = || self.batches.iter().map(Batch::expanded_len).sum::<usize>();
-        form == Form::Json && expanded() > INLINE_BYTES_MAX
+        let is_rewritten =
+            form == Form::Json || self.batches.iter().any(|batch| batch.header().is_kafka());
+        is_rewritten && expanded() > INLINE_BYTES_MAX
     }
 
     fn slot(&self, form: Form) -> &OnceLock<Encoded> {
@@ -120,7 +123,8 @@ impl Chunk {
     }
 
     fn encoded(&self, position: &frame::Position, form: Form) -> Encoded {
-        let frame = Frame::deliver(position, &self.batches, form)
+        let batches = as_columns(&self.batches).map_err(unreadable)?;
+        let frame = Frame::deliver(position, &batches, form)
             .map_err(|error| ErrorCode::PartitionStopped.because(error.to_string()))?;
         self.charge.add(frame.own_bytes());
         Ok(Arc::new(frame))

@@ -6,7 +6,7 @@ use eddy_protocol::{Batch, Form, ServerFrame, codec};
 use super::*;
 
 /// The first call keeps nothing, all later ones everything.
-const FROM_THE_SECOND_ON: Guest<'_> = Guest {
+pub(super) const FROM_THE_SECOND_ON: Guest<'_> = Guest {
     init: "i32.const 0",
     process: "(if (result i32) (global.get $called)
         (then (i32.const 64))
@@ -18,7 +18,7 @@ const FROM_THE_SECOND_ON: Guest<'_> = Guest {
     fields: "(global $called (mut i32) (i32.const 0))",
 };
 
-fn subscribe(from: Start) -> Subscribe {
+pub(super) fn subscribe(from: Start) -> Subscribe {
     Subscribe {
         topic: name("t"),
         partitions: Vec::new(),
@@ -28,7 +28,7 @@ fn subscribe(from: Start) -> Subscribe {
     }
 }
 
-fn through(plugin: &str) -> Subscribe {
+pub(super) fn through(plugin: &str) -> Subscribe {
     Subscribe {
         filter: Some(Filter {
             plugin: plugin.to_owned(),
@@ -46,7 +46,7 @@ async fn with_topic() -> Arc<Broker> {
 
 impl Broker {
     /// The cursor of a subscription to one partition.
-    async fn reader(&self, request: &Subscribe) -> Cursor {
+    pub(super) async fn reader(&self, request: &Subscribe) -> Cursor {
         let subscribed = within("subscribing", self.subscribe(request)).await;
         let (_, mut cursors) = subscribed.expect("a stream");
         assert_eq!(cursors.len(), 1);
@@ -55,7 +55,7 @@ impl Broker {
 }
 
 /// What comes next, loads included.
-async fn next(cursor: &mut Cursor, form: Form) -> Next {
+pub(super) async fn next(cursor: &mut Cursor, form: Form) -> Next {
     let mut next = cursor.poll(form);
     while let Next::Load(load) = next {
         let loaded = within("a load", load).await;
@@ -65,7 +65,7 @@ async fn next(cursor: &mut Cursor, form: Form) -> Next {
     next
 }
 
-async fn frame(cursor: &mut Cursor, form: Form) -> Arc<Frame> {
+pub(super) async fn frame(cursor: &mut Cursor, form: Form) -> Arc<Frame> {
     match next(cursor, form).await {
         Next::Frame(frame) => frame,
         other => panic!("a frame was expected: {}", describe(&other)),
@@ -84,7 +84,7 @@ fn describe(next: &Next) -> String {
     }
 }
 
-fn deliver(frame: &Frame, form: Form) -> Deliver {
+pub(super) fn deliver(frame: &Frame, form: Form) -> Deliver {
     let message = frame.pieces().concat();
     assert_eq!(message.len(), frame.len());
     match codec::decode_server(&message, form).expect("a frame") {
@@ -93,7 +93,7 @@ fn deliver(frame: &Frame, form: Form) -> Deliver {
     }
 }
 
-fn batches(deliver: &Deliver) -> Vec<Batch> {
+pub(super) fn batches(deliver: &Deliver) -> Vec<Batch> {
     deliver
         .batches
         .iter()
@@ -101,7 +101,7 @@ fn batches(deliver: &Deliver) -> Vec<Batch> {
         .expect("batches")
 }
 
-fn offsets(deliver: &Deliver) -> Vec<u64> {
+pub(super) fn offsets(deliver: &Deliver) -> Vec<u64> {
     let batches = batches(deliver);
     let records = batches
         .iter()
