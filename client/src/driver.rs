@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eddy_protocol::WireError;
+use eddy_protocol::codec::Message;
 use eddy_protocol::frame::Position;
 use eddy_protocol::session::{self, Delivery, Event as SessionEvent, Session};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -53,7 +54,7 @@ pub(crate) struct Driver {
     /// The session counts time from here.
     epoch: Instant,
     link: Link,
-    outbox: VecDeque<Bytes>,
+    outbox: VecDeque<Message>,
     commands: mpsc::UnboundedReceiver<Command>,
     wake: Arc<Notify>,
     status: watch::Sender<Status>,
@@ -180,7 +181,7 @@ impl Driver {
     }
 
     fn fill_outbox(&mut self) {
-        let mut bytes: usize = self.outbox.iter().map(Bytes::len).sum();
+        let mut bytes: usize = self.outbox.iter().map(Message::len).sum();
         while bytes < OUTBOX_BYTES_MAX {
             let Some(message) = self.session.poll_transmit() else {
                 break;

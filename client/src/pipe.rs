@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, BytesMut};
+use eddy_protocol::codec::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
@@ -41,22 +42,29 @@ impl Pipe {
     }
 
     /// Adds a binary message, masked with a key that nobody can foresee (RFC 6455, 5.3).
-    pub(crate) fn push(&mut self, message: &[u8]) {
-        let key = rand::random();
+    pub(crate) fn push(&mut self, message: &Message) {
+        let key: [u8; 4] = rand::random();
         let header = FrameHeader {
             opcode: OpCode::Data(Data::Binary),
             mask: Some(key),
             ..FrameHeader::default()
         };
-        self.out
-            .reserve(header.len(message.len() as u64) + message.len());
+        let length = message.len();
+        self.out.reserve(header.len(length as u64) + length);
         header
-            .format(message.len() as u64, &mut (&mut self.out).writer())
+            .format(length as u64, &mut (&mut self.out).writer())
             .expect("memory takes every write");
-        for chunk in message.chunks(CHUNK_BYTES) {
+        let begin = self.out.len();
+        let chunks = message
+            .pieces()
+            .iter()
+            .map(|piece| piece.chunks(CHUNK_BYTES));
+        for chunk in chunks.flatten() {
             let from = self.out.len();
             self.out.extend_from_slice(chunk);
-            mask(&mut self.out[from..], key);
+            let mut turned = key;
+            turned.rotate_left((from - begin) % key.len());
+            mask(&mut self.out[from..], turned);
         }
     }
 
@@ -73,7 +81,6 @@ impl Pipe {
     }
 }
 
-/// `chunk` begins at a multiple of the key's length in its message.
 fn mask(chunk: &mut [u8], key: [u8; 4]) {
     let wide = u64::from_ne_bytes([key, key].concat().try_into().expect("eight bytes"));
     let mut words = chunk.chunks_exact_mut(8);
@@ -119,43 +126,75 @@ impl AsyncWrite for Pipe {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use eddy_protocol::codec::{Form, encode_sharing};
+    use eddy_protocol::frame::{ClientFrame, Produce, Request};
+    use eddy_protocol::{BatchBuilder, Compression};
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
     use super::*;
 
+    /// What a peer gets of the messages, unmasked.
+    async fn received(messages: Vec<Message>) -> Vec<Vec<u8>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let mut pipe = Pipe::new(tcp);
+        messages.iter().for_each(|message| pipe.push(message));
+        let sending = tokio::spawn(async move {
+            std::future::poll_fn(|cx| pipe.poll_drain(cx))
+                .await
+                .unwrap();
+        });
+        let mut bytes = Vec::new();
+        peer.read_to_end(&mut bytes).await.unwrap();
+        sending.await.unwrap();
+        let mut rest = io::Cursor::new(bytes);
+        let mut payloads = Vec::new();
+        while let Some((header, length)) = FrameHeader::parse(&mut rest).unwrap() {
+            let key = header.mask.expect("a client masks");
+            let begin = rest.position() as usize;
+            let end = begin + length as usize;
+            let payload = rest.get_ref()[begin..end].iter().zip(key.iter().cycle());
+            payloads.push(payload.map(|(byte, key)| byte ^ key).collect());
+            rest.set_position(end as u64);
+        }
+        payloads
+    }
+
     #[tokio::test]
     async fn a_message_of_any_length_comes_out_as_it_went_in() {
         for length in [0, 1, 7, 8, 125, 126, 65_535, 65_536, CHUNK_BYTES * 3 + 5] {
-            let message: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let tcp = TcpStream::connect(listener.local_addr().unwrap())
-                .await
-                .unwrap();
-            let (mut peer, _) = listener.accept().await.unwrap();
-            let mut pipe = Pipe::new(tcp);
-            pipe.push(&message);
-            pipe.push(&message);
-            let sending = tokio::spawn(async move {
-                std::future::poll_fn(|cx| pipe.poll_drain(cx))
-                    .await
-                    .unwrap();
-            });
-            let mut received = Vec::new();
-            peer.read_to_end(&mut received).await.unwrap();
-            sending.await.unwrap();
-            let mut rest = io::Cursor::new(received);
-            for _ in 0..2 {
-                let (header, bytes) = FrameHeader::parse(&mut rest).unwrap().unwrap();
-                assert_eq!(bytes, length as u64);
-                let key = header.mask.expect("a client masks");
-                let begin = rest.position() as usize;
-                let payload = &rest.get_ref()[begin..begin + length];
-                let unmasked = payload.iter().zip(key.iter().cycle()).map(|(a, b)| a ^ b);
-                assert!(unmasked.eq(message.iter().copied()), "{length} bytes");
-                rest.set_position((begin + length) as u64);
-            }
-            assert_eq!(rest.position() as usize, rest.get_ref().len());
+            let payload: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let message = Message::from(Bytes::from(payload.clone()));
+            let both = received(vec![message.clone(), message]).await;
+            assert!(both == [payload.clone(), payload], "{length} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_of_odd_lengths_are_masked_as_one_message() {
+        for value_bytes in 0..9 {
+            let mut builder = BatchBuilder::default();
+            let value = vec![b'v'; 5_000 + value_bytes];
+            builder.push(1, None, Some(&value), &[]).expect("a record");
+            let batch = builder.finish(Compression::None, None).expect("a batch");
+            let produce = Produce {
+                topic: "t".parse().expect("a name"),
+                partition: Some(0),
+                batch: batch.into(),
+            };
+            let frame = ClientFrame {
+                id: 1,
+                request: Request::Produce(produce),
+            };
+            let message = encode_sharing(&frame, Form::Binary).expect("binary never fails");
+            assert!(message.pieces().len() > 1);
+            let received = received(vec![message.clone()]).await;
+            assert!(received == [message.into_bytes().to_vec()]);
         }
     }
 }

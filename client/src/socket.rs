@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use eddy_protocol::codec;
 use eddy_protocol::frame::SUBPROTOCOL_BINARY;
 use futures_util::{Sink, Stream};
 use tokio::net::TcpStream;
@@ -59,7 +60,7 @@ impl Socket {
     /// future is dropped.
     pub(crate) async fn exchange(
         &mut self,
-        outbox: &mut VecDeque<Bytes>,
+        outbox: &mut VecDeque<codec::Message>,
         reading: Reading,
     ) -> Result<Bytes, Lost> {
         poll_fn(|cx| {
@@ -76,7 +77,7 @@ impl Socket {
 
     fn poll_write(
         &mut self,
-        outbox: &mut VecDeque<Bytes>,
+        outbox: &mut VecDeque<codec::Message>,
         cx: &mut Context<'_>,
     ) -> Result<(), Error> {
         // What tungstenite has to say of itself joins what waits.

@@ -12,7 +12,7 @@ use eddy_protocol::batch::{
     Batch, BatchBuilder, Batches, ColumnBuf, Compression, OffsetMode, ProducerStamp, Rows,
 };
 use eddy_protocol::codec::{
-    Form, decode_client, decode_server, deliver_head, encode_client, encode_server,
+    Form, decode_client, decode_server, deliver_head, encode_client, encode_server, encode_sharing,
 };
 use eddy_protocol::error::ErrorCode;
 use eddy_protocol::frame::{
@@ -605,6 +605,8 @@ fn every_request_is_as_its_files_say() {
         for (form, ending) in [(Form::Binary, "bin"), (Form::Json, "json")] {
             let message = encode_client(&frame, form).expect(name);
             check(&format!("client-{name}.{ending}"), &message);
+            let sharing = encode_sharing(&frame, form).expect(name);
+            assert_eq!(sharing.into_bytes(), message, "{name} in pieces");
             assert_eq!(
                 decode_client(&message, form, 0).expect(name),
                 frame,

@@ -94,7 +94,7 @@ impl Stage {
 
     fn asked(&mut self) -> (u32, Request) {
         let message = self.session.poll_transmit().expect("something to send");
-        let frame = decode_client(&message, Form::Binary, 0).expect("a whole frame");
+        let frame = decode_client(&message.into_bytes(), Form::Binary, 0).expect("a whole frame");
         (frame.id, frame.request)
     }
 
@@ -333,7 +333,9 @@ fn a_hello_that_no_retry_mends_is_said_once() {
         session.poll_event();
         session.handle_connected(Duration::ZERO);
         let hello = session.poll_transmit().expect("hello");
-        let id = decode_client(&hello, Form::Binary, 0).expect("a frame").id;
+        let id = decode_client(&hello.into_bytes(), Form::Binary, 0)
+            .expect("a frame")
+            .id;
         let error = ServerFrame::Error {
             id: Some(id),
             error: code.because("because"),

@@ -16,7 +16,7 @@ fn greeted() -> Session {
     assert!(matches!(session.poll_event(), Some(Event::Connect)));
     session.handle_connected(Duration::ZERO);
     let hello = session.poll_transmit().expect("hello");
-    let id = codec::decode_client(&hello, Form::Binary, 0)
+    let id = codec::decode_client(&hello.into_bytes(), Form::Binary, 0)
         .expect("a frame")
         .id;
     let welcome = Welcome {

@@ -299,7 +299,7 @@ impl State {
     fn next(&mut self) -> Option<Event> {
         while let Some(message) = self.session.poll_transmit() {
             if let Some(socket) = &self.socket {
-                socket.send(&message);
+                socket.send(&message.into_bytes());
             }
         }
         self.session.poll_event()

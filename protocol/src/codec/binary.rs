@@ -4,13 +4,14 @@
 use bincode::Decode;
 use bincode::config::standard;
 use bincode::enc::Encode;
+use bincode::enc::write::Writer;
 use bincode::error::DecodeError;
 use bytes::Bytes;
 
-use super::FrameError;
+use super::{FrameError, Message};
 use crate::block::decode_prefix;
 use crate::error::ErrorCode;
-use crate::frame::{ClientFrame, ServerFrame};
+use crate::frame::{ClientFrame, Request, ServerFrame};
 
 /// The place of [`ServerFrame::Answer`] among the variants.
 const ANSWER: u32 = 0;
@@ -22,6 +23,55 @@ pub(super) fn encode<T: Encode>(frame: &T) -> Bytes {
     encoded
         .expect("frames are made of what bincode can write, to memory")
         .into()
+}
+
+/// A request as a message that shares the memory of its records.
+pub(super) fn encode_sharing(frame: &ClientFrame) -> Message {
+    let Request::Produce(produce) = &frame.request else {
+        return encode(frame).into();
+    };
+    let mut sharing = Sharing {
+        records: &produce.batch.0,
+        pieces: Vec::new(),
+        copied: Vec::new(),
+    };
+    bincode::encode_into_writer(frame, &mut sharing, standard())
+        .expect("frames are made of what bincode can write, to memory");
+    sharing.finish()
+}
+
+/// Copies everything but the records.
+struct Sharing<'a> {
+    records: &'a Bytes,
+    pieces: Vec<Bytes>,
+    copied: Vec<u8>,
+}
+
+impl Sharing<'_> {
+    fn end_piece(&mut self) {
+        if !self.copied.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.copied).into());
+        }
+    }
+
+    fn finish(mut self) -> Message {
+        self.end_piece();
+        Message {
+            pieces: self.pieces,
+        }
+    }
+}
+
+impl Writer for Sharing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        if std::ptr::eq(bytes, &self.records[..]) && !bytes.is_empty() {
+            self.end_piece();
+            self.pieces.push(self.records.clone());
+        } else {
+            self.copied.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn deliver_head(

@@ -76,6 +76,49 @@ impl From<FrameError> for WireError {
 #[error("a frame can't be written as JSON: {0}")]
 pub struct EncodeError(String);
 
+/// A message in pieces, so that records need not be copied into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pieces: Vec<Bytes>,
+}
+
+impl Message {
+    /// Its length in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "no frame is empty")]
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    /// What it consists of, in order.
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.pieces
+    }
+
+    /// The message in one piece; copies if it is in several.
+    pub fn into_bytes(mut self) -> Bytes {
+        match self.pieces.len() {
+            1 => self.pieces.remove(0),
+            _ => self.pieces.concat().into(),
+        }
+    }
+}
+
+impl From<Bytes> for Message {
+    fn from(bytes: Bytes) -> Message {
+        Message {
+            pieces: vec![bytes],
+        }
+    }
+}
+
+/// As [`encode_client`], without a copy of the records of a binary `produce`.
+pub fn encode_sharing(frame: &ClientFrame, form: Form) -> Result<Message, EncodeError> {
+    match form {
+        Form::Binary => Ok(binary::encode_sharing(frame)),
+        Form::Json => json::encode(frame).map(Message::from),
+    }
+}
+
 /// A frame from a client as a message. Only JSON can fail, and only where a
 /// batch in the frame can't be read.
 pub fn encode_client(frame: &ClientFrame, form: Form) -> Result<Bytes, EncodeError> {

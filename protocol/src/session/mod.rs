@@ -34,15 +34,13 @@ mod subscription;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 pub use event::{
     Delivery, Event, ProduceId, ProducerHandle, RequestError, RequestId, SubscriptionId,
 };
 pub use producer::ProduceRefused;
 
 use crate::batch::{Batches, Unstamped};
-use crate::codec::{self, Form, FrameError};
+use crate::codec::{self, Form, FrameError, Message};
 use crate::error::{ErrorCode, WireError};
 use crate::frame::{
     self, Answer, ClientFrame, Hello, Position, Produce, Request, ServerFrame, Subscribe, Welcome,
@@ -313,11 +311,11 @@ impl Session {
     }
 
     /// The next message to send.
-    pub fn poll_transmit(&mut self) -> Option<Bytes> {
+    pub fn poll_transmit(&mut self) -> Option<Message> {
         loop {
             let (waiting, request) = self.next_request()?;
             let id = self.unused_id();
-            match codec::encode_client(&ClientFrame { id, request }, self.config.form) {
+            match codec::encode_sharing(&ClientFrame { id, request }, self.config.form) {
                 Ok(message) if !self.is_too_large(&message) => {
                     self.waiting.insert(id, waiting);
                     return Some(message);
@@ -383,7 +381,7 @@ impl Session {
         }
     }
 
-    fn is_too_large(&self, message: &Bytes) -> bool {
+    fn is_too_large(&self, message: &Message) -> bool {
         self.link
             .welcome()
             .is_some_and(|welcome| message.len() as u64 > welcome.frame_bytes_max)

@@ -151,7 +151,7 @@ fn session(data: &[u8], form: Form) {
     for _ in 0..2 {
         let message = session.poll_transmit().expect("a hello, then a subscribe");
         let ClientFrame { id, request } =
-            decode_client(&message, form, 0).expect("a session sends whole frames");
+            decode_client(&message.into_bytes(), form, 0).expect("a session sends whole frames");
         let answer = match request {
             Request::Hello(_) => Answer::Welcome(Welcome {
                 server: String::new(),

@@ -131,7 +131,7 @@ impl World {
             let Some(connection) = self.broker.live() else {
                 panic!("nothing is sent without a connection")
             };
-            connection.inbox.push_back(message);
+            connection.inbox.push_back(message.into_bytes());
         }
     }
 
