@@ -9,6 +9,7 @@ use bytes::Bytes;
 use eddy_protocol::batch::Batch;
 use eddy_protocol::codec::{Form, decode_client, decode_server, encode_client, encode_server};
 use eddy_protocol::error::ErrorCode;
+use eddy_protocol::frame::{broker_capabilities, client_capabilities};
 
 fn here(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -95,6 +96,25 @@ fn everything_that_has_a_golden_file_is_shown() {
         missing.into_iter().collect::<Vec<_>>(),
         ["batch-lz4", "batch-zstd"]
     );
+}
+
+/// A request and a frame have a section; what was added to them has a row.
+#[test]
+fn every_capability_is_on_the_page() {
+    let page = page();
+    for name in broker_capabilities()
+        .into_iter()
+        .chain(client_capabilities())
+    {
+        let is_section =
+            |line: &str| line.starts_with("### ") && line.ends_with(&format!("`{name}`"));
+        let is_row = |line: &str| line.starts_with("| ") && line.contains(&format!("`{name}`"));
+        let found = match name.contains('.') {
+            true => page.lines().any(is_row),
+            false => page.lines().any(is_section),
+        };
+        assert!(found, "`{name}`");
+    }
 }
 
 #[test]
