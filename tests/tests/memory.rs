@@ -3,8 +3,13 @@
 
 use std::net::SocketAddr;
 
+use eddy_protocol::frame::{
+    Answer, Fetch, Hello, Request, SUBPROTOCOL_BINARY, SUBPROTOCOL_JSON, Start,
+};
+use eddy_protocol::{ClientFrame, ErrorCode, Form, TopicName, codec};
+use eddy_tests::refusal::assert_error;
 use eddy_tests::wait::LIMIT;
-use eddy_tests::{Broker, http, wait_until};
+use eddy_tests::{Broker, Wire, http, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -153,5 +158,100 @@ fn an_answer_ends_where_it_says_whichever_form_it_has() {
         assert_eq!(lines.header("content-length"), Some(&*length));
         assert_eq!(lines.text().lines().count() as u64, shown);
         from = next;
+    }
+}
+
+fn fetch_all() -> Request {
+    Request::Fetch(Fetch {
+        topic: TopicName::parse("t").expect("a name"),
+        partition: 0,
+        from: Start::Earliest,
+        bytes_max: 4 << 20,
+        wait_ms: 0,
+    })
+}
+
+/// A request as a short WebSocket message, with a mask of zeros.
+fn message(id: u32, request: Request, form: Form) -> Vec<u8> {
+    let frame = ClientFrame { id, request };
+    let bytes = codec::encode_client(&frame, form).expect("there is no batch in it");
+    let length = u8::try_from(bytes.len()).expect("a short request");
+    assert!(length < 126, "a short request");
+    let opcode = match form {
+        Form::Json => 0x81,
+        Form::Binary => 0x82,
+    };
+    [&[opcode, 0x80 | length, 0, 0, 0, 0], &bytes[..]].concat()
+}
+
+/// Fetches over a WebSocket, several times, and reads nothing behind the handshake.
+async fn fetch_silently(address: SocketAddr, form: Form) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("there are descriptors");
+    let sized = socket.set_recv_buffer_size(64 << 10);
+    sized.expect("the buffer can be small");
+    let mut stream = socket.connect(address).await.expect("the broker listens");
+    let subprotocol = match form {
+        Form::Json => SUBPROTOCOL_JSON,
+        Form::Binary => SUBPROTOCOL_BINARY,
+    };
+    let head = format!(
+        "GET /v1/ws HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         sec-websocket-protocol: {subprotocol}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("it is read");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let byte = timeout(LIMIT, stream.read_u8()).await.expect("in time");
+        answer.push(byte.expect("the handshake is answered"));
+    }
+    let hello = message(1, Request::Hello(Hello::default()), form);
+    let fetches = (2..5).map(|id| message(id, fetch_all(), form));
+    let sent: Vec<u8> = [hello].into_iter().chain(fetches).flatten().collect();
+    stream.write_all(&sent).await.expect("it is read");
+    stream
+}
+
+#[tokio::test]
+async fn messages_that_nobody_reads_take_no_more_than_their_part_and_others_are_served() {
+    const SILENT: usize = 60;
+    let mut broker = Broker::start_with(&[
+        "--set",
+        "broker.answers_bytes_max=16MiB",
+        "--set",
+        "broker.batch_bytes_max=1MiB",
+    ]);
+    fill(&broker);
+    for form in [Form::Json, Form::Binary] {
+        let before = memory(&mut broker, "VmRSS:");
+        let mut silent = Vec::new();
+        for _ in 0..SILENT {
+            silent.push(fetch_silently(broker.address(), form).await);
+        }
+        // Who asks behind them gets an answer when all of them have had theirs.
+        let mut wire = Wire::greeted(broker.address(), form).await;
+        match wire.ask(fetch_all()).await {
+            Ok(answer) => assert!(matches!(answer, Answer::Fetched(_)), "{answer:?}"),
+            Err(error) => {
+                let parts = ["broker.answers_bytes_max", "16777216"];
+                assert_error(&error, ErrorCode::TooMany, &parts);
+            }
+        }
+        // Those who don't ask for whole messages don't wait for any.
+        let small = "/v1/topics/t/partitions/0/records?bytes_max=1&offset=7";
+        let record = &broker.get(small).ok().json()["records"][0];
+        assert_eq!(record["offset"], 7);
+        let grown = memory(&mut broker, "VmHWM:").saturating_sub(before);
+        println!("{form:?}: {} MiB more", grown >> 20);
+        let most = BUDGET_BYTES + SILENT * CONNECTION_BYTES;
+        assert!(grown < most, "{form:?}: {grown} bytes, {most} are allowed");
+        drop(silent);
+        wait_until(LIMIT, "the memory should be free again", || {
+            let text = broker.get("/metrics").ok().text();
+            let held = text
+                .lines()
+                .find(|line| line.starts_with("eddy_answer_bytes "))?;
+            (held.ends_with(" 0")).then_some(())
+        });
     }
 }

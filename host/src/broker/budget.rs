@@ -7,9 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use eddy_protocol::{ErrorCode, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+
+/// Whole messages have one part of so many of the budget.
+const WHOLE_SHARE: usize = 2;
 
 /// The budget. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -17,11 +21,16 @@ pub struct Budget {
     bytes_max: usize,
     wait_max: Duration,
     free: Arc<Semaphore>,
+    /// What of it whole messages may take.
+    for_whole: Arc<Semaphore>,
 }
 
 /// A part of the budget; given back when dropped.
 #[derive(Debug)]
-pub struct Held(OwnedSemaphorePermit);
+pub struct Held {
+    permit: OwnedSemaphorePermit,
+    whole: Option<OwnedSemaphorePermit>,
+}
 
 impl Budget {
     /// So many bytes; who waits for some longer than `wait_max` is refused.
@@ -31,20 +40,42 @@ impl Budget {
             bytes_max,
             wait_max,
             free: Arc::new(Semaphore::new(bytes_max)),
+            for_whole: Arc::new(Semaphore::new(bytes_max / WHOLE_SHARE)),
         }
     }
 
     /// A part that is free now.
     pub fn try_take(&self, bytes: usize) -> Result<Held, WireError> {
         let permit = self.free.clone().try_acquire_many_owned(self.part(bytes));
-        permit.map(Held).map_err(|_| self.used_up())
+        let whole = None;
+        match permit {
+            Ok(permit) => Ok(Held { permit, whole }),
+            Err(_) => Err(self.used_up()),
+        }
+    }
+
+    /// As [`take`](Budget::take), for a message that can't be made in pieces: few peers that don't
+    /// read theirs would have all, so such messages together have only a part of the budget.
+    pub async fn take_for_whole(&self, bytes: usize) -> Result<Held, WireError> {
+        let bytes = bytes.min(self.bytes_max / WHOLE_SHARE);
+        let permit = self.for_whole.clone().acquire_many_owned(self.part(bytes));
+        match timeout(self.wait_max, permit).await {
+            Ok(Ok(whole)) => Ok(Held {
+                whole: Some(whole),
+                ..self.take(bytes).await?
+            }),
+            Ok(Err(_)) | Err(_) => Err(self.used_up()),
+        }
     }
 
     /// A part, once it is free, in the order of asking.
     pub async fn take(&self, bytes: usize) -> Result<Held, WireError> {
         let permit = self.free.clone().acquire_many_owned(self.part(bytes));
         match timeout(self.wait_max, permit).await {
-            Ok(Ok(permit)) => Ok(Held(permit)),
+            Ok(Ok(permit)) => Ok(Held {
+                permit,
+                whole: None,
+            }),
             // Nobody closes the semaphore.
             Ok(Err(_)) | Err(_) => Err(self.used_up()),
         }
@@ -71,19 +102,39 @@ impl Budget {
 impl Held {
     /// How many bytes.
     pub fn bytes(&self) -> usize {
-        self.0.num_permits()
+        self.permit.num_permits()
     }
 
     /// Gives back all but so many bytes.
     pub fn shrink_to(&mut self, bytes: usize) {
-        drop(self.0.split(self.bytes().saturating_sub(bytes)));
+        let surplus = self.bytes().saturating_sub(bytes);
+        for permit in [Some(&mut self.permit), self.whole.as_mut()] {
+            drop(permit.and_then(|permit| permit.split(surplus)));
+        }
     }
 
     /// So many bytes of it, or all, as a part of its own.
     pub fn split(&mut self, bytes: usize) -> Held {
         let bytes = bytes.min(self.bytes());
-        Held(self.0.split(bytes).expect("no more than there are"))
+        let part = |permit: &mut OwnedSemaphorePermit| {
+            permit.split(bytes).expect("no more than there are")
+        };
+        Held {
+            permit: part(&mut self.permit),
+            whole: self.whole.as_mut().map(part),
+        }
     }
+}
+
+/// Bytes that give back what is held for them when nobody has them any more.
+pub fn owned<H: Send + 'static>(bytes: impl AsRef<[u8]> + Send + 'static, held: H) -> Bytes {
+    struct Owner<T, H>(T, H);
+    impl<T: AsRef<[u8]>, H> AsRef<[u8]> for Owner<T, H> {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_ref()
+        }
+    }
+    Bytes::from_owner(Owner(bytes, held))
 }
 
 #[cfg(test)]
@@ -110,6 +161,24 @@ mod tests {
         };
         let (taken, ()) = tokio::join!(patient.take(900), async { drop((part, all)) });
         assert_eq!(taken.expect("it is free by now").bytes(), 900);
+        assert_eq!(budget.held_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn whole_messages_leave_a_part_of_the_budget_to_the_others() {
+        let budget = Budget::new(1000, Duration::from_millis(20));
+        let mut most = budget.take_for_whole(900).await.expect("a part");
+        assert_eq!((most.bytes(), budget.held_bytes()), (500, 500));
+        assert!(budget.take_for_whole(1).await.is_err());
+        assert!(budget.try_take(500).is_ok(), "the others have theirs");
+        most.shrink_to(100);
+        let message = owned(vec![0; 100], most);
+        let other = budget.take_for_whole(400).await.expect("it is free again");
+        assert_eq!(budget.held_bytes(), 500);
+        let slice = message.slice(1..2);
+        drop((message, other));
+        assert_eq!(budget.held_bytes(), 100, "a part of the message is there");
+        drop(slice);
         assert_eq!(budget.held_bytes(), 0);
     }
 }

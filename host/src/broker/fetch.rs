@@ -11,7 +11,6 @@ use eddy_protocol::{Batch, BatchError, WireError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::stream::count;
 use super::{Broker, ListenGuard, Listener, refusal};
 use crate::store::{Partition, ReadError, TailRead};
 
@@ -85,27 +84,25 @@ impl Awaited {
         read(&self.partition, offset, bytes_max).await
     }
 
-    /// Counts what was read piece by piece.
+    /// Counts what was read and is given to the peer.
     pub fn delivered(&self, records: u64, bytes: u64) {
         self.partition.meters().delivered(records, bytes);
     }
 
     /// Reads what is there, perhaps nothing.
-    pub async fn read(self) -> Result<Fetched, WireError> {
-        let (partition, offset) = (self.partition, self.offset);
-        let batches = read_on(&partition, offset, self.bytes_max).await?;
+    pub async fn read(&self) -> Result<Fetched, WireError> {
+        let (partition, offset) = (&self.partition, self.offset);
+        let batches = read_on(partition, offset, self.bytes_max).await?;
         let batches = match batches.iter().any(|batch| batch.header().is_kafka()) {
             true => {
                 let make = move |_: &Partition| match as_columns(&batches) {
                     Ok(columns) => Ok(columns.into_owned()),
                     Err(error) => Err(ReadError::Stopped(error.to_string().into())),
                 };
-                blocking(&partition, offset, make).await?
+                blocking(partition, offset, make).await?
             }
             false => batches,
         };
-        let bytes = batches.iter().map(|batch| batch.len() as u64).sum();
-        partition.meters().delivered(count(&batches), bytes);
         Ok(Fetched {
             epoch: partition.epoch(),
             start: partition.start(),

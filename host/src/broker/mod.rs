@@ -28,7 +28,7 @@ use crate::io::Clock;
 use crate::plugin::{Digest, Engine, Plugin};
 use crate::store::{Health, Store};
 
-pub use budget::{Budget, Held};
+pub use budget::{Budget, Held, owned};
 pub use deployment::Config as DeploymentConfig;
 pub use fetch::{Awaited, Bounds};
 pub use frame::Frame;

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::apart::blocking;
 use super::error::Failure;
-use crate::broker::{Budget, Held};
+use crate::broker::{Budget, Held, owned};
 
 /// How large a piece is where nothing speaks for more.
 pub(super) const PIECE_BYTES: usize = 32 << 10;
@@ -164,17 +164,6 @@ impl Pieces {
 
 fn left() -> Failure {
     ErrorCode::Internal.because("the peer has left").into()
-}
-
-/// Bytes that give back what is held for them when the socket has taken them.
-fn owned<H: Send + 'static>(bytes: impl AsRef<[u8]> + Send + 'static, held: H) -> Bytes {
-    struct Owner<T, H>(T, H);
-    impl<T: AsRef<[u8]>, H> AsRef<[u8]> for Owner<T, H> {
-        fn as_ref(&self) -> &[u8] {
-            self.0.as_ref()
-        }
-    }
-    Bytes::from_owner(Owner(bytes, held))
 }
 
 /// `{"NAME":[…]}`, as much of it at a time as its peer takes. `gather` makes the

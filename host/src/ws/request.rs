@@ -12,17 +12,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::connection::{Connection, encode};
-use crate::broker::{Cursor, Stream};
+use crate::broker::{Awaited, Broker, Cursor, Held, Stream, owned};
 
 /// A client's name has at most this many bytes.
 const CLIENT_NAME_BYTES_MAX: usize = 128;
 /// Records that expand to more than this are written as JSON on another thread.
 const INLINE_BYTES_MAX: usize = 64 << 10;
+/// What a record takes in JSON besides its bytes, at the most: names, offset, timestamp.
+const JSON_RECORD_BYTES: usize = 128;
+/// What a byte takes in JSON at the most, which is that of a control character.
+const JSON_BYTE_BYTES: usize = 6;
+/// A message that is smaller is not counted among what waits for peers.
+const SMALL_BYTES: usize = 4 << 10;
 
 /// What came of a request.
 pub(super) enum Outcome {
     Answer(u32, Result<Answer, WireError>),
-    /// An answer whose message took long to write.
+    /// An answer that is a message already, counted for as long as it is there.
     Written(Bytes),
     /// A subscription that the connection has yet to take on.
     Opened {
@@ -132,7 +138,14 @@ impl Connection {
                 )
             }
         };
-        self.send(&framed(id, answer));
+        let message = encode(&framed(id, answer), self.form());
+        if message.len() < SMALL_BYTES {
+            return self.send_message(message);
+        }
+        match self.broker.answers().try_take(message.len()) {
+            Ok(held) => self.send_message(owned(message, held)),
+            Err(error) => self.send(&framed(id, Err(error))),
+        }
     }
 
     fn check_turn(&mut self, request: &Request) -> Result<(), WireError> {
@@ -181,20 +194,21 @@ impl Connection {
                 let awaited = broker.await_records(&request).await?;
                 // Not while it waits: others could not even ask then.
                 taken = room.take(awaited.bytes_max()).await;
-                awaited.read().await
+                // A task of its own: what this connection gets of the memory for all must not wait
+                // until it is polled, which it isn't while its peer takes nothing.
+                let message = tokio::spawn(read(broker, awaited, id, form)).await;
+                message.unwrap_or_else(|error| Err(ErrorCode::Internal.because(error.to_string())))
             };
-            let fetched = tokio::select! {
-                fetched = reading => fetched,
+            let written = tokio::select! {
+                written = reading => written,
                 // Whoever waits for a record should not hold up the stop.
                 _ = stopping.wait_for(|stop| *stop) => {
                     Err(ErrorCode::ShuttingDown.because("the broker is stopping"))
                 }
             };
-            let outcome = match fetched {
-                Ok(fetched) if form == Form::Json && expands(&fetched) => {
-                    write(id, fetched, form).await
-                }
-                fetched => Outcome::Answer(id, fetched.map(Answer::Fetched)),
+            let outcome = match written {
+                Ok(message) => Outcome::Written(message),
+                Err(error) => Outcome::Answer(id, Err(error)),
             };
             (outcome, taken)
         });
@@ -299,21 +313,64 @@ fn framed(id: u32, answer: Result<Answer, WireError>) -> ServerFrame {
     }
 }
 
-/// Whether its records take long to be written as JSON.
-fn expands(fetched: &Fetched) -> bool {
-    let batches = fetched.batches.iter_trusted().filter_map(Result::ok);
-    batches.map(|batch| batch.expanded_len()).sum::<usize>() > INLINE_BYTES_MAX
+/// The answer to a fetch as a message, which gives back the memory that is
+/// counted for it when it is gone.
+async fn read(
+    broker: Arc<Broker>,
+    awaited: Awaited,
+    id: u32,
+    form: Form,
+) -> Result<Bytes, WireError> {
+    let mut asked = awaited.bytes_max();
+    loop {
+        // All at once: fetches that hold some while they wait for more could wait for each other.
+        let held = broker.answers().take_for_whole(asked).await?;
+        let fetched = awaited.read().await?;
+        let needed = memory_bytes(&fetched, form);
+        if needed <= held.bytes().max(asked) {
+            awaited.delivered(size(&fetched).0 as u64, fetched.batches.0.len() as u64);
+            return write(id, fetched, held, form).await;
+        }
+        asked = needed;
+    }
 }
 
-/// Writes an answer on a thread that may take its time.
-async fn write(id: u32, fetched: Fetched, form: Form) -> Outcome {
-    let frame = ServerFrame::Answer {
-        id,
-        answer: Answer::Fetched(fetched),
-    };
-    let written = tokio::task::spawn_blocking(move || encode(&frame, form)).await;
-    match written {
-        Ok(message) => Outcome::Written(message),
-        Err(error) => Outcome::Answer(id, Err(ErrorCode::Internal.because(error.to_string()))),
+/// What records and the message that is made of them take at the most, both in
+/// memory at a time.
+fn memory_bytes(fetched: &Fetched, form: Form) -> usize {
+    let bytes = fetched.batches.0.len();
+    match form {
+        Form::Binary => 2 * bytes,
+        Form::Json => {
+            let (records, expanded) = size(fetched);
+            let text = records * JSON_RECORD_BYTES + expanded * JSON_BYTE_BYTES;
+            bytes + expanded + text
+        }
     }
+}
+
+/// How many records, and what they expand to.
+fn size(fetched: &Fetched) -> (usize, usize) {
+    let batches = fetched.batches.iter_trusted().filter_map(Result::ok);
+    batches.fold((0, 0), |(records, bytes), batch| {
+        (
+            records + batch.count() as usize,
+            bytes + batch.expanded_len(),
+        )
+    })
+}
+
+/// Writes an answer, on a thread that may take its time where there is much to write.
+async fn write(id: u32, fetched: Fetched, mut held: Held, form: Form) -> Result<Bytes, WireError> {
+    let takes_long = form == Form::Json && size(&fetched).1 > INLINE_BYTES_MAX;
+    let answer = Answer::Fetched(fetched);
+    let frame = ServerFrame::Answer { id, answer };
+    let message = match takes_long {
+        true => tokio::task::spawn_blocking(move || encode(&frame, form))
+            .await
+            .map_err(|error| ErrorCode::Internal.because(error.to_string()))?,
+        false => encode(&frame, form),
+    };
+    held.shrink_to(message.len());
+    Ok(owned(message, held))
 }

@@ -14,7 +14,8 @@ use crate::json::{BYTE_ORDER_MARK, JsonError, from_slice};
 
 pub(super) fn encode<T: Serialize>(frame: &T) -> Result<Bytes, EncodeError> {
     let text = serde_json::to_vec(frame).map_err(|error| EncodeError(error.to_string()))?;
-    Ok(text.into())
+    // What it grew by while it was written would stay as long as the message.
+    Ok(text.into_boxed_slice().into())
 }
 
 pub(super) fn decode_client(message: &[u8]) -> Result<ClientFrame, FrameError> {
