@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
-use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, RealDisk};
+use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, ManualClock, RealDisk};
 use eddy::store::inspect::inspect;
 use eddy::store::{
     Append, CatalogChange, Commit, CommitError, Config, Expect, Health, OpenError, ReadError,
@@ -417,25 +417,45 @@ fn a_full_disk_frees_itself_by_retention() {
 }
 
 #[test]
-fn retention_by_age_deletes_what_is_old_and_nothing_else_also_over_a_restart() {
+fn retention_by_age_goes_by_the_time_of_append_also_over_a_restart() {
     let disk = FaultyDisk::new(1);
+    let clock = Arc::new(ManualClock::new(NOW_MS));
     let config = || Config {
         retention_interval: Duration::from_millis(1),
         checkpoint_interval: Duration::from_millis(1),
         ..small()
     };
-    let store = open_with(config(), Arc::new(disk.clone())).expect("the folder is new");
+    let store = Store::open(config(), Arc::new(disk.clone()), clock.clone());
+    let store = store.expect("the folder is new");
     let settings = TopicSettings {
         retention_ms: Some(60_000),
+        timestamp_ahead_ms: None,
         ..TopicSettings::default()
     };
     let topic = create(&store, "t", 1, settings);
     let kept = create(&store, "kept", 1, TopicSettings::default());
-    for _ in 0..100 {
+    let claim = |timestamp| Commit {
+        appends: vec![Append {
+            topic: topic.id(),
+            partition: 0,
+            batch: batch(&["one whose clock is wrong"], timestamp, None),
+        }],
+        ..Commit::default()
+    };
+    for n in 0..50 {
+        // Neither does one from the future pin the others nor do those of 1970 go at once.
+        let timestamp = if n % 10 == 0 { 9_000_000_000_000 } else { 0 };
+        wait(store.commit(claim(timestamp))).expect("there is room");
+        append(&store, kept.id(), 0, &["an old one, of 1970"]).expect("there is room");
+    }
+    clock.advance(59_000);
+    let partition = topic.partitions()[0].clone();
+    for _ in 0..50 {
         append(&store, topic.id(), 0, &["an old one, of 1970"]).expect("there is room");
         append(&store, kept.id(), 0, &["an old one, of 1970"]).expect("there is room");
     }
-    let partition = topic.partitions()[0].clone();
+    assert_eq!(partition.start(), 0, "nothing is older than a minute");
+    clock.advance(60_001);
     eventually("all old records are gone", || partition.start() == 100);
     assert!(matches!(
         partition.read(7, 1),
@@ -485,6 +505,34 @@ fn retention_by_age_deletes_what_is_old_and_nothing_else_also_over_a_restart() {
         (kept.start(), kept.end(), values(&kept).len()),
         (0, 100, 100)
     );
+}
+
+#[test]
+fn a_claim_from_the_future_is_refused_with_the_bound_that_it_breaks() {
+    let store = open(&FaultyDisk::new(1));
+    let topic = create(&store, "t", 1, TopicSettings::default());
+    let claim = |timestamp| {
+        let append = Append {
+            topic: topic.id(),
+            partition: 0,
+            batch: batch(&["a"], timestamp, None),
+        };
+        wait(store.commit(Commit {
+            appends: vec![append],
+            ..Commit::default()
+        }))
+    };
+    let hour = 3_600_000;
+    claim(NOW_MS + hour).expect("an hour is allowed");
+    let error = claim(NOW_MS + hour + 1).expect_err("more is not");
+    assert!(matches!(error, CommitError::Timestamp { .. }), "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains("topic `t`") && said.contains("`timestamp_ahead_ms`"),
+        "{said}"
+    );
+    assert!(said.contains("more than 3600000 ms ahead"), "{said}");
+    assert_eq!(topic.partitions()[0].end(), 1);
 }
 
 /// A store with one record, whose next sync fails.

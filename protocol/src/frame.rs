@@ -573,17 +573,73 @@ pub enum Durability {
     Unknown,
 }
 
-/// A topic's settings. Absent limits: none.
+/// Whose time a record's timestamp is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Timestamps {
+    /// Its producer's.
+    #[default]
+    Create,
+    /// The broker's, when it appends the record.
+    Append,
+    /// One of a newer release. A client may meet it; a broker refuses to be asked for it.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What happens to a batch with a timestamp outside of its topic's bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutOfBounds {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// Its records get the time of append.
+    Append,
+    /// One of a newer release. A client may meet it; a broker refuses to be asked for it.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How far ahead of the broker's clock a timestamp may lie, unless a topic says otherwise.
+pub const TIMESTAMP_AHEAD_MS: u64 = 3_600_000;
+
+impl Default for TopicSettings {
+    fn default() -> Self {
+        TopicSettings {
+            durability: Durability::default(),
+            retention_ms: None,
+            retention_bytes: None,
+            timestamps: Timestamps::default(),
+            timestamp_ahead_ms: Some(TIMESTAMP_AHEAD_MS),
+            timestamp_behind_ms: None,
+            out_of_bounds: OutOfBounds::default(),
+        }
+    }
+}
+
+/// A topic's settings. Absent limits: none; but `timestamp_ahead_ms` that is not
+/// given at all is an hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TopicSettings {
     /// What an acknowledgement promises.
     #[serde(deserialize_with = "or_default")]
     pub durability: Durability,
-    /// Segments whose newest record is older than this are deleted.
+    /// Segments whose newest record was appended longer ago than this are deleted.
     pub retention_ms: Option<u64>,
     /// The oldest segments of a partition are deleted while it is larger.
     pub retention_bytes: Option<u64>,
+    /// Whose time a record's timestamp is.
+    #[serde(deserialize_with = "or_default")]
+    pub timestamps: Timestamps,
+    /// How far ahead of the broker's clock a producer's timestamp may lie.
+    pub timestamp_ahead_ms: Option<u64>,
+    /// How far behind the broker's clock it may lie.
+    pub timestamp_behind_ms: Option<u64>,
+    /// What happens where one lies further.
+    #[serde(deserialize_with = "or_default")]
+    pub out_of_bounds: OutOfBounds,
 }
 
 /// See [`Request::CreateTopic`].
@@ -616,6 +672,35 @@ pub struct AlterTopic {
     /// A new limit, or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_bytes: Option<Limit>,
+    /// Whose time timestamps are from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamps: Option<Timestamps>,
+    /// A new limit, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp_ahead_ms: Option<Limit>,
+    /// A new limit, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp_behind_ms: Option<Limit>,
+    /// What happens to timestamps outside of the limits from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_bounds: Option<OutOfBounds>,
+}
+
+impl AlterTopic {
+    /// A request that changes nothing.
+    pub fn nothing(topic: TopicName) -> AlterTopic {
+        AlterTopic {
+            topic,
+            partitions: None,
+            durability: None,
+            retention_ms: None,
+            retention_bytes: None,
+            timestamps: None,
+            timestamp_ahead_ms: None,
+            timestamp_behind_ms: None,
+            out_of_bounds: None,
+        }
+    }
 }
 
 /// A limit as a request sets it.
@@ -638,6 +723,10 @@ pub struct TopicInfo {
     pub settings: TopicSettings,
     /// In the order of their numbers.
     pub partitions: Vec<PartitionInfo>,
+    /// Names the topic for ever, in the usual form of a UUID; another topic of the
+    /// same name has another one.
+    #[serde(default)]
+    pub uuid: String,
 }
 
 /// A partition as it is.

@@ -533,6 +533,7 @@ fn long_lists_of_the_smallest_elements_can_be_read() {
         topic: topic.clone(),
         settings: TopicSettings::default(),
         partitions,
+        uuid: String::new(),
     };
     let produced = Produced {
         partition: 0,

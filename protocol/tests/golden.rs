@@ -17,9 +17,9 @@ use eddy_protocol::codec::{
 use eddy_protocol::error::ErrorCode;
 use eddy_protocol::frame::{
     AlterTopic, Answer, ClientFrame, Commit, CreateTopic, Cursor, Cursors, Deliver, Durability,
-    Ended, Fetch, Fetched, Filter, Gap, Hello, Limit, OpenProducer, PartitionInfo, Position,
-    Produce, Produced, Producer, Progress, Request, ServerFrame, Start, Subscribe, Subscribed,
-    TopicInfo, TopicSettings, Welcome,
+    Ended, Fetch, Fetched, Filter, Gap, Hello, Limit, OpenProducer, OutOfBounds, PartitionInfo,
+    Position, Produce, Produced, Producer, Progress, Request, ServerFrame, Start, Subscribe,
+    Subscribed, Timestamps, TopicInfo, TopicSettings, Welcome,
 };
 
 /// 2023-11-14T22:13:20Z.
@@ -373,6 +373,10 @@ fn requests() -> Vec<(&'static str, Request)> {
                 durability: Some(Durability::Disk),
                 retention_ms: Some(Limit::None),
                 retention_bytes: Some(Limit::AtMost(1 << 30)),
+                timestamps: Some(Timestamps::Append),
+                timestamp_ahead_ms: Some(Limit::None),
+                timestamp_behind_ms: Some(Limit::AtMost(60_000)),
+                out_of_bounds: Some(OutOfBounds::Refuse),
             }),
         ),
         (
@@ -407,6 +411,10 @@ fn settings() -> TopicSettings {
         durability: Durability::Memory,
         retention_ms: Some(86_400_000),
         retention_bytes: None,
+        timestamps: Timestamps::Create,
+        timestamp_ahead_ms: Some(60_000),
+        timestamp_behind_ms: None,
+        out_of_bounds: OutOfBounds::Append,
     }
 }
 
@@ -426,6 +434,7 @@ fn answers() -> Vec<(&'static str, Answer)> {
             partition(0, None),
             partition(1, Some("segment 0 is damaged")),
         ],
+        uuid: "0192f0a4-0000-4000-8000-000000000001".into(),
     };
     let produced = Produced {
         partition: 1,

@@ -177,9 +177,10 @@ fn fields_of_a_newer_broker_are_passed_over() {
         Ok(ServerFrame::Deliver(deliver)),
     );
     // Behind the answer, in the answer, and a setting's value that is new.
-    let settings = block((7u32, None::<u64>, Some(5u64), "added"));
+    let times = (0u32, Some(3_600_000u64), None::<u64>, 0u32);
+    let settings = block(((7u32, None::<u64>, Some(5u64)), times, "added"));
     let partition = block((0u32, 1u32, 2u64, 3u64, 4u64, None::<String>, "added"));
-    let info = block(("t", settings, (1u8, partition), "added"));
+    let info = block(("t", settings, (1u8, partition), "uuid", "added"));
     let answer = (11u32, block(((1u8, info), "added")));
     let Ok(ServerFrame::Answer {
         id: 7,
@@ -192,13 +193,14 @@ fn fields_of_a_newer_broker_are_passed_over() {
         durability: Durability::Unknown,
         retention_ms: None,
         retention_bytes: Some(5),
+        ..TopicSettings::default()
     };
     assert_eq!(topics[0].settings, settings);
     assert_eq!(topics[0].partitions[0].end, 3);
     let json =
         br#"{"answer":{"id":7,"added":1,"topics":{"topics":[{"topic":"t","durability":"replicated",
         "retention_ms":null,"retention_bytes":5,"added":{},"partitions":[
-        {"partition":0,"epoch":1,"start":2,"end":3,"bytes":4,"added":1}]}]}}}"#;
+        {"partition":0,"epoch":1,"start":2,"end":3,"bytes":4,"added":1}],"uuid":"uuid"}]}}}"#;
     let in_json = decode_server(json, Form::Json);
     let answer = Answer::Topics { topics };
     assert_eq!(in_json, Ok(ServerFrame::Answer { id: 7, answer }));

@@ -246,6 +246,10 @@ async fn topics_have_1_to_1024_partitions_and_never_fewer_than_before() {
             durability: None,
             retention_ms: None,
             retention_bytes: None,
+            timestamps: None,
+            timestamp_ahead_ms: None,
+            timestamp_behind_ms: None,
+            out_of_bounds: None,
         };
         let fewer = wire
             .ask(Request::AlterTopic(fewer))

@@ -556,6 +556,8 @@ async fn the_conversation_of_the_specification_takes_place_as_it_is_written() {
         created,
         json!({"answer": {"id": 2, "topic": {
             "topic": "quakes", "durability": "disk", "retention_ms": null, "retention_bytes": null,
+            "timestamps": "create", "timestamp_ahead_ms": 3_600_000, "timestamp_behind_ms": null,
+            "out_of_bounds": "refuse", "uuid": created["answer"]["topic"]["uuid"],
             "partitions": [{"partition": 0, "epoch": epoch, "start": 0, "end": 0, "bytes": created["answer"]["topic"]["partitions"][0]["bytes"]}],
         }}})
     );

@@ -63,7 +63,7 @@ pub(crate) fn fuzz(options: &Fuzz) -> Result<()> {
         step::step(&format!("fuzzing {target}"), || {
             let mut cargo = cargo_fuzz();
             cargo.args(["run", target, &format!("fuzz/corpus/{target}")]);
-            cargo.args(["protocol/golden", "protocol/golden-kafka", "--"]);
+            cargo.args(["protocol/golden", "--"]);
             cargo.arg(format!("-max_total_time={}", options.seconds));
             step::run(&mut cargo)
         })?;

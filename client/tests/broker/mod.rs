@@ -251,6 +251,7 @@ impl Broker {
             topic: self.topic.clone(),
             settings: TopicSettings::default(),
             partitions: (0..).zip(partitions.iter()).map(info).collect(),
+            uuid: String::new(),
         }
     }
 

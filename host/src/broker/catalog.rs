@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use eddy_protocol::frame::{
-    AlterTopic, CreateTopic, Durability, Limit, PartitionInfo, TopicInfo, TopicSettings,
+    AlterTopic, CreateTopic, Durability, Limit, OutOfBounds, PartitionInfo, Timestamps, TopicInfo,
+    TopicSettings,
 };
 use eddy_protocol::{ErrorCode, TopicName, WireError};
 
@@ -73,6 +74,13 @@ impl Broker {
         settings.durability = request.durability.unwrap_or(settings.durability);
         apply_limit(&mut settings.retention_ms, request.retention_ms);
         apply_limit(&mut settings.retention_bytes, request.retention_bytes);
+        settings.timestamps = request.timestamps.unwrap_or(settings.timestamps);
+        apply_limit(&mut settings.timestamp_ahead_ms, request.timestamp_ahead_ms);
+        apply_limit(
+            &mut settings.timestamp_behind_ms,
+            request.timestamp_behind_ms,
+        );
+        settings.out_of_bounds = request.out_of_bounds.unwrap_or(settings.out_of_bounds);
         check_settings(&request.topic, &settings)?;
         Ok(CatalogChange::Alter {
             topic: topic.id(),
@@ -213,6 +221,12 @@ fn check_settings(name: &TopicName, settings: &TopicSettings) -> Result<(), Wire
             "`durability` of topic `{name}` is none that this broker knows, which are `disk` and `memory`"
         )));
     }
+    if settings.timestamps == Timestamps::Unknown || settings.out_of_bounds == OutOfBounds::Unknown
+    {
+        return Err(ErrorCode::Unsupported.because(format!(
+            "`timestamps` of topic `{name}` is `create` or `append`, `out_of_bounds` is `refuse` or `append`; this broker knows no others"
+        )));
+    }
     for (limit, what) in [
         (settings.retention_ms, "retention_ms"),
         (settings.retention_bytes, "retention_bytes"),
@@ -248,5 +262,6 @@ fn describe(topic: &Topic) -> TopicInfo {
         topic: topic.name().clone(),
         settings: topic.settings(),
         partitions: partitions.collect(),
+        uuid: topic.uuid().to_string(),
     }
 }

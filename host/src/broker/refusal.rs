@@ -36,6 +36,8 @@ pub(super) fn of_commit(error: &CommitError) -> WireError {
         CommitError::InvalidPartitions { .. } | CommitError::NothingToRepair { .. } => {
             ErrorCode::InvalidArgument
         }
+        CommitError::TooManyWindows { .. } => ErrorCode::TooMany,
+        CommitError::Timestamp { .. } => ErrorCode::InvalidArgument,
         CommitError::TooLarge { .. } => ErrorCode::BatchTooLarge,
         CommitError::Closed => ErrorCode::ShuttingDown,
         CommitError::Unreadable(_) => ErrorCode::ReadFailed,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use eddy_client::{Admin, Client, ClientError};
 use eddy_protocol::frame::{
-    AlterTopic, CreateTopic, Durability, PartitionInfo, TopicInfo, TopicSettings,
+    AlterTopic, CreateTopic, Durability, OutOfBounds, PartitionInfo, Timestamps, TopicInfo,
+    TopicSettings,
 };
 use eddy_protocol::{ErrorCode, TopicName};
 use serde_json::json;
@@ -50,6 +51,18 @@ struct Create {
     /// What an acknowledgement promises
     #[arg(long, value_enum, default_value_t = DurabilityArg::Disk)]
     durability: DurabilityArg,
+    /// Whose time a record's timestamp is
+    #[arg(long, value_enum, default_value_t = TimestampsArg::Create)]
+    timestamps: TimestampsArg,
+    /// How far ahead of the broker's clock a producer's timestamp may lie (1h), or none
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    timestamp_ahead: DurationLimit,
+    /// How far behind the broker's clock it may lie (30d), or none
+    #[arg(long, value_name = "DURATION", default_value = "none")]
+    timestamp_behind: DurationLimit,
+    /// What happens to records whose timestamps lie further
+    #[arg(long, value_enum, default_value_t = OutOfBoundsArg::Refuse)]
+    out_of_bounds: OutOfBoundsArg,
     /// A topic of this name that is there already is no error; it stays as it is
     #[arg(long)]
     if_not_exists: bool,
@@ -86,6 +99,18 @@ struct Alter {
     /// What an acknowledgement promises
     #[arg(long, group = "change", value_enum)]
     durability: Option<DurabilityArg>,
+    /// Whose time a record's timestamp is
+    #[arg(long, group = "change", value_enum)]
+    timestamps: Option<TimestampsArg>,
+    /// How far ahead of the broker's clock a producer's timestamp may lie (1h), or none
+    #[arg(long, group = "change", value_name = "DURATION")]
+    timestamp_ahead: Option<DurationLimit>,
+    /// How far behind the broker's clock it may lie (30d), or none
+    #[arg(long, group = "change", value_name = "DURATION")]
+    timestamp_behind: Option<DurationLimit>,
+    /// What happens to records whose timestamps lie further
+    #[arg(long, group = "change", value_enum)]
+    out_of_bounds: Option<OutOfBoundsArg>,
 }
 
 /// Let a stopped partition serve again
@@ -132,6 +157,40 @@ impl From<DurabilityArg> for Durability {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TimestampsArg {
+    /// Its producer's
+    Create,
+    /// The broker's, when it appends the record
+    Append,
+}
+
+impl From<TimestampsArg> for Timestamps {
+    fn from(arg: TimestampsArg) -> Self {
+        match arg {
+            TimestampsArg::Create => Timestamps::Create,
+            TimestampsArg::Append => Timestamps::Append,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OutOfBoundsArg {
+    /// Their batch is refused
+    Refuse,
+    /// The records of their batch get the time of append
+    Append,
+}
+
+impl From<OutOfBoundsArg> for OutOfBounds {
+    fn from(arg: OutOfBoundsArg) -> Self {
+        match arg {
+            OutOfBoundsArg::Refuse => OutOfBounds::Refuse,
+            OutOfBoundsArg::Append => OutOfBounds::Append,
+        }
+    }
+}
+
 impl Topic {
     pub(crate) async fn run(self, connection: &Connection, output: &Output) -> Result<(), Failure> {
         if let Command::Delete(delete) = &self.command {
@@ -157,6 +216,10 @@ impl Create {
             durability: self.durability.into(),
             retention_ms: self.retention.ms(),
             retention_bytes: self.retention_bytes.bytes(),
+            timestamps: self.timestamps.into(),
+            timestamp_ahead_ms: self.timestamp_ahead.ms(),
+            timestamp_behind_ms: self.timestamp_behind.ms(),
+            out_of_bounds: self.out_of_bounds.into(),
         };
         let create = CreateTopic {
             topic: self.topic.clone(),
@@ -224,10 +287,12 @@ impl Describe {
 
 fn describe(info: &TopicInfo) -> String {
     let mut text = format!(
-        "topic       {}\ndurability  {}\nretention   {}\n\n",
+        "topic       {}\nuuid        {}\ndurability  {}\nretention   {}\ntimestamps  {}\n\n",
         info.topic,
+        info.uuid,
         describe_durability(info.settings.durability),
-        describe_retention(&info.settings)
+        describe_retention(&info.settings),
+        describe_timestamps(&info.settings)
     );
     let mut table = Table::new(&["PARTITION", "START", "END", "SIZE", "EPOCH", "STATE"]);
     for partition in &info.partitions {
@@ -278,6 +343,30 @@ fn describe_retention(settings: &TopicSettings) -> String {
     }
 }
 
+fn describe_timestamps(settings: &TopicSettings) -> String {
+    match settings.timestamps {
+        Timestamps::Create => {}
+        Timestamps::Append => return "of append".into(),
+        Timestamps::Unknown => return "unknown (of a newer broker)".into(),
+    }
+    let bound = |ms: Option<u64>, what: &str| {
+        let duration = describe_duration(Duration::from_millis(ms?));
+        Some(format!("at most {duration} {what}"))
+    };
+    let ahead = bound(settings.timestamp_ahead_ms, "ahead");
+    let behind = bound(settings.timestamp_behind_ms, "behind");
+    let otherwise = match settings.out_of_bounds {
+        OutOfBounds::Refuse => "or refused",
+        OutOfBounds::Append => "or of append",
+        OutOfBounds::Unknown => "or unknown (of a newer broker)",
+    };
+    let has_bound = ahead.is_some() || behind.is_some();
+    let bounds = ahead.into_iter().chain(behind);
+    let parts = ["of the producer".to_owned()].into_iter().chain(bounds);
+    let parts = parts.chain(has_bound.then(|| otherwise.to_owned()));
+    parts.collect::<Vec<_>>().join(", ")
+}
+
 impl Alter {
     async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
         let info = client
@@ -287,6 +376,10 @@ impl Alter {
                 durability: self.durability.map(Durability::from),
                 retention_ms: self.retention.map(DurationLimit::to_limit),
                 retention_bytes: self.retention_bytes.map(SizeLimit::to_limit),
+                timestamps: self.timestamps.map(Timestamps::from),
+                timestamp_ahead_ms: self.timestamp_ahead.map(DurationLimit::to_limit),
+                timestamp_behind_ms: self.timestamp_behind.map(DurationLimit::to_limit),
+                out_of_bounds: self.out_of_bounds.map(OutOfBounds::from),
             })
             .await?;
         output.result(&info, || describe(&info))
@@ -346,5 +439,23 @@ mod tests {
             describe_retention(&settings(Some(1000), Some(1 << 30))),
             "1s, 1 GiB a partition"
         );
+    }
+
+    #[test]
+    fn timestamps_are_described_by_whose_they_are_and_their_bounds() {
+        let mut settings = TopicSettings::default();
+        let said = describe_timestamps(&settings);
+        assert_eq!(said, "of the producer, at most 1h ahead, or refused");
+        settings.out_of_bounds = OutOfBounds::Append;
+        settings.timestamp_behind_ms = Some(60_000);
+        let said = describe_timestamps(&settings);
+        assert_eq!(
+            said,
+            "of the producer, at most 1h ahead, at most 1m behind, or of append"
+        );
+        (settings.timestamp_ahead_ms, settings.timestamp_behind_ms) = (None, None);
+        assert_eq!(describe_timestamps(&settings), "of the producer");
+        settings.timestamps = Timestamps::Append;
+        assert_eq!(describe_timestamps(&settings), "of append");
     }
 }

@@ -6,7 +6,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{delete, get, patch, post};
-use eddy_protocol::frame::{AlterTopic, CreateTopic, Durability, Limit, TopicInfo, TopicSettings};
+use eddy_protocol::frame::{
+    AlterTopic, CreateTopic, Durability, Limit, OutOfBounds, Timestamps, TopicInfo, TopicSettings,
+};
 use serde::{Deserialize, Deserializer};
 
 use super::error::Failure;
@@ -41,6 +43,18 @@ struct NewTopic {
     retention_ms: Option<u64>,
     #[serde(default)]
     retention_bytes: Option<u64>,
+    #[serde(default)]
+    timestamps: Timestamps,
+    #[serde(default = "hour")]
+    timestamp_ahead_ms: Option<u64>,
+    #[serde(default)]
+    timestamp_behind_ms: Option<u64>,
+    #[serde(default)]
+    out_of_bounds: OutOfBounds,
+}
+
+fn hour() -> Option<u64> {
+    TopicSettings::default().timestamp_ahead_ms
 }
 
 fn one() -> u32 {
@@ -59,6 +73,14 @@ struct Changes {
     retention_ms: Option<Limit>,
     #[serde(default, deserialize_with = "limit")]
     retention_bytes: Option<Limit>,
+    #[serde(default)]
+    timestamps: Option<Timestamps>,
+    #[serde(default, deserialize_with = "limit")]
+    timestamp_ahead_ms: Option<Limit>,
+    #[serde(default, deserialize_with = "limit")]
+    timestamp_behind_ms: Option<Limit>,
+    #[serde(default)]
+    out_of_bounds: Option<OutOfBounds>,
 }
 
 /// A field that is there: a number, or `null` for no limit.
@@ -89,11 +111,19 @@ async fn create(
         durability,
         retention_ms,
         retention_bytes,
+        timestamps,
+        timestamp_ahead_ms,
+        timestamp_behind_ms,
+        out_of_bounds,
     } = new;
     let settings = TopicSettings {
         durability,
         retention_ms,
         retention_bytes,
+        timestamps,
+        timestamp_ahead_ms,
+        timestamp_behind_ms,
+        out_of_bounds,
     };
     let request = CreateTopic {
         topic: topic_name(&topic)?,
@@ -125,6 +155,10 @@ async fn alter(
         durability,
         retention_ms,
         retention_bytes,
+        timestamps,
+        timestamp_ahead_ms,
+        timestamp_behind_ms,
+        out_of_bounds,
     } = extract::json(&context, &headers, body).await?;
     let request = AlterTopic {
         topic,
@@ -132,6 +166,10 @@ async fn alter(
         durability,
         retention_ms,
         retention_bytes,
+        timestamps,
+        timestamp_ahead_ms,
+        timestamp_behind_ms,
+        out_of_bounds,
     };
     Ok(Json(context.broker.alter_topic(request).await?))
 }

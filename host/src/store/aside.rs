@@ -115,7 +115,7 @@ impl Draft {
         } else {
             disk.create_dir(FOLDER)?;
             let file = disk.create(&path)?;
-            let header = key_of(self.key, first.base_offset()).header();
+            let header = key_of(self.key, first.base_offset()).header(0);
             file.write_at(&mut [IoSlice::new(&header)], 0)?;
             self.begun = true;
             file

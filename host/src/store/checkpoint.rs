@@ -23,7 +23,7 @@ use super::journal::group::Frame;
 use super::journal::{self, FileHeader};
 use super::partition::Partition;
 use super::partition::stop::Cause;
-use super::producer::{Identity, PartitionKey};
+use super::producer::{Changed, PartitionKey};
 use super::row::{self, PartitionEntry, State, TopicEntry};
 use super::segment::{Fault, SyncFault};
 use super::state::Collected;
@@ -59,8 +59,7 @@ struct Frozen {
     tables: Arc<Changes>,
     topics: Vec<(TopicId, Option<TopicEntry>)>,
     partitions: Vec<(PartitionKey, Arc<Partition>, u64)>,
-    identities: Vec<(u64, Arc<Identity>)>,
-    gone: Vec<u64>,
+    producers: Changed,
     journaled_bytes: u64,
 }
 
@@ -154,7 +153,7 @@ impl Engine {
             })
             .collect();
         partitions.sort_unstable_by_key(|(key, ..)| *key);
-        let (identities, gone) = writer.producers.take_changes();
+        let producers = writer.producers.take_changes();
         Frozen {
             state: State {
                 sequence: writer.sequence,
@@ -167,8 +166,7 @@ impl Engine {
             tables: self.tables.freeze(),
             topics,
             partitions,
-            identities,
-            gone,
+            producers,
             journaled_bytes,
         }
     }
@@ -180,6 +178,7 @@ impl Engine {
             settings: topic.settings(),
             partitions,
             name: topic.name().clone(),
+            uuid: Some(topic.uuid()),
         })
     }
 
@@ -195,10 +194,7 @@ impl Engine {
         writer
             .touched_topics
             .extend(frozen.topics.iter().map(|(id, _)| *id));
-        let changed = frozen.identities.iter().map(|(id, _)| *id);
-        writer
-            .producers
-            .put_back(changed, frozen.gone.iter().copied());
+        writer.producers.put_back(&frozen.producers);
         self.journaled_bytes
             .fetch_add(frozen.journaled_bytes, Ordering::Relaxed);
     }
@@ -406,6 +402,7 @@ impl Engine {
                 stopped: lost.map(|stop| stop.reason.to_string()),
                 holes: partition.holes(),
                 missed: covered.missing,
+                appended_ms: partition.appended_ms(),
             },
             partition: partition.clone(),
             aside,
@@ -498,9 +495,12 @@ fn own_entries(frozen: &Frozen, partitions: &[Entry]) -> Changes {
             own.extend([row::aside_row(key, entry.aside.as_ref())]);
         }
     }
-    let identities = frozen.identities.iter();
+    let changed = &frozen.producers;
+    let identities = changed.identities.iter();
     own.extend(identities.map(|(id, identity)| row::identity_row(*id, Some(identity))));
-    own.extend(frozen.gone.iter().map(|id| row::identity_row(*id, None)));
+    let windows = changed.windows.iter();
+    own.extend(windows.map(|(id, key, window)| row::window_row(*id, *key, window.as_ref())));
+    own.extend(changed.gone.iter().map(|id| row::identity_row(*id, None)));
     own
 }
 

@@ -9,6 +9,7 @@ use eddy_protocol::{Batch, TopicName};
 use serde::{Deserialize, Serialize};
 
 use super::state::StateChange;
+use super::timestamp::Claims;
 use super::topic::Topic;
 
 /// Names a topic for ever: never given to another one, also after a deletion.
@@ -35,6 +36,8 @@ pub struct Commit {
     /// Changes of deployments' states, made in this order. They are as durable as the
     /// appends of the commit, as [`Table::Progress`] is.
     pub states: Vec<StateChange>,
+    /// What becomes of timestamps outside of their topics' bounds.
+    pub claims: Claims,
 }
 
 /// A batch for a partition. Its base offset is given by the store.

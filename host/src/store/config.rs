@@ -34,6 +34,11 @@ pub struct Config {
     pub producer_expiry: Duration,
     /// More producers than this, and those that were idle longest are forgotten.
     pub producers_max: usize,
+    /// A producer that sends to more partitions than this is refused.
+    pub producer_partitions_max: usize,
+    /// With more partitions remembered of all producers together, those that were idle longest
+    /// are forgotten; a tenth more, and new ones are refused.
+    pub producer_windows_max: usize,
     /// How often retention looks for segments to delete.
     pub retention_interval: Duration,
     /// Distance of the entries of a segment's index.
@@ -89,6 +94,8 @@ impl Default for Config {
             reserve_bytes: MIB / 2,
             producer_expiry: Duration::from_secs(7 * 24 * 3600),
             producers_max: 100_000,
+            producer_partitions_max: 10_000,
+            producer_windows_max: 1_000_000,
             retention_interval: Duration::from_secs(5),
             index_interval_bytes: 64 << 10,
             segment_retry_time: Duration::from_secs(10),

@@ -28,13 +28,14 @@ use super::journal::operation::Operation;
 use super::journal::{AppendError, Journal, Spare};
 use super::meter::Meters;
 use super::partition::{Opened, Partition, Published};
+use super::producer::Limits;
 use super::request::{Answer, Request};
 use super::retention::Doomed;
 use super::segment::files::Files;
 use super::state::States;
 use super::table::Tables;
-use super::topic::{Catalog, Topic};
-use super::writer::{Draft, Log, Writer};
+use super::topic::{Catalog, Topic, new_uuid};
+use super::writer::{Against, Draft, Log, Writer};
 use crate::io::{Clock, Disk, File, Lock, is_full};
 
 /// Work that a step left for another one.
@@ -208,7 +209,18 @@ impl Engine {
         let now_ms = self.clock.now_ms();
         match request {
             Request::Commit { commit, reply } => {
-                match writer.draft_commit(draft, commit, (&self.tables, &self.catalog, now_ms)) {
+                let windows_max = self.config.producer_windows_max;
+                let against = Against {
+                    tables: &self.tables,
+                    catalog: &self.catalog,
+                    now_ms,
+                    claims: commit.claims,
+                    limits: Limits {
+                        partitions_max: self.config.producer_partitions_max,
+                        windows_max: windows_max.saturating_add(windows_max / 10),
+                    },
+                };
+                match writer.draft_commit(draft, commit, &against) {
                     Ok((needs, committed)) => draft
                         .answers
                         .push((needs, Answer::Commit(reply, committed))),
@@ -221,7 +233,8 @@ impl Engine {
                 reply,
             } => {
                 // A tenth at a time, so that finding the idle ones costs little each.
-                if writer.producers.len() > self.config.producers_max / 10 * 11 {
+                let is_crowded = writer.producers.windows() > self.config.producer_windows_max;
+                if is_crowded || writer.producers.len() > self.config.producers_max / 10 * 11 {
                     self.draft_forget(writer, draft, now_ms);
                 }
                 match writer.draft_producer(draft, name.as_deref(), current, now_ms) {
@@ -238,7 +251,11 @@ impl Engine {
     fn draft_forget(&self, writer: &mut Writer, draft: &mut Draft, now_ms: i64) {
         let expiry = i64::try_from(self.config.producer_expiry.as_millis()).unwrap_or(i64::MAX);
         let since_ms = now_ms.saturating_sub(expiry);
-        let idle = writer.producers.idle(since_ms, self.config.producers_max);
+        let idle = writer.producers.idle(
+            since_ms,
+            self.config.producers_max,
+            self.config.producer_windows_max,
+        );
         writer.draft_forget(draft, &idle);
     }
 
@@ -435,11 +452,17 @@ impl Engine {
                 name,
                 partitions,
                 settings,
+                uuid,
             } => {
                 let made = (0..partitions).map(|number| {
                     Arc::new(self.partition(topic, &name, number, Opened::fresh(topic, number)))
                 });
-                let created = Arc::new(Topic::new(topic, name.clone(), settings, made.collect()));
+                let created = Arc::new(Topic::new(
+                    topic,
+                    (name.clone(), uuid.unwrap_or_else(new_uuid)),
+                    settings,
+                    made.collect(),
+                ));
                 writer.next_topic = writer.next_topic.max(topic.0 + 1);
                 writer.add_logs(&created, writer.sequence);
                 self.catalog.insert(created.clone());

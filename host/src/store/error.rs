@@ -6,6 +6,7 @@ use std::sync::Arc;
 use eddy_protocol::TopicName;
 
 use super::commit::{Table, TopicId};
+use super::timestamp::Side;
 use crate::io::LockError;
 
 /// Why a data folder could not be opened.
@@ -125,9 +126,36 @@ pub enum CommitError {
         /// What came.
         sequence: u32,
     },
+    /// A producer sends to too many partitions.
+    #[error(
+        "producer {id} can't send to another partition: {most} are remembered, which is the limit (`{setting}`)"
+    )]
+    TooManyWindows {
+        /// The producer.
+        id: u64,
+        /// How many are remembered at most: of it, or of all producers together.
+        most: usize,
+        /// The setting that says so.
+        setting: &'static str,
+    },
     /// The producer's id was never handed out, or was idle for too long.
     #[error("producer {0} is not known (any more)")]
     UnknownProducer(u64),
+    /// A record's timestamp lies further from the broker's clock than its topic allows.
+    #[error(
+        "a record for topic `{topic}` has the timestamp {timestamp}, which is more than {limit_ms} ms {} of the broker's clock: the topic allows no more (`timestamp_{}_ms`)",
+        side.word(), side.word()
+    )]
+    Timestamp {
+        /// The topic.
+        topic: TopicName,
+        /// The timestamp, milliseconds since 1970 UTC.
+        timestamp: i64,
+        /// What the topic allows.
+        limit_ms: u64,
+        /// On which side of the clock.
+        side: Side,
+    },
     /// A part of the commit is larger than the journal takes.
     #[error("the commit has {bytes} bytes, the limit is {bytes_max}")]
     TooLarge {

@@ -60,6 +60,28 @@ pub(crate) struct Producers {
     by_name: FxHashMap<String, u64>,
     changed: FxHashSet<u64>,
     forgotten: FxHashSet<u64>,
+    /// Windows that a checkpoint must keep as they are, or forget.
+    changed_windows: FxHashSet<(u64, PartitionKey)>,
+    /// How many windows there are.
+    windows: usize,
+}
+
+/// How many windows there may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Of one producer.
+    pub(crate) partitions_max: usize,
+    /// Of all together.
+    pub(crate) windows_max: usize,
+}
+
+/// What changed since the last checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    /// Identities, without their windows.
+    pub(crate) identities: Vec<(u64, Identity)>,
+    pub(crate) windows: Vec<(u64, PartitionKey, Option<Window>)>,
+    pub(crate) gone: Vec<u64>,
 }
 
 /// What a batch is, seen from its producer's past.
@@ -125,6 +147,18 @@ impl Window {
     }
 }
 
+impl Identity {
+    /// All but its windows.
+    fn head(&self) -> Identity {
+        Identity {
+            epoch: self.epoch,
+            name: self.name.clone(),
+            used_ms: self.used_ms,
+            windows: FxHashMap::default(),
+        }
+    }
+}
+
 impl Producers {
     /// What to do with a batch.
     pub(crate) fn judge(
@@ -132,6 +166,7 @@ impl Producers {
         key: PartitionKey,
         stamp: ProducerStamp,
         count: u32,
+        limits: Limits,
     ) -> Result<Verdict, CommitError> {
         let identity = self
             .by_id
@@ -161,6 +196,9 @@ impl Producers {
         // Half of the circle lies behind, half ahead, so that numbers may wrap.
         let behind = sequences_between(stamp.sequence, expected);
         if behind == 0 {
+            if !identity.windows.contains_key(&key) {
+                self.check_room(stamp.id, identity, limits)?;
+            }
             return Ok(Verdict::New);
         }
         let Some(window) = window.filter(|_| behind < SEQUENCES / 2) else {
@@ -179,6 +217,25 @@ impl Producers {
         Err(out_of_order)
     }
 
+    /// Whether one more window is within the limits.
+    fn check_room(&self, id: u64, of: &Identity, limits: Limits) -> Result<(), CommitError> {
+        if of.windows.len() >= limits.partitions_max {
+            return Err(CommitError::TooManyWindows {
+                id,
+                most: limits.partitions_max,
+                setting: "store.producer_partitions_max",
+            });
+        }
+        if self.windows >= limits.windows_max {
+            return Err(CommitError::TooManyWindows {
+                id,
+                most: limits.windows_max,
+                setting: "store.producer_windows_max",
+            });
+        }
+        Ok(())
+    }
+
     /// Takes note of a batch that was appended.
     pub(crate) fn sent(
         &mut self,
@@ -190,6 +247,8 @@ impl Producers {
         let identity = Arc::make_mut(self.by_id.get_mut(&stamp.id)?);
         let (offset, now_ms) = at;
         let before = identity.windows.get(&key).copied();
+        self.windows += usize::from(before.is_none());
+        self.changed_windows.insert((stamp.id, key));
         identity
             .windows
             .entry(key)
@@ -281,7 +340,9 @@ impl Producers {
         identity.name = name.map(str::to_owned);
         identity.used_ms = now_ms;
         // Numbers begin anew under the new epoch.
-        identity.windows.clear();
+        let ended = std::mem::take(&mut identity.windows);
+        self.windows -= ended.len();
+        self.windows_changed(producer.id, &ended);
         if let Some(name) = name {
             self.by_name.insert(name.to_owned(), producer.id);
         }
@@ -299,6 +360,10 @@ impl Producers {
         }
         self.changed.remove(&id);
         self.forgotten.insert(id);
+        if let Some(identity) = &before {
+            self.windows -= identity.windows.len();
+            self.windows_changed(id, &identity.windows);
+        }
         Undo::Identity { id, before }
     }
 
@@ -307,8 +372,11 @@ impl Producers {
         for (id, identity) in &mut self.by_id {
             if identity.windows.keys().any(|(of, _)| *of == topic) {
                 let windows = &mut Arc::make_mut(identity).windows;
+                let before = windows.len();
+                let gone = windows.keys().filter(|(of, _)| *of == topic);
+                self.changed_windows.extend(gone.map(|key| (*id, *key)));
                 windows.retain(|(of, _), _| *of != topic);
-                self.changed.insert(*id);
+                self.windows -= before - windows.len();
             }
         }
     }
@@ -331,19 +399,20 @@ impl Producers {
                     Some(window) => identity.windows.insert(key, window),
                     None => identity.windows.remove(&key),
                 };
+                self.windows -= usize::from(before.is_none());
             }
             Undo::Identity { id, before } => {
-                if let Some(name) = self
-                    .by_id
-                    .remove(&id)
-                    .as_ref()
-                    .and_then(|now| now.name.as_ref())
-                {
-                    self.by_name.remove(name);
+                if let Some(now) = self.by_id.remove(&id) {
+                    if let Some(name) = &now.name {
+                        self.by_name.remove(name);
+                    }
+                    self.windows -= now.windows.len();
+                    self.windows_changed(id, &now.windows);
                 }
                 match before {
                     Some(identity) => {
                         self.changed.insert(id);
+                        self.windows_changed(id, &identity.windows);
                         self.insert(id, identity);
                     }
                     None => {
@@ -363,18 +432,25 @@ impl Producers {
         }
         self.next_id = self.next_id.max(id + 1);
         self.forgotten.remove(&id);
+        self.windows += identity.windows.len();
         self.by_id.insert(id, identity);
+    }
+
+    fn windows_changed(&mut self, id: u64, windows: &FxHashMap<PartitionKey, Window>) {
+        self.changed_windows
+            .extend(windows.keys().map(|key| (id, *key)));
     }
 
     /// The ids that were not used since `since_ms`, and, while there are more
     /// than `max`, those that were idle longest; in the order of ids.
-    pub(crate) fn idle(&self, since_ms: i64, max: usize) -> Vec<u64> {
+    pub(crate) fn idle(&self, since_ms: i64, max: usize, windows_max: usize) -> Vec<u64> {
         let mut by_use: Vec<(i64, u64)> = self
             .by_id
             .iter()
             .map(|(id, identity)| (identity.used_ms, *id))
             .collect();
         let surplus = by_use.len().saturating_sub(max);
+        let surplus = surplus.max(self.surplus_of_windows(&mut by_use, windows_max));
         if surplus > 0 {
             by_use.select_nth_unstable(surplus - 1);
         }
@@ -383,6 +459,26 @@ impl Producers {
         let mut idle: Vec<u64> = idle.map(|(_, (_, id))| *id).collect();
         idle.sort_unstable();
         idle
+    }
+
+    /// How many of those that were idle longest must go so that so many windows are left.
+    fn surplus_of_windows(&self, by_use: &mut [(i64, u64)], windows_max: usize) -> usize {
+        if self.windows <= windows_max {
+            return 0;
+        }
+        by_use.sort_unstable();
+        let mut left = self.windows;
+        let goes = by_use.iter().take_while(|(_, id)| {
+            let is_much = left > windows_max;
+            left -= self.by_id.get(id).map_or(0, |it| it.windows.len());
+            is_much
+        });
+        goes.count()
+    }
+
+    /// How many windows there are.
+    pub(crate) fn windows(&self) -> usize {
+        self.windows
     }
 
     /// How many identities there are.
@@ -396,34 +492,44 @@ impl Producers {
     }
 
     /// What changed since the last call: the identities as they are, and the ids that are gone.
-    pub(crate) fn take_changes(&mut self) -> (Vec<(u64, Arc<Identity>)>, Vec<u64>) {
+    pub(crate) fn take_changes(&mut self) -> Changed {
         let mut changed: Vec<u64> = self.changed.drain().collect();
         changed.sort_unstable();
         let identities = changed
             .iter()
-            .filter_map(|id| Some((*id, self.by_id.get(id)?.clone())))
+            .filter_map(|id| Some((*id, self.by_id.get(id)?.head())))
             .collect();
+        let mut keys: Vec<_> = self.changed_windows.drain().collect();
+        keys.sort_unstable();
+        let window = |(id, key): (u64, PartitionKey)| {
+            let identity = self.by_id.get(&id);
+            let window = identity.and_then(|identity| identity.windows.get(&key));
+            (id, key, window.copied())
+        };
+        let windows = keys.into_iter().map(window).collect();
         let mut gone: Vec<u64> = self.forgotten.drain().collect();
         gone.sort_unstable();
-        (identities, gone)
+        Changed {
+            identities,
+            windows,
+            gone,
+        }
     }
 
     /// Says that the changes were not kept after all.
-    pub(crate) fn put_back(
-        &mut self,
-        changed: impl IntoIterator<Item = u64>,
-        gone: impl IntoIterator<Item = u64>,
-    ) {
-        for id in changed {
-            if self.by_id.contains_key(&id) {
-                self.changed.insert(id);
+    pub(crate) fn put_back(&mut self, changes: &Changed) {
+        for (id, _) in &changes.identities {
+            if self.by_id.contains_key(id) {
+                self.changed.insert(*id);
             }
         }
-        for id in gone {
-            if !self.by_id.contains_key(&id) {
-                self.forgotten.insert(id);
+        for id in &changes.gone {
+            if !self.by_id.contains_key(id) {
+                self.forgotten.insert(*id);
             }
         }
+        let windows = changes.windows.iter().map(|(id, key, _)| (*id, *key));
+        self.changed_windows.extend(windows);
     }
 }
 
@@ -431,6 +537,10 @@ impl Producers {
 mod tests {
     use super::*;
 
+    const LIMITS: Limits = Limits {
+        partitions_max: 3,
+        windows_max: 5,
+    };
     const KEY: PartitionKey = (TopicId(1), 0);
 
     fn stamp(epoch: u16, sequence: u32) -> ProducerStamp {
@@ -452,19 +562,22 @@ mod tests {
     fn a_repeat_gets_its_offset_and_an_old_repeat_none() {
         let mut producers = opened(None);
         for n in 0..20u32 {
-            assert_eq!(producers.judge(KEY, stamp(0, n * 10), 10), Ok(Verdict::New));
+            assert_eq!(
+                producers.judge(KEY, stamp(0, n * 10), 10, LIMITS),
+                Ok(Verdict::New)
+            );
             producers.sent(KEY, stamp(0, n * 10), 10, (u64::from(n) * 100, 0));
         }
         assert_eq!(
-            producers.judge(KEY, stamp(0, 190), 10),
+            producers.judge(KEY, stamp(0, 190), 10, LIMITS),
             Ok(Verdict::Repeat(Some(1900)))
         );
         assert_eq!(
-            producers.judge(KEY, stamp(0, 120), 10),
+            producers.judge(KEY, stamp(0, 120), 10, LIMITS),
             Ok(Verdict::Repeat(Some(1200)))
         );
         assert_eq!(
-            producers.judge(KEY, stamp(0, 0), 10),
+            producers.judge(KEY, stamp(0, 0), 10, LIMITS),
             Ok(Verdict::Repeat(None))
         );
         let refused = Err(CommitError::OutOfOrder {
@@ -472,24 +585,27 @@ mod tests {
             expected: 200,
             sequence: 195,
         });
-        assert_eq!(producers.judge(KEY, stamp(0, 195), 10), refused);
+        assert_eq!(producers.judge(KEY, stamp(0, 195), 10, LIMITS), refused);
         let refused = Err(CommitError::OutOfOrder {
             id: 1,
             expected: 200,
             sequence: 210,
         });
-        assert_eq!(producers.judge(KEY, stamp(0, 210), 10), refused);
+        assert_eq!(producers.judge(KEY, stamp(0, 210), 10, LIMITS), refused);
     }
 
     #[test]
     fn sequences_wrap() {
         let mut producers = opened(None);
         producers.sent(KEY, stamp(0, SEQUENCES - 5), 10, (7, 0));
-        assert_eq!(producers.judge(KEY, stamp(0, 5), 1), Ok(Verdict::New));
+        assert_eq!(
+            producers.judge(KEY, stamp(0, 5), 1, LIMITS),
+            Ok(Verdict::New)
+        );
         // As an earlier release counted.
         for sequence in [SEQUENCES - 5, u32::MAX - 4] {
             assert_eq!(
-                producers.judge(KEY, stamp(0, sequence), 10),
+                producers.judge(KEY, stamp(0, sequence), 10, LIMITS),
                 Ok(Verdict::Repeat(Some(7)))
             );
         }
@@ -507,11 +623,17 @@ mod tests {
             epoch: 0,
             current: 1,
         });
-        assert_eq!(producers.judge(KEY, stamp(0, 1), 1), fenced);
-        assert_eq!(producers.judge((TopicId(9), 3), stamp(0, 0), 1), fenced);
-        assert_eq!(producers.judge(KEY, stamp(1, 0), 1), Ok(Verdict::New));
+        assert_eq!(producers.judge(KEY, stamp(0, 1), 1, LIMITS), fenced);
         assert_eq!(
-            producers.judge(KEY, stamp(2, 0), 1),
+            producers.judge((TopicId(9), 3), stamp(0, 0), 1, LIMITS),
+            fenced
+        );
+        assert_eq!(
+            producers.judge(KEY, stamp(1, 0), 1, LIMITS),
+            Ok(Verdict::New)
+        );
+        assert_eq!(
+            producers.judge(KEY, stamp(2, 0), 1, LIMITS),
             Err(CommitError::UnknownProducer(1))
         );
     }
@@ -531,8 +653,11 @@ mod tests {
             epoch: 0,
             current: 1,
         });
-        assert_eq!(producers.judge(KEY, stamp(0, 1), 1), fenced);
-        assert_eq!(producers.judge(KEY, stamp(1, 0), 1), Ok(Verdict::New));
+        assert_eq!(producers.judge(KEY, stamp(0, 1), 1, LIMITS), fenced);
+        assert_eq!(
+            producers.judge(KEY, stamp(1, 0), 1, LIMITS),
+            Ok(Verdict::New)
+        );
         producers.sent(KEY, stamp(1, 0), 1, (1, 0));
         // A question that comes late, from a lost connection, takes nothing from its holder.
         assert!(matches!(
@@ -590,8 +715,8 @@ mod tests {
             let producer = producers.open(None);
             producers.opened(producer, None, used_ms, &mut Vec::new());
         }
-        assert_eq!(producers.idle(15, 10), [2]);
-        assert_eq!(producers.idle(0, 2), [2, 4]);
+        assert_eq!(producers.idle(15, 10, 100), [2]);
+        assert_eq!(producers.idle(0, 2, 100), [2, 4]);
         producers.forget(4);
         assert_eq!(producers.open(None).id, 5);
         assert_eq!(
@@ -602,9 +727,91 @@ mod tests {
                     epoch: 0,
                     sequence: 0
                 },
-                1
+                1,
+                LIMITS,
             ),
             Err(CommitError::UnknownProducer(4))
         );
+    }
+
+    fn sends(producers: &mut Producers, id: u64, partition: u32) -> Result<(), CommitError> {
+        let (key, stamp) = (
+            (TopicId(1), partition),
+            ProducerStamp {
+                id,
+                epoch: 0,
+                sequence: 0,
+            },
+        );
+        producers.judge(key, stamp, 1, LIMITS)?;
+        producers.sent(key, stamp, 1, (0, i64::from(partition)));
+        Ok(())
+    }
+
+    #[test]
+    fn windows_are_counted_and_bounded_each_limit_by_its_name() {
+        let mut producers = Producers::default();
+        for _ in 0..2 {
+            let producer = producers.open(None);
+            producers.opened(producer, None, 0, &mut Vec::new());
+        }
+        for partition in 0..3 {
+            sends(&mut producers, 1, partition).expect("three are allowed");
+        }
+        let error = sends(&mut producers, 1, 3)
+            .expect_err("four are not")
+            .to_string();
+        assert!(
+            error.contains("3") && error.contains("store.producer_partitions_max"),
+            "{error}"
+        );
+        for partition in 0..2 {
+            sends(&mut producers, 2, partition + 10).expect("there is room");
+        }
+        let error = sends(&mut producers, 2, 2)
+            .expect_err("there is none")
+            .to_string();
+        assert!(
+            error.contains("5") && error.contains("store.producer_windows_max"),
+            "{error}"
+        );
+        assert_eq!(producers.windows(), 5);
+        assert_eq!(
+            producers.idle(0, 10, 4),
+            [1],
+            "the one that was idle longest"
+        );
+        producers.forget(1);
+        assert_eq!(producers.windows(), 2);
+        producers.forget_topic(TopicId(1));
+        assert_eq!(producers.windows(), 0);
+    }
+
+    #[test]
+    fn a_checkpoint_is_given_the_windows_that_changed_and_no_others() {
+        let mut producers = opened(None);
+        for partition in 0..3 {
+            sends(&mut producers, 1, partition).expect("there is room");
+        }
+        assert_eq!(producers.take_changes().windows.len(), 3);
+        producers.sent((TopicId(1), 1), stamp(0, 1), 1, (1, 0));
+        let changes = producers.take_changes();
+        let keys: Vec<_> = changes
+            .windows
+            .iter()
+            .map(|(id, key, _)| (*id, key.1))
+            .collect();
+        assert_eq!(keys, [(1, 1)]);
+        producers.put_back(&changes);
+        producers.forget(1);
+        let changes = producers.take_changes();
+        assert_eq!(changes.windows.len(), 3);
+        assert!(
+            changes
+                .windows
+                .iter()
+                .all(|(_, _, window)| window.is_none())
+        );
+        assert_eq!(changes.gone, [1]);
     }
 }

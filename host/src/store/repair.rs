@@ -106,6 +106,7 @@ impl Engine {
             files: &self.files,
             partition: key,
             segment_bytes: self.segment_bytes(partition),
+            now_ms: self.clock.now_ms(),
             newest: None,
         };
         if let Some(aside) = aside {

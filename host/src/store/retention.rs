@@ -10,7 +10,7 @@ use eddy_protocol::frame::TopicSettings;
 use super::commit::TopicId;
 use super::engine::Engine;
 use super::partition::Partition;
-use super::segment::{Segment, topic_folder};
+use super::segment::{Fault, Segment, topic_folder};
 
 /// A deleted topic whose files go.
 #[derive(Debug, Clone, Copy)]
@@ -109,25 +109,61 @@ impl Engine {
         let is_surplus = settings
             .retention_bytes
             .is_some_and(|max| partition.bytes() > max);
-        (is_surplus || self.is_old(oldest, settings)).then(|| oldest.clone())
+        (is_surplus || self.is_old(partition, &segments, settings)).then(|| oldest.clone())
     }
 
     /// Whether the segment that is written to holds nothing but old records:
     /// another one must begin before it can go.
     fn newest_is_expired(&self, partition: &Partition, settings: &TopicSettings) -> bool {
         let segments = partition.segments();
-        segments
-            .last()
-            .is_some_and(|newest| !newest.is_empty() && self.is_old(newest, settings))
+        let newest = segments.len().saturating_sub(1)..;
+        let is_used = segments.last().is_some_and(|newest| !newest.is_empty());
+        is_used && self.is_old(partition, &segments[newest], settings)
     }
 
-    fn is_old(&self, segment: &Segment, settings: &TopicSettings) -> bool {
+    /// Whether everything in the first of these segments, which are the partition's
+    /// newest ones, was appended longer ago than the settings keep.
+    fn is_old(
+        &self,
+        partition: &Partition,
+        segments: &[Arc<Segment>],
+        settings: &TopicSettings,
+    ) -> bool {
         let Some(age_ms) = settings.retention_ms else {
             return false;
         };
-        let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
-        let oldest_kept = self.clock.now_ms().saturating_sub(age_ms);
-        matches!(segment.timestamp_max(&self.files), Ok(Some(newest)) if newest < oldest_kept)
+        let oldest_kept = self.clock.now_ms().saturating_sub_unsigned(age_ms);
+        match self.appended_by(partition, segments) {
+            Ok(Some(newest)) => newest < oldest_kept,
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    /// When the records in the first of these segments were appended, at the latest:
+    /// before the next one was begun. Where the first release wrote that, the records'
+    /// own timestamps count as well, of which one from the future says nothing.
+    fn appended_by(
+        &self,
+        partition: &Partition,
+        segments: &[Arc<Segment>],
+    ) -> Result<Option<i64>, Fault> {
+        let mut earliest = partition.appended_ms();
+        let mut is_known = segments.len() == 1 && earliest.is_some();
+        for later in segments.iter().skip(1) {
+            if let Some(begun) = later.begun_ms(&self.files)? {
+                earliest = Some(earliest.map_or(begun, |known| known.min(begun)));
+                is_known |= later.key == segments[1].key;
+                break;
+            }
+        }
+        if is_known {
+            return Ok(earliest);
+        }
+        let claimed = match segments.first() {
+            Some(segment) => segment.timestamp_max(&self.files)?,
+            None => None,
+        };
+        Ok(claimed.into_iter().chain(earliest).min())
     }
 
     /// Removes the files of topics whose deletion is durable.

@@ -4,16 +4,17 @@
 //! ```text
 //! 204               sequence u64 | records u64 | changes u64 | next topic u64 | next producer u64
 //!                   | closed u8 (1: the store was closed, the journal has nothing behind this)
-//! 205 topic u64be   partitions u32 | name (text) | settings
+//! 205 topic u64be   partitions u32 | name (text) | settings | uuid (16 bytes)
 //! 206 topic u64be partition u32be
 //!                   start u64 | segment u64 | length u64 | end u64 | why stopped (text, or none)
 //!                   | epochs: list, each epoch u32 | from u64 (all bits set: not known)
 //!                   | holes: list, each from u64 | to u64 | at u64
 //!                   | missed: list, each segment u64 | length u64
+//!                   | when a record was appended last i64 (the least there is: not known)
 //! 207 producer u64be
 //!                   epoch u16 | used ms i64 | name (text, or none)
-//!                   | windows: list, each topic u64 | partition u32 | epoch u16 | next u32 | sent: list,
-//!                   each sequence u32 | count u32 | offset u64
+//! 211 producer u64be topic u64be partition u32be
+//!                   epoch u16 | next u32 | sent: list, each sequence u32 | count u32 | offset u64
 //! 210 topic u64be partition u32be
 //!                   sequence u64 | length u64 | end u64
 //! ```
@@ -39,6 +40,7 @@ use bytes::{Buf, BufMut, Bytes};
 use eddy_protocol::TopicName;
 use eddy_protocol::frame::TopicSettings;
 use rustc_hash::FxHashMap;
+use uuid::Uuid;
 
 use super::aside::Aside;
 use super::commit::TopicId;
@@ -46,7 +48,9 @@ use super::epoch::{Epochs, Start};
 use super::error::TableError;
 use super::field::{self, Unreadable};
 use super::journal::old;
-use super::journal::operation::{decode_holes, decode_settings, encode_holes, encode_settings};
+use super::journal::operation::{
+    decode_holes, decode_settings, decode_uuid, encode_holes, encode_settings, encode_uuid,
+};
 use super::partition::segments::Covered;
 use super::producer::{Identity, PartitionKey, Sent, Window};
 use super::segment::{HEADER_BYTES, Hole};
@@ -56,6 +60,7 @@ const STATE: u8 = 204;
 const TOPIC: u8 = 205;
 const PARTITION: u8 = 206;
 const IDENTITY: u8 = 207;
+const WINDOW: u8 = 211;
 const ASIDE: u8 = 210;
 const OLD_STATE: u8 = 200;
 const OLD_TOPIC: u8 = 201;
@@ -82,6 +87,8 @@ pub(crate) struct TopicEntry {
     pub(crate) settings: TopicSettings,
     pub(crate) partitions: u32,
     pub(crate) name: TopicName,
+    /// Absent in what the first release wrote.
+    pub(crate) uuid: Option<Uuid>,
 }
 
 /// What a checkpoint keeps of a partition.
@@ -98,6 +105,8 @@ pub(crate) struct PartitionEntry {
     pub(crate) holes: Vec<Hole>,
     /// Segments that are waited for, and how much of them was synced.
     pub(crate) missed: Vec<(u64, u64)>,
+    /// When a record was appended last; `None`: by the first release.
+    pub(crate) appended_ms: Option<i64>,
 }
 
 impl PartitionEntry {
@@ -127,7 +136,7 @@ pub(crate) struct Kept {
     pub(crate) state: Option<State>,
     pub(crate) topics: BTreeMap<TopicId, TopicEntry>,
     pub(crate) partitions: FxHashMap<PartitionKey, PartitionEntry>,
-    pub(crate) identities: Vec<(u64, Identity)>,
+    pub(crate) identities: BTreeMap<u64, Identity>,
     pub(crate) asides: BTreeMap<PartitionKey, Aside>,
     /// The keys of rows that the first release wrote.
     pub(crate) old: Vec<Bytes>,
@@ -177,7 +186,14 @@ impl Kept {
         }
         for (key, value) in tables.scan_stored(&[IDENTITY])? {
             let identity = fields(value, decode_identity)?;
-            kept.identities.push((number_of(&key)?, identity));
+            kept.identities.insert(number_of(&key)?, identity);
+        }
+        for (key, value) in tables.scan_stored(&[WINDOW])? {
+            let (id, of) = window_of(&key)?;
+            let window = fields(value, decode_window)?;
+            if let Some(identity) = kept.identities.get_mut(&id) {
+                identity.windows.insert(of, window);
+            }
         }
         for (key, value) in tables.scan_stored(&[ASIDE])? {
             let aside = fields(value, decode_aside)?;
@@ -208,7 +224,7 @@ impl Kept {
         }
         for (key, value) in tables.scan_stored(&[OLD_IDENTITY])? {
             let identity = old_identity(&mut { value }).ok_or_else(damaged)?;
-            self.identities.push((number_of(&key)?, identity));
+            self.identities.insert(number_of(&key)?, identity);
             self.old.push(key);
         }
         Ok(())
@@ -225,8 +241,11 @@ impl Kept {
         );
         let partitions = self.partitions.iter();
         rows.extend(partitions.map(|(key, entry)| partition_row(*key, Some(entry))));
-        let identities = self.identities.iter();
-        rows.extend(identities.map(|(id, identity)| identity_row(*id, Some(identity))));
+        for (id, identity) in &self.identities {
+            rows.extend([identity_row(*id, Some(identity))]);
+            let windows = identity.windows.iter();
+            rows.extend(windows.map(|(of, window)| window_row(*id, *of, Some(window))));
+        }
         rows
     }
 }
@@ -253,6 +272,7 @@ pub(crate) fn topic_row(topic: TopicId, entry: Option<&TopicEntry>) -> Row {
             out.put_u32_le(entry.partitions);
             field::text(Some(entry.name.as_ref()), out);
             encode_settings(&entry.settings, out);
+            encode_uuid(entry.uuid, out);
         })
     });
     (full_key(TOPIC, &topic.0.to_be_bytes()), value)
@@ -293,6 +313,15 @@ pub(crate) fn identity_row(id: u64, identity: Option<&Identity>) -> Row {
     (full_key(IDENTITY, &id.to_be_bytes()), value)
 }
 
+/// The row of what a producer sent to a partition last; without a window, its end.
+pub(crate) fn window_row(id: u64, of: PartitionKey, window: Option<&Window>) -> Row {
+    let mut key = id.to_be_bytes().to_vec();
+    key.extend_from_slice(&of.0.0.to_be_bytes());
+    key.extend_from_slice(&of.1.to_be_bytes());
+    let value = window.map(|window| block(|out| encode_window(window, out)));
+    (full_key(WINDOW, &key), value)
+}
+
 fn block(fields: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::new();
     field::block(&mut out, fields);
@@ -322,6 +351,12 @@ fn partition_of(key: &[u8]) -> Result<PartitionKey, Unreadable> {
     Ok((topic_of(topic)?, u32::from_be_bytes(*partition)))
 }
 
+fn window_of(key: &[u8]) -> Result<(u64, PartitionKey), Unreadable> {
+    let id = key.get(..9).ok_or(Unreadable::Damaged)?;
+    // What follows looks as a partition's key does behind its number.
+    Ok((number_of(id)?, partition_of(&key[8..])?))
+}
+
 fn decode_state(from: &mut Bytes) -> Option<State> {
     Some(State {
         sequence: from.try_get_u64_le().ok()?,
@@ -346,6 +381,7 @@ fn decode_topic(from: &mut Bytes) -> Option<TopicEntry> {
         partitions: from.try_get_u32_le().ok()?,
         name: TopicName::parse(&field::read_text(from)??).ok()?,
         settings: decode_settings(from)?,
+        uuid: decode_uuid(from)?,
     })
 }
 
@@ -364,6 +400,7 @@ fn encode_partition(entry: &PartitionEntry, out: &mut Vec<u8>) {
         out.put_u64_le(*segment);
         out.put_u64_le(*length);
     });
+    out.put_i64_le(entry.appended_ms.unwrap_or(i64::MIN));
 }
 
 fn decode_partition(from: &mut Bytes) -> Option<PartitionEntry> {
@@ -378,6 +415,7 @@ fn decode_partition(from: &mut Bytes) -> Option<PartitionEntry> {
         epochs: Epochs::kept(field::read_list(from, decode_start)?)?,
         holes: decode_holes(from)?,
         missed: field::read_list(from, decode_pair)?,
+        appended_ms: Some(from.try_get_i64_le().ok()?).filter(|time| *time != i64::MIN),
     };
     is_plausible(&entry).then_some(entry)
 }
@@ -403,40 +441,30 @@ fn encode_identity(identity: &Identity, out: &mut Vec<u8>) {
     out.put_u16_le(identity.epoch);
     out.put_i64_le(identity.used_ms);
     field::text(identity.name.as_deref(), out);
-    let mut windows: Vec<_> = identity.windows.iter().collect();
-    windows.sort_unstable_by_key(|(key, _)| **key);
-    field::list(out, &windows, |((topic, partition), window), out| {
-        out.put_u64_le(topic.0);
-        out.put_u32_le(*partition);
-        out.put_u16_le(window.epoch);
-        out.put_u32_le(window.next);
-        field::list(out, window.remembered(), |sent, out| {
-            out.put_u32_le(sent.sequence);
-            out.put_u32_le(sent.count);
-            out.put_u64_le(sent.offset);
-        });
-    });
 }
 
 fn decode_identity(from: &mut Bytes) -> Option<Identity> {
-    let epoch = from.try_get_u16_le().ok()?;
-    let used_ms = from.try_get_i64_le().ok()?;
-    let name = field::read_text(from)?;
-    let windows = field::read_list(from, |from| {
-        let key = (
-            TopicId(from.try_get_u64_le().ok()?),
-            from.try_get_u32_le().ok()?,
-        );
-        let (epoch, next) = (from.try_get_u16_le().ok()?, from.try_get_u32_le().ok()?);
-        let sent = field::read_list(from, decode_sent)?;
-        Some((key, Window::kept(epoch, next, &sent)?))
-    })?;
     Some(Identity {
-        epoch,
-        name,
-        used_ms,
-        windows: windows.into_iter().collect(),
+        epoch: from.try_get_u16_le().ok()?,
+        used_ms: from.try_get_i64_le().ok()?,
+        name: field::read_text(from)?,
+        ..Identity::default()
     })
+}
+
+fn encode_window(window: &Window, out: &mut Vec<u8>) {
+    out.put_u16_le(window.epoch);
+    out.put_u32_le(window.next);
+    field::list(out, window.remembered(), |sent, out| {
+        out.put_u32_le(sent.sequence);
+        out.put_u32_le(sent.count);
+        out.put_u64_le(sent.offset);
+    });
+}
+
+fn decode_window(from: &mut Bytes) -> Option<Window> {
+    let (epoch, next) = (from.try_get_u16_le().ok()?, from.try_get_u32_le().ok()?);
+    Window::kept(epoch, next, &field::read_list(from, decode_sent)?)
 }
 
 fn decode_sent(from: &mut Bytes) -> Option<Sent> {
@@ -465,6 +493,7 @@ fn old_topic(from: &mut Bytes) -> Option<TopicEntry> {
         settings: old::settings(from)?,
         partitions: from.try_get_u32_le().ok()?,
         name: TopicName::parse(&field::read_text(from)??).ok()?,
+        uuid: None,
     })
 }
 
@@ -481,6 +510,7 @@ fn old_partition(topic: TopicId, from: &mut Bytes) -> Option<PartitionEntry> {
         stopped: field::read_text(from)?,
         holes: Vec::new(),
         missed: Vec::new(),
+        appended_ms: None,
     };
     if !from.is_empty() {
         entry.holes = old::holes(from)?;
@@ -556,10 +586,11 @@ mod tests {
             settings: TopicSettings {
                 durability: Durability::Memory,
                 retention_ms: Some(7),
-                retention_bytes: None,
+                ..TopicSettings::default()
             },
             partitions: 3,
             name: TopicName::parse("t").expect("it is plain"),
+            uuid: Some(Uuid::from_u128(7)),
         };
         check(topic_row(TopicId(1), Some(&topic)), &topic, decode_topic);
         let mut epochs = Epochs::alone(TopicId(1), 5);
@@ -577,6 +608,7 @@ mod tests {
                 at: 500,
             }],
             missed: vec![(40, 1000)],
+            appended_ms: Some(-5),
         };
         let row = partition_row((TopicId(1), 2), Some(&partition));
         assert_eq!(partition_of(&row.0), Ok((TopicId(1), 2)));
@@ -587,11 +619,13 @@ mod tests {
             offset: 3,
         };
         let window = Window::kept(4, 3, &[sent, sent]).expect("it is one");
+        let row = window_row(9, (TopicId(1), 2), Some(&window));
+        assert_eq!(window_of(&row.0), Ok((9, (TopicId(1), 2))));
+        check(row, &window, decode_window);
         let identity = Identity {
             epoch: 4,
-            name: None,
             used_ms: -1,
-            windows: [((TopicId(1), 2), window)].into_iter().collect(),
+            ..Identity::default()
         };
         check(identity_row(9, Some(&identity)), &identity, decode_identity);
     }

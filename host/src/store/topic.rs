@@ -9,6 +9,7 @@ use eddy_protocol::frame::TopicSettings;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::commit::TopicId;
 use super::partition::Partition;
@@ -19,6 +20,7 @@ use super::partition::stop::Cause;
 pub struct Topic {
     id: TopicId,
     name: TopicName,
+    uuid: Uuid,
     settings: RwLock<TopicSettings>,
     partitions: RwLock<Arc<[Arc<Partition>]>>,
     deleted: AtomicBool,
@@ -27,13 +29,14 @@ pub struct Topic {
 impl Topic {
     pub(crate) fn new(
         id: TopicId,
-        name: TopicName,
+        (name, uuid): (TopicName, Uuid),
         settings: TopicSettings,
         partitions: Vec<Arc<Partition>>,
     ) -> Topic {
         Topic {
             id,
             name,
+            uuid,
             settings: RwLock::new(settings),
             partitions: RwLock::new(partitions.into()),
             deleted: AtomicBool::new(false),
@@ -48,6 +51,11 @@ impl Topic {
     /// Its name.
     pub fn name(&self) -> &TopicName {
         &self.name
+    }
+
+    /// What names it for ever, also outside of this folder.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
     }
 
     /// How it is kept.
@@ -90,6 +98,11 @@ impl Topic {
             partition.stop(format!("topic `{}` was deleted", self.name), Cause::Deleted);
         }
     }
+}
+
+/// The UUID of a topic that is new.
+pub(crate) fn new_uuid() -> Uuid {
+    uuid::Builder::from_random_bytes(fastrand::u128(..).to_le_bytes()).into_uuid()
 }
 
 /// All topics.

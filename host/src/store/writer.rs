@@ -14,11 +14,12 @@ use super::error::CommitError;
 use super::journal::Journal;
 use super::journal::operation::{Operation, Placed, PlacedDelta};
 use super::partition::Partition;
-use super::producer::{self, PartitionKey, Producers, Verdict};
+use super::producer::{self, Limits, PartitionKey, Producers, Verdict};
 use super::request::Answer;
 use super::state::StateChange;
 use super::table::{Changes, Tables, entry};
-use super::topic::{Catalog, Topic};
+use super::timestamp::{self, Claims};
+use super::topic::{Catalog, Topic, new_uuid};
 
 /// The writer's knowledge.
 #[derive(Debug)]
@@ -46,6 +47,15 @@ pub(crate) struct Log {
     pub(crate) next: u64,
     /// The group that must be synced before the newest batch is visible.
     pub(crate) last_needs: u64,
+}
+
+/// What a commit is looked at against.
+pub(crate) struct Against<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) now_ms: i64,
+    pub(crate) claims: Claims,
+    pub(crate) limits: Limits,
 }
 
 /// A group being made.
@@ -199,19 +209,18 @@ impl Writer {
         &mut self,
         draft: &mut Draft,
         commit: Commit,
-        against: (&Tables, &Catalog, i64),
+        against: &Against<'_>,
     ) -> Result<(u64, Committed), CommitError> {
-        let (tables, catalog, now_ms) = against;
-        expect(&commit, draft, tables)?;
+        expect(&commit, draft, against.tables)?;
         let mut operations = Vec::new();
         for change in &commit.catalog {
-            operations.push(self.catalog_operation(change, catalog, &operations)?);
+            operations.push(self.catalog_operation(change, against.catalog, &operations)?);
         }
         let mark = draft.mark();
         let mut appended = Vec::with_capacity(commit.appends.len());
         let mut waits = Waits::default();
         for append in commit.appends {
-            match self.draft_append(draft, append, now_ms, &mut waits) {
+            match self.draft_append(draft, append, against, &mut waits) {
                 Ok(place) => appended.push(place),
                 Err(error) => {
                     self.roll_back(draft, &mark);
@@ -261,9 +270,10 @@ impl Writer {
         &mut self,
         draft: &mut Draft,
         append: Append,
-        now_ms: i64,
+        against: &Against<'_>,
         waits: &mut Waits,
     ) -> Result<Appended, CommitError> {
+        let Against { now_ms, claims, .. } = *against;
         let key = (append.topic, append.partition);
         let Some(log) = self.logs.get_mut(&key) else {
             return Err(self.no_such_partition(append.topic, append.partition));
@@ -280,7 +290,8 @@ impl Writer {
         let stamp = append.batch.producer();
         if let Some(stamp) = stamp
             && let Verdict::Repeat(offset) =
-                self.producers.judge(key, stamp, append.batch.count())?
+                self.producers
+                    .judge(key, stamp, append.batch.count(), against.limits)?
         {
             return Ok(Appended {
                 offset,
@@ -296,13 +307,21 @@ impl Writer {
                 reason: "its offsets are used up".to_owned(),
             });
         }
-        waits.for_this |= log.topic.settings().durability == Durability::Disk;
+        let settings = log.topic.settings();
+        let batch = timestamp::admit(append.batch, &settings, now_ms, claims);
+        let batch = batch.map_err(|outside| CommitError::Timestamp {
+            topic: log.topic.name().clone(),
+            timestamp: outside.timestamp,
+            limit_ms: outside.limit_ms,
+            side: outside.side,
+        })?;
+        waits.for_this |= settings.durability == Durability::Disk;
         draft.undo.push(Undo::Log {
             key,
             next: log.next,
             last_needs: log.last_needs,
         });
-        let batch = append.batch.with_base_offset(offset);
+        let batch = batch.with_base_offset(offset);
         log.next = batch.end_offset();
         let partition = log.partition.clone();
         if let Some(stamp) = stamp {
@@ -401,6 +420,7 @@ impl Writer {
                     name: name.clone(),
                     partitions: *partitions,
                     settings: *settings,
+                    uuid: Some(new_uuid()),
                 })
             }
             CatalogChange::Alter {

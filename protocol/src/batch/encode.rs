@@ -46,7 +46,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn flags(&self) -> ColumnFlags {
+    fn flags(&self) -> ColumnFlags {
         ColumnFlags {
             timestamps: width(self.timestamp_min, self.timestamp_max),
             sparse: self.sparse,
@@ -134,7 +134,7 @@ impl ColumnBuf {
     }
 
     /// The body, behind room for the header, and the header without a checksum.
-    fn lay_out(
+    pub(super) fn lay_out(
         &self,
         rows: Rows<'_>,
         offsets: OffsetMode,

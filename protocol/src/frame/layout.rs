@@ -68,14 +68,22 @@ block!(CreateTopic {
 block!(TopicSettings {
     durability,
     retention_ms,
-    retention_bytes
+    retention_bytes,
+    timestamps,
+    timestamp_ahead_ms,
+    timestamp_behind_ms,
+    out_of_bounds
 });
 block!(AlterTopic {
     topic,
     partitions,
     durability,
     retention_ms,
-    retention_bytes
+    retention_bytes,
+    timestamps,
+    timestamp_ahead_ms,
+    timestamp_behind_ms,
+    out_of_bounds
 });
 
 variants!(ServerFrame {
@@ -151,7 +159,8 @@ block!(Fetched {
 block!(TopicInfo {
     topic,
     settings,
-    partitions
+    partitions,
+    uuid
 });
 block!(PartitionInfo {
     partition,
@@ -165,25 +174,32 @@ block!(PartitionInfo {
 /// Stands for every number that is not known.
 const UNKNOWN: u32 = u32::MAX;
 
-impl Encode for Durability {
-    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        let number: u32 = match self {
-            Durability::Disk => 0,
-            Durability::Memory => 1,
-            Durability::Unknown => UNKNOWN,
-        };
-        number.encode(encoder)
-    }
+/// An enum without fields as a number; one that is not known is `Unknown`.
+macro_rules! numbers {
+    ($name:ident { $($number:literal = $variant:ident),* }) => {
+        impl Encode for $name {
+            fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+                let number: u32 = match self {
+                    $($name::$variant => $number,)*
+                    $name::Unknown => UNKNOWN,
+                };
+                number.encode(encoder)
+            }
+        }
+
+        impl<C> Decode<C> for $name {
+            fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+                Ok(match u32::decode(decoder)? {
+                    $($number => $name::$variant,)*
+                    _ => $name::Unknown,
+                })
+            }
+        }
+
+        bincode::impl_borrow_decode!($name);
+    };
 }
 
-impl<C> Decode<C> for Durability {
-    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        Ok(match u32::decode(decoder)? {
-            0 => Durability::Disk,
-            1 => Durability::Memory,
-            _ => Durability::Unknown,
-        })
-    }
-}
-
-bincode::impl_borrow_decode!(Durability);
+numbers!(Durability { 0 = Disk, 1 = Memory });
+numbers!(Timestamps { 0 = Create, 1 = Append });
+numbers!(OutOfBounds { 0 = Refuse, 1 = Append });

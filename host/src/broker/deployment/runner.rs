@@ -24,7 +24,7 @@ use crate::broker::fetch::{self, PartitionChange};
 use crate::broker::{Broker, ListenGuard, refusal};
 use crate::metrics as names;
 use crate::plugin::{Instance, PluginError, Verdict};
-use crate::store::{Append, Commit, CommitError, Partition, Ticket};
+use crate::store::{Append, Claims, Commit, CommitError, Partition, Ticket};
 
 /// Why a runner stopped, in words for who runs the deployment.
 pub(super) enum Stop {
@@ -256,6 +256,8 @@ impl Runner {
             appends,
             changes: vec![to.put()],
             expect: vec![from.expect()],
+            // Its input was let in; to refuse its outputs would stop it for good.
+            claims: Claims::Mended,
             ..Commit::default()
         }
     }

@@ -20,6 +20,10 @@ fn alter(topic: &str) -> AlterTopic {
         durability: None,
         retention_ms: None,
         retention_bytes: None,
+        timestamps: None,
+        timestamp_ahead_ms: None,
+        timestamp_behind_ms: None,
+        out_of_bounds: None,
     }
 }
 

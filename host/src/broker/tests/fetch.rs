@@ -60,6 +60,10 @@ async fn a_fetch_outside_of_what_there_is_is_told_where_that_begins_and_ends() {
         durability: None,
         retention_ms: None,
         retention_bytes: Some(Limit::AtMost(1)),
+        timestamps: None,
+        timestamp_ahead_ms: None,
+        timestamp_behind_ms: None,
+        out_of_bounds: None,
     };
     within("altering", broker.alter_topic(alter))
         .await

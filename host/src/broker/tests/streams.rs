@@ -184,6 +184,10 @@ async fn a_reader_that_retention_overtakes_gets_a_gap_with_both_offsets() {
             durability: None,
             retention_ms: None,
             retention_bytes: Some(Limit::AtMost(1)),
+            timestamps: None,
+            timestamp_ahead_ms: None,
+            timestamp_behind_ms: None,
+            out_of_bounds: None,
         })
         .await
         .expect("altered");
@@ -509,6 +513,10 @@ async fn whoever_follows_a_stream_is_told_that_it_has_grown_and_no_longer_afterw
         durability: None,
         retention_ms: None,
         retention_bytes: None,
+        timestamps: None,
+        timestamp_ahead_ms: None,
+        timestamp_behind_ms: None,
+        out_of_bounds: None,
     };
     // The caller goes away at once.
     assert!(futures_util::FutureExt::now_or_never(broker.alter_topic(alter)).is_none());

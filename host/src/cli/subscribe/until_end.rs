@@ -77,6 +77,7 @@ mod tests {
             topic: TopicName::parse("t").expect("a name"),
             settings: TopicSettings::default(),
             partitions: partitions.collect(),
+            uuid: String::new(),
         }
     }
 

@@ -194,6 +194,7 @@ mod tests {
                 .collect(),
             topic: TopicName::parse("t").expect("a name"),
             settings: TopicSettings::default(),
+            uuid: String::new(),
         };
         let check = |offset, ends: &[u64], partitions: &[u32]| {
             StartPoint(Start::Offset(offset)).check(&topic(ends), partitions)

@@ -70,6 +70,21 @@ pub(super) const STORE: &[Setting] = &[
         |c| Box::new(Count(&mut c.store.producers_max, 1..=100_000_000)),
     ),
     setting(
+        "store.producer_partitions_max",
+        "A producer that sends to more partitions than this is refused.",
+        |c| Box::new(Count(&mut c.store.producer_partitions_max, 1..=100_000_000)),
+    ),
+    setting(
+        "store.producer_windows_max",
+        "With more partitions remembered of all producers together, those that were idle longest are forgotten.",
+        |c| Box::new(Count(&mut c.store.producer_windows_max, 1..=100_000_000)),
+    ),
+    setting(
+        "store.state_bytes",
+        "Memory for what deployments' states have used last.",
+        |c| Box::new(Bytes(&mut c.store.state_bytes, MIB..=TIB)),
+    ),
+    setting(
         "store.retention_interval",
         "How often retention looks for segments to delete.",
         |c| Box::new(Time(&mut c.store.retention_interval, MILLISECOND..=DAY)),

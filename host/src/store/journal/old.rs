@@ -73,6 +73,7 @@ fn whole(kind: u8, from: &mut Bytes) -> Option<Operation> {
                 name,
                 partitions,
                 settings,
+                uuid: None,
             }
         }
         5 => Operation::AlterTopic {

@@ -8,7 +8,7 @@
 //!                    | crc u32 (the batch's own) | producer u64 (0: none) | epoch u16 | sequence u32
 //! 33 put             table u8 | key length u32 | key | value (the rest)
 //! 34 delete          table u8 | key (the rest)
-//! 35 create topic    topic u64 | partitions u32 | name (text) | settings
+//! 35 create topic    topic u64 | partitions u32 | name (text) | settings | uuid (16 bytes)
 //! 36 alter topic     topic u64 | partitions u32 | settings
 //! 37 delete topic    topic u64
 //! 38 open producer   producer u64 | epoch u16 | name (text)
@@ -18,10 +18,12 @@
 //! 42 repair          topic u64 | partition u32 | epoch u32 | from u64 | holes
 //! 43 state           deployment (text) | instance u32 | store (text) | rows u32 | length u32 | crc u32
 //!                    (CRC-32C of the delta, whose bytes are in the payload, in their turn)
+//! 45 set uuid        topic u64 | uuid (16 bytes)
 //! 44 delete state    deployment (text) | instance u64 (all bits set: all of them)
 //!
 //! settings           entry: durability u8 (0 disk, 1 memory) | retention ms u64 | retention bytes u64
-//!                    (all bits set: no limit)
+//!                    (all bits set: no limit) | timestamps u8 (0 create, 1 append) | timestamp ahead ms
+//!                    u64 | timestamp behind ms u64 (both likewise) | out of bounds u8 (0 refuse, 1 append)
 //! holes              list: from u64 | to u64 | at u64
 //! ```
 //!
@@ -31,8 +33,10 @@
 //! kinds 1 to 12, without blocks, which are read (see [`old`]) and never written.
 
 use bytes::{Buf, BufMut, Bytes};
-use eddy_protocol::frame::{Durability, TopicSettings};
+use eddy_protocol::frame::{Durability, OutOfBounds, Timestamps, TopicSettings};
 use eddy_protocol::{Batch, ProducerStamp, TopicName};
+
+use uuid::Uuid;
 
 use super::old;
 use crate::store::commit::{Change, Table, TopicId};
@@ -55,6 +59,8 @@ pub(crate) enum Operation {
         name: TopicName,
         partitions: u32,
         settings: TopicSettings,
+        /// Absent in what the first release wrote.
+        uuid: Option<Uuid>,
     },
     AlterTopic {
         topic: TopicId,
@@ -93,6 +99,11 @@ pub(crate) enum Operation {
         from: Option<u64>,
         /// All that the partition has from then on.
         holes: Vec<Hole>,
+    },
+    /// A topic of the first release is given its UUID.
+    SetUuid {
+        topic: TopicId,
+        uuid: Uuid,
     },
     /// A delta of a state.
     State(PlacedDelta),
@@ -184,6 +195,7 @@ impl Operation {
             Operation::Repair { .. } => 42,
             Operation::State(_) => 43,
             Operation::DeleteState(_) => 44,
+            Operation::SetUuid { .. } => 45,
             Operation::Skipped => SKIPPED_FROM,
         }
     }
@@ -211,11 +223,13 @@ impl Operation {
                 name,
                 partitions,
                 settings,
+                uuid,
             } => {
                 out.put_u64_le(topic.0);
                 out.put_u32_le(*partitions);
                 field::text(Some(name.as_ref()), out);
                 encode_settings(settings, out);
+                encode_uuid(*uuid, out);
             }
             Operation::AlterTopic {
                 topic,
@@ -265,6 +279,10 @@ impl Operation {
                 out.put_u64_le(from.unwrap_or(NO_LIMIT));
                 encode_holes(holes, out);
             }
+            Operation::SetUuid { topic, uuid } => {
+                out.put_u64_le(topic.0);
+                encode_uuid(Some(*uuid), out);
+            }
             Operation::State(placed) => {
                 field::text(Some(&placed.state.deployment), out);
                 out.put_u32_le(placed.state.instance);
@@ -296,7 +314,7 @@ impl Operation {
                 let table = table.ok_or_else(|| Unreadable::newer("table", number))?;
                 decode_change(table, kind == 34, &mut fields).map(Operation::Change)
             }
-            35..=39 => decode_whole(kind, &mut fields),
+            35..=39 | 45 => decode_whole(kind, &mut fields),
             40..=42 => decode_state(kind, &mut fields),
             43 => decode_delta(&mut fields).map(Operation::State),
             44 => decode_deletion(&mut fields).map(Operation::DeleteState),
@@ -349,6 +367,7 @@ fn decode_whole(kind: u8, from: &mut Bytes) -> Option<Operation> {
             partitions: from.try_get_u32_le().ok()?,
             name: TopicName::parse(&field::read_text(from)??).ok()?,
             settings: decode_settings(from)?,
+            uuid: decode_uuid(from)?,
         },
         36 => Operation::AlterTopic {
             topic,
@@ -361,7 +380,11 @@ fn decode_whole(kind: u8, from: &mut Bytes) -> Option<Operation> {
             epoch: from.try_get_u16_le().ok()?,
             name: field::read_text(from)?,
         },
-        _ => Operation::ForgetProducer { id },
+        39 => Operation::ForgetProducer { id },
+        _ => Operation::SetUuid {
+            topic,
+            uuid: decode_uuid(from)??,
+        },
     })
 }
 
@@ -489,6 +512,11 @@ pub(crate) fn encode_settings(settings: &TopicSettings, out: &mut Vec<u8>) {
         });
         out.put_u64_le(settings.retention_ms.unwrap_or(NO_LIMIT));
         out.put_u64_le(settings.retention_bytes.unwrap_or(NO_LIMIT));
+        // The broker refuses what is unknown.
+        out.put_u8(u8::from(settings.timestamps == Timestamps::Append));
+        out.put_u64_le(settings.timestamp_ahead_ms.unwrap_or(NO_LIMIT));
+        out.put_u64_le(settings.timestamp_behind_ms.unwrap_or(NO_LIMIT));
+        out.put_u8(u8::from(settings.out_of_bounds == OutOfBounds::Append));
     });
 }
 
@@ -503,11 +531,39 @@ pub(super) fn settings_fields(from: &mut Bytes) -> Option<TopicSettings> {
         1 => Durability::Memory,
         _ => return None,
     };
-    Some(TopicSettings {
+    let mut settings = TopicSettings {
         durability,
         retention_ms: limit(from.try_get_u64_le().ok()?),
         retention_bytes: limit(from.try_get_u64_le().ok()?),
-    })
+        ..TopicSettings::default()
+    };
+    if from.is_empty() {
+        return Some(settings);
+    }
+    settings.timestamps = match from.try_get_u8().ok()? {
+        0 => Timestamps::Create,
+        1 => Timestamps::Append,
+        _ => return None,
+    };
+    settings.timestamp_ahead_ms = limit(from.try_get_u64_le().ok()?);
+    settings.timestamp_behind_ms = limit(from.try_get_u64_le().ok()?);
+    settings.out_of_bounds = match from.try_get_u8().ok()? {
+        0 => OutOfBounds::Refuse,
+        1 => OutOfBounds::Append,
+        _ => return None,
+    };
+    Some(settings)
+}
+
+/// 16 bytes; zeros: none.
+pub(crate) fn encode_uuid(uuid: Option<Uuid>, out: &mut Vec<u8>) {
+    out.put_slice(uuid.unwrap_or_default().as_bytes());
+}
+
+pub(crate) fn decode_uuid(from: &mut Bytes) -> Option<Option<Uuid>> {
+    let bytes = field::take(from, size_of::<Uuid>())?;
+    let uuid = Uuid::from_slice(&bytes).ok()?;
+    Some((!uuid.is_nil()).then_some(uuid))
 }
 
 fn limit(value: u64) -> Option<u64> {
@@ -529,6 +585,10 @@ mod tests {
             durability: Durability::Memory,
             retention_ms: Some(1000),
             retention_bytes: None,
+            timestamps: Timestamps::Append,
+            timestamp_ahead_ms: None,
+            timestamp_behind_ms: Some(7),
+            out_of_bounds: OutOfBounds::Append,
         }
     }
 
@@ -562,6 +622,11 @@ mod tests {
                 name: name(),
                 partitions: 3,
                 settings: settings(),
+                uuid: Some(Uuid::from_u128(5)),
+            },
+            Operation::SetUuid {
+                topic,
+                uuid: Uuid::from_u128(6),
             },
             Operation::AlterTopic {
                 topic,

@@ -12,7 +12,7 @@ pub(crate) mod segments;
 pub(crate) mod stop;
 mod tail;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ pub struct Partition {
     end: AtomicU64,
     /// What its segments take on disk.
     bytes: AtomicU64,
+    /// When a record came to its segments last; the least there is: not known.
+    appended_ms: AtomicI64,
     /// Whether `stop` has something, for readers to see without a lock.
     is_stopped: AtomicBool,
     stop: RwLock<Option<Stop>>,
@@ -78,6 +80,7 @@ pub(crate) struct Opened {
     pub(crate) covered: Covered,
     pub(crate) aside: Option<Aside>,
     pub(crate) stop: Option<Stop>,
+    pub(crate) appended_ms: Option<i64>,
 }
 
 impl Opened {
@@ -91,6 +94,7 @@ impl Opened {
             covered: Covered::default(),
             aside: None,
             stop: None,
+            appended_ms: None,
         }
     }
 }
@@ -112,6 +116,7 @@ impl Partition {
             start: AtomicU64::new(opened.start),
             end: AtomicU64::new(opened.end),
             bytes: AtomicU64::new(opened.segments.bytes()),
+            appended_ms: AtomicI64::new(opened.appended_ms.unwrap_or(i64::MIN)),
             is_stopped: AtomicBool::new(opened.stop.is_some()),
             stop: RwLock::new(opened.stop),
             watchers: Watchers::default(),
@@ -316,8 +321,9 @@ impl Partition {
     }
 
     /// Takes note that batches are in a segment.
-    pub(crate) fn applied(&self, batches: &[Batch], tail_bytes_max: u64) {
+    pub(crate) fn applied(&self, batches: &[Batch], now_ms: i64, tail_bytes_max: u64) {
         let Some(last) = batches.last() else { return };
+        self.appended_ms.store(now_ms, Ordering::Relaxed);
         let bytes: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut inner = self.inner.lock();
@@ -363,6 +369,12 @@ impl Partition {
 
 // Its segments.
 impl Partition {
+    /// When a record came to its segments last; `None`: not known.
+    pub(crate) fn appended_ms(&self) -> Option<i64> {
+        let time_ms = self.appended_ms.load(Ordering::Relaxed);
+        (time_ms != i64::MIN).then_some(time_ms)
+    }
+
     /// Everything below is in segments.
     pub(crate) fn applied_end(&self) -> u64 {
         self.inner.lock().segments.end()

@@ -25,7 +25,7 @@ use crate::store::producer::PartitionKey;
 use crate::store::retention::Doomed;
 use crate::store::segment::files::Files;
 use crate::store::table::Tables;
-use crate::store::topic::{Catalog, Topic};
+use crate::store::topic::{Catalog, Topic, new_uuid};
 use crate::store::writer::Writer;
 
 /// How much of a file is written again at a time.
@@ -269,6 +269,14 @@ impl Recovery<'_> {
     fn findings(&mut self) -> Vec<Operation> {
         let lost = std::mem::take(&mut self.lost);
         let mut operations = Vec::new();
+        for (topic, known) in &mut self.replay.topics {
+            if known.uuid.is_none() {
+                let uuid = *known.uuid.insert(new_uuid());
+                let topic = *topic;
+                operations.push(Operation::SetUuid { topic, uuid });
+                self.replay.touched_topics.insert(topic);
+            }
+        }
         for part in self.replay.parts() {
             let (topic, partition) = part.key;
             if lost.contains(&part.key) || part.is_restored {
@@ -384,6 +392,7 @@ fn build_topic(
             covered: part.covered,
             aside: part.aside,
             stop: None,
+            appended_ms: part.appended_ms,
         };
         let partition = Partition::new(id, topic.name.clone(), part.key.1, shared.clone(), opened);
         let partition = Arc::new(partition);
@@ -395,7 +404,12 @@ fn build_topic(
         }
         partitions.push(partition);
     }
-    let topic = Arc::new(Topic::new(id, topic.name, topic.settings, partitions));
+    let topic = Arc::new(Topic::new(
+        id,
+        (topic.name, topic.uuid.unwrap_or_else(new_uuid)),
+        topic.settings,
+        partitions,
+    ));
     writer.add_logs(&topic, synced);
     topic
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use eddy_protocol::frame::{Durability, TopicSettings};
 use eddy_protocol::{Batch, TopicName};
 use rustc_hash::{FxHashMap, FxHashSet};
+use uuid::Uuid;
 
 use super::salvage;
 use crate::store::apply::segment_bytes;
@@ -62,6 +63,8 @@ pub(crate) struct Part {
     pub(crate) proven: usize,
     /// The newest damage in the journal that a repair behind it has accepted.
     pub(crate) repaired: usize,
+    /// When a record was appended last.
+    pub(crate) appended_ms: Option<i64>,
     buffer: Vec<Batch>,
     buffer_bytes: u64,
 }
@@ -72,6 +75,8 @@ pub(crate) struct Known {
     pub(crate) name: TopicName,
     pub(crate) settings: TopicSettings,
     pub(crate) parts: Vec<Part>,
+    /// Absent until it has one: it is of the first release.
+    pub(crate) uuid: Option<Uuid>,
     /// Whether it was `memory` at any time that the journal tells of.
     pub(crate) was_memory: bool,
     /// Whether retention may have deleted segments since the checkpoint.
@@ -79,9 +84,14 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    fn new(name: TopicName, settings: TopicSettings, parts: Vec<Part>) -> Known {
+    fn new(
+        (name, uuid): (TopicName, Option<Uuid>),
+        settings: TopicSettings,
+        parts: Vec<Part>,
+    ) -> Known {
         let mut topic = Known {
             name,
+            uuid,
             settings,
             parts,
             was_memory: false,
@@ -119,6 +129,8 @@ pub(crate) struct Replay<'a> {
     /// Whether records were left where they are, because their partition is stopped.
     pub(crate) has_dropped: bool,
     buffered: u64,
+    /// When the group was written that is replayed.
+    time_ms: i64,
     listed: FxHashMap<PartitionKey, BTreeMap<u64, u64>>,
 }
 
@@ -140,6 +152,7 @@ impl Part {
             is_touched: false,
             proven: damages,
             repaired: 0,
+            appended_ms: None,
             buffer: Vec::new(),
             buffer_bytes: 0,
         }
@@ -155,6 +168,7 @@ impl Part {
         let mut part = Part::new(key, found, 0);
         (part.epochs, part.start, part.end) = (entry.epochs.clone(), entry.start, entry.end);
         part.covered = entry.covered();
+        part.appended_ms = entry.appended_ms;
         part.stop = entry.stopped.map(|reason| Stop::new(reason, Cause::Lost));
         let mut segments = part.found.clone();
         if entry.length == 0 {
@@ -352,6 +366,7 @@ impl<'a> Replay<'a> {
             damages: 0,
             has_dropped: false,
             buffered: 0,
+            time_ms: 0,
             listed,
         };
         for (id, topic) in topics {
@@ -365,7 +380,7 @@ impl<'a> Replay<'a> {
                     }
                 })
                 .collect();
-            let topic = Known::new(topic.name, topic.settings, parts);
+            let topic = Known::new((topic.name, topic.uuid), topic.settings, parts);
             replay.topics.insert(id, topic);
         }
         replay
@@ -405,6 +420,7 @@ impl<'a> Replay<'a> {
         batch: Option<Batch>,
         time_ms: i64,
     ) -> Result<(), OpenError> {
+        self.time_ms = time_ms;
         match operation {
             Operation::Append(placed) => return self.append(&placed, batch, time_ms),
             Operation::Change(change) => {
@@ -416,11 +432,13 @@ impl<'a> Replay<'a> {
                 name,
                 partitions,
                 settings,
+                uuid,
             } => {
                 self.next_topic = self.next_topic.max(topic.0 + 1);
                 self.touched_topics.insert(topic);
                 let parts = self.new_parts(topic, 0..partitions);
-                self.topics.insert(topic, Known::new(name, settings, parts));
+                let known = Known::new((name, uuid), settings, parts);
+                self.topics.insert(topic, known);
             }
             Operation::AlterTopic {
                 topic,
@@ -483,6 +501,12 @@ impl<'a> Replay<'a> {
                     part.repair((epoch, from), holes, damages);
                 }
             }
+            Operation::SetUuid { topic, uuid } => {
+                self.touched_topics.insert(topic);
+                if let Some(topic) = self.topics.get_mut(&topic) {
+                    topic.uuid = Some(uuid);
+                }
+            }
             Operation::DeleteState(deletion) => self.states.push(StateChange::Delete(deletion)),
             Operation::State(_) | Operation::Skipped => {}
         }
@@ -535,7 +559,7 @@ impl<'a> Replay<'a> {
         let partitions = listed.map(|(_, number)| number + 1).max().unwrap_or(0);
         self.topics.insert(
             topic,
-            Known::new(name, TopicSettings::default(), Vec::new()),
+            Known::new((name, None), TopicSettings::default(), Vec::new()),
         );
         self.adopted.insert(topic);
         self.next_topic = self.next_topic.max(topic.0 + 1);
@@ -632,9 +656,11 @@ impl<'a> Replay<'a> {
 
     /// Adds a partition's next batch.
     fn push(&mut self, key: PartitionKey, batch: Batch) -> Result<(), OpenError> {
+        let time_ms = self.time_ms;
         let Some(part) = self.part(key) else {
             return Ok(());
         };
+        part.appended_ms = Some(time_ms);
         let bytes = part.push(batch);
         let is_large = part.buffer_bytes >= BUFFER_BYTES;
         self.buffered += bytes;
@@ -722,10 +748,12 @@ impl<'a> Replay<'a> {
         let batches = std::mem::take(&mut part.buffer);
         let bytes = std::mem::take(&mut part.buffer_bytes);
         let newest = part.newest().cloned();
+        let now_ms = part.appended_ms.unwrap_or(0);
         let mut run = Run {
             files,
             partition: key,
             segment_bytes,
+            now_ms,
             newest,
         };
         let segments = &mut part.segments;

@@ -15,6 +15,8 @@ pub(crate) struct Run<'a> {
     pub(crate) partition: PartitionKey,
     /// A segment that would grow past this is followed by another one.
     pub(crate) segment_bytes: u64,
+    /// The broker's time: no record in older segments was appended later.
+    pub(crate) now_ms: i64,
     /// The newest one.
     pub(crate) newest: Option<Arc<Segment>>,
 }
@@ -96,6 +98,7 @@ impl Run<'_> {
                 partition,
                 base,
             },
+            self.now_ms,
         )?);
         if let Some(closed) = self.newest.replace(segment.clone()) {
             closed.close(self.files);

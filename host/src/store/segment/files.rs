@@ -120,7 +120,7 @@ impl Files {
         if key.check_header(&header[..got]).is_ok() {
             return Ok(());
         }
-        file.write_at(&mut [IoSlice::new(&key.header())], 0)?;
+        file.write_at(&mut [IoSlice::new(&key.header(0))], 0)?;
         file.sync_data()
     }
 

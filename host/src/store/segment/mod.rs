@@ -7,11 +7,14 @@
 //! ```text
 //! 0         8         12        16        24          28        32            64
 //! +---------+---------+---------+---------+-----------+---------+-------------+
-//! | magic   | version | crc     | topic   | partition | zero    | base | zero |
+//! | magic   | version | crc     | topic   | partition | zero    | base | …    |
 //! +---------+---------+---------+---------+-----------+---------+-------------+
 //! ```
 //!
-//! Little endian; `crc` is CRC-32C over bytes 16..64. Segments are written
+//! Little endian; `crc` is CRC-32C over bytes 16..64. At byte 40 stands when the
+//! segment was begun, by the broker's clock (i64, milliseconds; 0: not known, as
+//! in what the first release wrote): no record in an older segment was appended
+//! later. The rest is zero, and may gain fields. Segments are written
 //! after the journal and not synced until a checkpoint; what the checkpoint
 //! does not cover, recovery writes again from the journal. Knows files and
 //! batches; what is visible, kept or stopped is the partition's business.
@@ -40,6 +43,8 @@ pub(crate) const FOLDER: &str = "topics";
 pub(crate) const HEADER_BYTES: u64 = 64;
 const MAGIC: [u8; 8] = *b"EDDYSEGM";
 const VERSION: u32 = 1;
+/// Where a header says when its segment was begun.
+const BEGUN_AT: usize = 40;
 
 /// Which segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,13 +71,14 @@ impl Key {
         )
     }
 
-    pub(crate) fn header(&self) -> [u8; HEADER_BYTES as usize] {
+    pub(crate) fn header(&self, begun_ms: i64) -> [u8; HEADER_BYTES as usize] {
         let mut bytes = [0; HEADER_BYTES as usize];
         let mut out = &mut bytes[16..];
         out.put_u64_le(self.topic.0);
         out.put_u32_le(self.partition);
         out.put_u32_le(0);
         out.put_u64_le(self.base);
+        out.put_i64_le(begun_ms);
         let crc = crc32c::crc32c(&bytes[16..]);
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -96,7 +102,7 @@ impl Key {
         if crc != crc32c::crc32c(&bytes[16..]) {
             return Err("its header's checksum is wrong".to_owned());
         }
-        if bytes != self.header() {
+        if bytes[16..BEGUN_AT] != self.header(0)[16..BEGUN_AT] {
             return Err("its header names another segment".to_owned());
         }
         Ok(())
@@ -233,6 +239,8 @@ struct State {
     holes: Arc<[Hole]>,
     /// The newest timestamp, once it is known and cannot change.
     timestamp_max: Option<i64>,
+    /// What the header says of when it was begun, once it was read.
+    begun_ms: Option<Option<i64>>,
 }
 
 impl Segment {
@@ -246,6 +254,7 @@ impl Segment {
                 is_closed,
                 holes: Arc::default(),
                 timestamp_max: None,
+                begun_ms: None,
             }),
             indexing: Mutex::default(),
         }
@@ -258,11 +267,27 @@ impl Segment {
 
     /// Begins a segment. A file of the same name is written over, not emptied:
     /// recovery may still need what is behind.
-    pub(crate) fn create(files: &Files, key: Key) -> io::Result<Segment> {
+    pub(crate) fn create(files: &Files, key: Key, now_ms: i64) -> io::Result<Segment> {
         let file = files.create(key)?;
-        file.write_at(&mut [IoSlice::new(&key.header())], 0)?;
+        file.write_at(&mut [IoSlice::new(&key.header(now_ms))], 0)?;
         let index = Index::new(key.base);
-        Ok(Segment::new(key, HEADER_BYTES, Some(index), false))
+        let segment = Segment::new(key, HEADER_BYTES, Some(index), false);
+        segment.state.lock().begun_ms = Some((now_ms != 0).then_some(now_ms));
+        Ok(segment)
+    }
+
+    /// When it was begun, if its header says that.
+    pub(crate) fn begun_ms(&self, files: &Files) -> Result<Option<i64>, Fault> {
+        if let Some(known) = self.state.lock().begun_ms {
+            return Ok(known);
+        }
+        let file = files.open(self.key)?;
+        let mut time = [0; 8];
+        file.read_at(&mut time, BEGUN_AT as u64)
+            .map_err(|error| files.fault(self.key, &error))?;
+        let found = Some(i64::from_le_bytes(time)).filter(|time| *time != 0);
+        self.state.lock().begun_ms = Some(found);
+        Ok(found)
     }
 
     /// Bytes of the file that are in use.

@@ -253,8 +253,8 @@ impl World {
             }
             let settings = TopicSettings {
                 durability,
-                retention_ms: None,
                 retention_bytes,
+                ..TopicSettings::default()
             };
             let name = TopicName::parse(name).expect("the name is plain");
             let create = CatalogChange::Create {

@@ -5,8 +5,6 @@
 use std::borrow::Cow;
 use std::io::{Read, Write};
 
-use lz4_flex::frame::{BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
-
 use crate::batch::compression::zstd_frame;
 use crate::batch::{BatchError, Compression};
 
@@ -64,7 +62,7 @@ impl Codec {
             Codec::None => return Ok(Cow::Borrowed(records)),
             Codec::Gzip => read_upto(flate2::bufread::MultiGzDecoder::new(records), limit),
             Codec::Snappy => expand_snappy(records, limit),
-            Codec::Lz4 => read_upto(FrameDecoder::new(records), limit),
+            Codec::Lz4 => read_upto(lz4_flex::frame::FrameDecoder::new(records), limit),
             Codec::Zstd => zstd_frame::expand_upto(records, limit),
         };
         expanded.map(Cow::Owned).ok_or(BatchError::KafkaExpansion {
@@ -87,9 +85,7 @@ impl Codec {
         let compressed = match self {
             Codec::None | Codec::Gzip | Codec::Snappy => return None,
             Codec::Lz4 => {
-                // Blocks as Java's client makes them: a reader has room for one at a time.
-                let frame = FrameInfo::new().block_size(BlockSize::Max64KB);
-                let mut encoder = FrameEncoder::with_frame_info(frame, Vec::new());
+                let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
                 encoder.write_all(records).ok()?;
                 encoder.finish().ok()?
             }

@@ -31,7 +31,6 @@
 //! <https://kafka.apache.org/documentation/#recordbatch>
 
 mod codec;
-mod fill;
 mod record;
 mod write;
 
@@ -42,9 +41,11 @@ use bytes::Bytes;
 use super::encode::Tally;
 use super::header::{Attributes, Body, TimestampWidth};
 use super::record::headers_len;
-use super::{Batch, BatchError, Header, ProducerStamp, RAW_BYTES_MAX, SEQUENCES};
+use super::{
+    Batch, BatchError, ColumnBuf, Compression, Header, OffsetMode, ProducerStamp, RAW_BYTES_MAX,
+    Rows, SEQUENCES,
+};
 use codec::Codec;
-use fill::Filling;
 use record::{KafkaRecord, each_record};
 pub use write::KafkaBatch;
 
@@ -151,9 +152,9 @@ impl KafkaHeader {
     }
 
     /// The header of a batch with this as its body.
-    fn envelope(&self, tally: &Tally, base_offset: u64) -> Result<Header, BatchError> {
+    fn envelope(&self, raw: &[u8], base_offset: u64) -> Result<Header, BatchError> {
         let span = self.last_offset_delta.saturating_add(1);
-        let mut header = tally.header(Body::Kafka, base_offset, span)?;
+        let mut header = self.tally(raw)?.header(Body::Kafka, base_offset, span)?;
         header.attributes = self.attributes;
         header.producer = self.producer;
         Ok(header)
@@ -207,7 +208,7 @@ impl Batch {
         let (kafka, records) = KafkaHeader::parse(body)?;
         check(body)?;
         let raw = kafka.codec.expand(records, RAW_BYTES_MAX)?;
-        let mut header = kafka.envelope(&kafka.tally(&raw)?, base_offset)?;
+        let mut header = kafka.envelope(&raw, base_offset)?;
         let mut encoded = Vec::with_capacity(super::HEADER_BYTES + body.len());
         encoded.resize(super::HEADER_BYTES, 0);
         encoded.extend_from_slice(body);
@@ -234,30 +235,29 @@ pub(super) fn check(body: &[u8]) -> Result<(), BatchError> {
 pub(super) fn verify(header: &Header, body: &[u8]) -> Result<(), BatchError> {
     let (kafka, records) = KafkaHeader::parse(body)?;
     let raw = kafka.codec.expand(records, raw_bytes_max(header))?;
-    is_of(
-        header,
-        kafka.envelope(&kafka.tally(&raw)?, header.base_offset)?,
-    )
+    is_of(header, kafka.envelope(&raw, header.base_offset)?)
 }
 
 /// The batch of columns that has the records of a body.
 pub(super) fn to_columns(header: &Header, body: &[u8]) -> Result<Vec<u8>, BatchError> {
     let (kafka, records) = KafkaHeader::parse(body)?;
     let raw = kafka.codec.expand(records, raw_bytes_max(header))?;
-    let tally = kafka.tally(&raw)?;
-    is_of(header, kafka.envelope(&tally, header.base_offset)?)?;
-    // The same header in front of the columns that it speaks of.
-    let mut made = Header {
-        body: Body::Columns,
-        length: header.raw_length + super::HEADER_BYTES as u32,
-        ..*header
-    };
-    let mut encoded = vec![0; made.length()];
-    let mut columns = Filling::new(&made, &tally, &mut encoded[super::HEADER_BYTES..]);
+    let count = (header.count as usize).min(raw.len());
+    let mut columns = ColumnBuf::with_capacity(count, raw.len());
     each_record(&raw, &kafka, |record| {
-        columns.push(&record, kafka.timestamp(&record));
-        Ok(())
+        let offset = header.base_offset + u64::from(record.offset_delta);
+        let timestamp = kafka.timestamp(&record);
+        record
+            .headers
+            .with(|headers| columns.push(offset, timestamp, record.key, record.value, headers))
     })?;
+    let offsets = OffsetMode::Sparse {
+        base: header.base_offset,
+        span: kafka.last_offset_delta.saturating_add(1),
+    };
+    let (mut made, mut encoded) = columns.lay_out(Rows::All, offsets, Compression::None)?;
+    (made.attributes, made.producer) = (kafka.attributes, kafka.producer);
+    is_of(header, made)?;
     made.seal(&mut encoded);
     Ok(encoded)
 }
