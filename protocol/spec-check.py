@@ -287,7 +287,7 @@ def check_encoding():
     position = lambda partition, offset, epoch: struct_of(varint(partition), varint(offset), varint(epoch))
     resume = listed([position(0, 102, 1), position(1, 300, 1)])
     same("client-subscribe-resume", varint(13) + subscribe(varint(0), resume, None))
-    cursor = struct_of(text("raw"), varint(0), varint(17))
+    cursor = struct_of(text("raw"), varint(0), varint(17), optional(None), varint(0))
     same("client-commit", varint(16) + varint(7) + struct_of(listed([produce(plain)]), optional(text("workers")), listed([cursor])))
     settings = struct_of(varint(0), optional(None), optional(None), varint(0), optional(varint(3600000)), optional(None), varint(0))
     same("client-create_topic-default", varint(20) + varint(9) + struct_of(text("raw"), varint(1), settings))

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, PluginInfo};
+use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, PluginInfo, Unreadable};
 use eddy_protocol::frame::TopicInfo;
 use eddy_protocol::{ErrorCode, TopicName};
 use http_body_util::{BodyExt, Full, Limited};
@@ -68,6 +68,12 @@ impl Admin {
     pub async fn plugins(&self) -> Result<Vec<PluginInfo>, ClientError> {
         let list: PluginList = self.call(Method::GET, "/v1/plugins", None).await?;
         Ok(list.plugins)
+    }
+
+    /// The plugins and deployments that the broker keeps and can't read.
+    pub async fn unreadable(&self) -> Result<Vec<Unreadable>, ClientError> {
+        let list: UnreadableList = self.call(Method::GET, "/v1/unreadable", None).await?;
+        Ok(list.unreadable)
     }
 
     /// The plugin with this name or digest.
@@ -258,6 +264,11 @@ impl Admin {
             reason: error.to_string(),
         }
     }
+}
+
+#[derive(Deserialize)]
+struct UnreadableList {
+    unreadable: Vec<Unreadable>,
 }
 
 #[derive(Deserialize)]

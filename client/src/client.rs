@@ -6,8 +6,8 @@ use std::time::Duration;
 use eddy_protocol::TopicName;
 use eddy_protocol::batch::HEADER_BYTES;
 use eddy_protocol::frame::{
-    AlterTopic, Answer, Commit, CreateTopic, Cursor, Cursors, Fetch, Fetched, Produced, Request,
-    TopicInfo, Welcome,
+    AlterTopic, Answer, Commit, CreateTopic, Cursor, Cursors, DeleteGroup, Fetch, Fetched,
+    GroupInfo, Produced, Request, TopicInfo, Welcome,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -232,6 +232,22 @@ impl Client {
     pub async fn cursors(&self, cursors: Cursors) -> Result<Vec<Cursor>, ClientError> {
         match self.call(Request::Cursors(cursors)).await? {
             Answer::Cursors { cursors } => Ok(cursors),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The groups that have cursors.
+    pub async fn groups(&self) -> Result<Vec<GroupInfo>, ClientError> {
+        match self.call(Request::ListGroups {}).await? {
+            Answer::Groups { groups } => Ok(groups),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Forgets a group's cursors.
+    pub async fn delete_group(&self, delete: DeleteGroup) -> Result<(), ClientError> {
+        match self.call(Request::DeleteGroup(delete)).await? {
+            Answer::Deleted {} => Ok(()),
             other => Err(self.unexpected(&other)),
         }
     }

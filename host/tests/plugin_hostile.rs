@@ -833,7 +833,7 @@ async fn filters_leave_places_for_deployments_and_what_is_reserved_is_there() {
             Err(error) => break error,
         }
     };
-    assert_eq!(refused, PluginError::NoCapacity { limit: 6 });
+    assert_eq!(refused, PluginError::NoCapacity { limit: 6, all: 8 });
     assert_eq!(filters.len(), 6);
     let places = engine.reserve(2).unwrap();
     assert_eq!(
@@ -1012,7 +1012,7 @@ async fn instances_beyond_the_limit_are_refused_and_a_place_is_free_again_after_
     ];
     assert_eq!(
         make().await.unwrap_err(),
-        PluginError::NoCapacity { limit: 3 }
+        PluginError::NoCapacity { limit: 3, all: 3 }
     );
     for _ in 0..20 {
         instances.pop();

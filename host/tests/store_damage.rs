@@ -107,7 +107,7 @@ fn check(disk: &FaultyDisk, written: &Written) -> &'static str {
             }
         }
     }
-    if let Ok(position) = store.get(Table::Progress, b"position") {
+    if let Ok(position) = wait(store.get(Table::Progress, b"position")) {
         let position = position.map(|value| String::from_utf8_lossy(&value).into_owned());
         let is_known = position
             .as_ref()
@@ -372,7 +372,7 @@ fn check_cut(disk: &FaultyDisk, written: &Written, what: &str) {
             "{what}: a tail is gone"
         );
     }
-    let position: Option<Bytes> = store.get(Table::Progress, b"position").unwrap_or_default();
+    let position: Option<Bytes> = wait(store.get(Table::Progress, b"position")).unwrap_or_default();
     let known = position.is_none_or(|value| {
         written
             .positions

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, ManualClock, RealDisk};
 use eddy::store::inspect::inspect;
 use eddy::store::{
-    Append, CatalogChange, Commit, CommitError, Config, Expect, Health, OpenError, ReadError,
-    Store, Table, TailRead, Topic, TopicId, Watcher,
+    Append, CatalogChange, Commit, CommitError, Config, Expect, ExpectedValue, Health, OpenError,
+    ReadError, Store, Table, TailRead, Topic, TopicId, Watcher,
 };
 use eddy_protocol::ProducerStamp;
 use eddy_protocol::frame::{Durability, TopicSettings};
@@ -71,7 +71,7 @@ fn what_was_committed_is_there_after_closing_and_after_dropping() {
         let topic = store.topic(&name_of("t")).expect("it was made");
         assert_eq!(values(&topic.partitions()[1]), expected);
         assert_eq!(
-            store.get(Table::Cursors, b"round"),
+            wait(store.get(Table::Cursors, b"round")),
             Ok(Some(Bytes::from(round.to_string())))
         );
     }
@@ -717,7 +717,9 @@ fn a_commit_is_refused_as_a_whole_when_a_value_or_an_append_is_not_as_expected()
         expect: vec![Expect {
             table: Table::Progress,
             key: key.clone(),
-            value: expect.map(Bytes::from),
+            value: expect.map_or(ExpectedValue::Absent, |value| {
+                ExpectedValue::Exactly(Bytes::from(value))
+            }),
         }],
         ..Commit::default()
     };
@@ -734,7 +736,9 @@ fn a_commit_is_refused_as_a_whole_when_a_value_or_an_append_is_not_as_expected()
     assert_eq!(
         wait(stale).expect_err("2 is there"),
         CommitError::Conflict {
-            table: Table::Progress
+            table: Table::Progress,
+            key: Bytes::from("position"),
+            found: Some(Bytes::from("2")),
         }
     );
     assert!(matches!(
@@ -755,7 +759,7 @@ fn a_commit_is_refused_as_a_whole_when_a_value_or_an_append_is_not_as_expected()
         ["1", "1", "2", "2"]
     );
     assert_eq!(
-        store.get(Table::Progress, b"position"),
+        wait(store.get(Table::Progress, b"position")),
         Ok(Some(Bytes::from("2")))
     );
 }
@@ -792,9 +796,8 @@ fn tables_are_read_in_order_over_memory_and_disk() {
             store = open(&disk);
         }
         let prefix = format!("{}/", random.u8(..3));
-        let found: Vec<_> = store
-            .scan(Table::Deployments, prefix.as_bytes())
-            .expect("the tables are whole");
+        let found: Vec<_> =
+            wait(store.scan(Table::Deployments, prefix.as_bytes())).expect("the tables are whole");
         let found: Vec<_> = found
             .into_iter()
             .map(|(key, value)| {
@@ -811,9 +814,7 @@ fn tables_are_read_in_order_over_memory_and_disk() {
             .collect();
         assert_eq!(found, wanted);
         assert_eq!(
-            store
-                .scan(Table::Cursors, b"")
-                .expect("the tables are whole"),
+            wait(store.scan(Table::Cursors, b"")).expect("the tables are whole"),
             []
         );
     }
@@ -944,7 +945,7 @@ fn a_commit_is_answered_before_watchers_are_told() {
         let expect = Expect {
             table: Table::Cursors,
             key: Bytes::from("none"),
-            value: None,
+            value: ExpectedValue::Absent,
         };
         let mut ticket = store.submit(Commit {
             appends: vec![Append {

@@ -293,7 +293,7 @@ fn verify_all_kinds(folder: &Path) {
 
 fn verify_rows(store: &Store) {
     let row = |table, key: &str| {
-        let found = store.get(table, key.as_bytes()).expect("it is whole");
+        let found = wait(store.get(table, key.as_bytes())).expect("it is whole");
         found.map(|value| String::from_utf8_lossy(&value).into_owned())
     };
     assert_eq!(row(Table::Cursors, "group").as_deref(), Some("moved"));
@@ -379,7 +379,7 @@ fn verify(folder: &Path) {
         assert_eq!(topic.partitions()[1].epoch(), 1);
         assert_eq!(topic.partitions()[1].offset_at_time(1005), Ok(90));
         assert_eq!(
-            store.get(Table::Progress, b"position"),
+            wait(store.get(Table::Progress, b"position")),
             Ok(Some(Bytes::from("1/39")))
         );
         assert_eq!(
@@ -468,7 +468,7 @@ fn a_crash_while_an_old_folder_is_renewed_loses_nothing() {
             "stopped at {stop}"
         );
         assert_eq!(
-            store.get(Table::Progress, b"position"),
+            wait(store.get(Table::Progress, b"position")),
             Ok(Some(Bytes::from("1/39")))
         );
         if is_over {

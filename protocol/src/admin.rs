@@ -21,8 +21,35 @@ pub struct PluginInfo {
     pub digest: String,
     /// Its size.
     pub bytes: u64,
-    /// Milliseconds since 1970 UTC.
+    /// Milliseconds since 1970 UTC; 0 where that is not known any more.
     pub pushed_at_ms: i64,
+    /// Its name has another artefact by now. It is found by its digest for as long as a
+    /// deployment runs it, or ran it before its last replacement.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub superseded: bool,
+    /// The deployments that keep it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deployments: Vec<String>,
+}
+
+/// Something that the broker keeps and can't read. It can be deleted or replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    /// What it is: `deployment` or `plugin`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Why it can't be read.
+    pub reason: String,
+}
+
+/// A partition has lost the history before a position; reading went on where that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostHistory {
+    /// The position that was lost.
+    pub position: u64,
+    /// Where it went on.
+    pub resumed: u64,
 }
 
 /// A deployment as somebody asks for it. A misspelt field is refused, not ignored.
@@ -121,6 +148,14 @@ pub struct InstanceInfo {
     /// Records that retention took before they were read, since the broker started.
     #[serde(default)]
     pub missed: u64,
+    /// That the partition lost history before its position, since the broker started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LostHistory>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "for serde")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn earliest() -> Start {

@@ -151,6 +151,12 @@ codes! {
     ReadFailed = 36, "read_failed", 503, true;
     /// The request, or something in it, is of a newer release than the broker.
     Unsupported = 37, "unsupported", 501, false;
+    /// The group's cursor is not where the commit expects it.
+    CursorMoved = 40, "cursor_moved", 409, false;
+    /// The position is of history that its partition has lost.
+    HistoryLost = 41, "history_lost", 409, false;
+    /// No group of this name has cursors.
+    UnknownGroup = 42, "unknown_group", 404, false;
 }
 
 impl ErrorCode {

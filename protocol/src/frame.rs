@@ -89,6 +89,10 @@ pub enum Request {
     },
     /// All topics, in the order of their names.
     ListTopics {},
+    /// The end of a group's cursors.
+    DeleteGroup(DeleteGroup),
+    /// The groups that have cursors, in the order of their names.
+    ListGroups {},
 }
 
 /// From the broker.
@@ -160,12 +164,17 @@ pub enum Answer {
     },
     /// To `create_topic`, `alter_topic` and `describe_topic`.
     Topic(TopicInfo),
-    /// To `delete_topic`.
+    /// To `delete_topic` and `delete_group`.
     Deleted {},
     /// To `list_topics`.
     Topics {
         /// In the order of their names.
         topics: Vec<TopicInfo>,
+    },
+    /// To `list_groups`.
+    Groups {
+        /// In the order of their names.
+        groups: Vec<GroupInfo>,
     },
 }
 
@@ -214,7 +223,12 @@ impl Welcome {
 
 /// Fields that requests have got since the first release, as `request.field`.
 /// An older broker passes over such a field: who relies on one looks for it here.
-const ADDED_TO_REQUESTS: &[&str] = &["hello.capabilities"];
+const ADDED_TO_REQUESTS: &[&str] = &[
+    "hello.capabilities",
+    "commit.cursors.expect",
+    "commit.cursors.epoch",
+    "cursors.reset",
+];
 
 /// Fields that frames of the broker have got since the first release, as `frame.field`.
 const ADDED_TO_FRAMES: &[&str] = &["error.retryable", "welcome.capabilities"];
@@ -434,8 +448,9 @@ pub struct Gap {
     /// The offset that the reader wanted.
     pub expected: u64,
     /// The offset it goes on with. With another epoch than the reader's the
-    /// broker lost history, and nobody knows where the histories part: reading
-    /// begins anew at the partition's start, which may be lower than `expected`,
+    /// partition lost history, and `next` is where the histories part: lower than
+    /// `expected`, so that the reader gets what has these offsets now. Where they
+    /// part may not be known: then reading begins anew at the partition's start,
     /// and records that the reader had may come again.
     pub next: u64,
 }
@@ -533,7 +548,48 @@ pub struct Commit {
     pub group: Option<String>,
     /// Where the group goes on.
     #[serde(default, deserialize_with = "or_default")]
-    pub cursors: Vec<Cursor>,
+    pub cursors: Vec<CursorMove>,
+}
+
+/// Where a group goes on in a partition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CursorMove {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: u32,
+    /// The next offset that the group will read.
+    pub offset: u64,
+    /// The partition's epoch when `offset` was learnt; absent: its present one.
+    /// Refused with `history_lost` where the partition has lost what is before `offset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u32>,
+    /// Where the group must be, or the commit is refused with `cursor_moved`.
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "ExpectedCursor::is_any"
+    )]
+    pub expect: ExpectedCursor,
+}
+
+/// Where a commit expects a group's cursor in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpectedCursor {
+    /// Anywhere, or nowhere.
+    #[default]
+    Any,
+    /// Nowhere: the group has none there.
+    None,
+    /// At this offset.
+    Offset(u64),
+}
+
+impl ExpectedCursor {
+    fn is_any(&self) -> bool {
+        *self == ExpectedCursor::Any
+    }
 }
 
 /// Where a group is in a partition.
@@ -546,6 +602,24 @@ pub struct Cursor {
     pub partition: u32,
     /// The next offset that the group will read.
     pub offset: u64,
+    /// The partition's epoch, in which to read there; absent where a release
+    /// committed that did not know epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u32>,
+    /// What the group had committed, where that is of lost history and `offset` is
+    /// what [`Reset`] makes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LostPosition>,
+}
+
+/// A position of which the partition has lost the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct LostPosition {
+    /// The next offset that would have been read.
+    pub offset: u64,
+    /// The epoch in which it was learnt, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u32>,
 }
 
 /// See [`Request::Cursors`].
@@ -557,6 +631,42 @@ pub struct Cursors {
     /// Only this topic's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<TopicName>,
+    /// Where to go on in a partition that has lost the history before the cursor.
+    #[serde(default, deserialize_with = "or_default")]
+    pub reset: Reset,
+}
+
+/// Where a group goes on in a partition that has lost the history before its cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reset {
+    /// With the first record that the group can't have read: where the histories
+    /// part, or the partition's start where that is not known.
+    #[default]
+    Earliest,
+    /// With the next record that will be appended.
+    Latest,
+    /// Nowhere: the request is refused with `history_lost`.
+    Fail,
+}
+
+/// See [`Request::DeleteGroup`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeleteGroup {
+    /// The group.
+    pub group: String,
+    /// Only its cursors in this topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<TopicName>,
+}
+
+/// A group as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupInfo {
+    /// Its name.
+    pub group: String,
+    /// The topics in which it has cursors, in the order of their names.
+    pub topics: Vec<TopicName>,
 }
 
 /// What an acknowledgement promises.

@@ -5,8 +5,8 @@ use eddy_protocol::batch::{Batch, Batches};
 use eddy_protocol::codec::{Form, decode_client, decode_server, encode_client, encode_server};
 use eddy_protocol::error::ErrorCode;
 use eddy_protocol::frame::{
-    Answer, ClientFrame, Commit, Cursor, Fetched, Filter, PartitionInfo, Position, Produce,
-    Produced, Request, ServerFrame, Start, Subscribe, TopicInfo, TopicSettings,
+    Answer, ClientFrame, Commit, CursorMove, ExpectedCursor, Fetched, Filter, PartitionInfo,
+    Position, Produce, Produced, Request, ServerFrame, Start, Subscribe, TopicInfo, TopicSettings,
 };
 use eddy_protocol::{FrameError, TopicName};
 
@@ -506,10 +506,12 @@ fn a_damaged_batch_is_an_error_in_json_and_no_panic() {
 #[test]
 fn long_lists_of_the_smallest_elements_can_be_read() {
     let topic = TopicName::parse("t").expect("a name");
-    let cursor = Cursor {
+    let cursor = CursorMove {
         topic: topic.clone(),
         partition: 0,
         offset: 0,
+        epoch: None,
+        expect: ExpectedCursor::Any,
     };
     let append = Produce {
         topic: topic.clone(),

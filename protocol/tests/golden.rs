@@ -16,10 +16,11 @@ use eddy_protocol::codec::{
 };
 use eddy_protocol::error::ErrorCode;
 use eddy_protocol::frame::{
-    AlterTopic, Answer, ClientFrame, Commit, CreateTopic, Cursor, Cursors, Deliver, Durability,
-    Ended, Fetch, Fetched, Filter, Gap, Hello, Limit, OpenProducer, OutOfBounds, PartitionInfo,
-    Position, Produce, Produced, Producer, Progress, Request, ServerFrame, Start, Subscribe,
-    Subscribed, Timestamps, TopicInfo, TopicSettings, Welcome,
+    AlterTopic, Answer, ClientFrame, Commit, CreateTopic, Cursor, CursorMove, Cursors, DeleteGroup,
+    Deliver, Durability, Ended, ExpectedCursor, Fetch, Fetched, Filter, Gap, GroupInfo, Hello,
+    Limit, LostPosition, OpenProducer, OutOfBounds, PartitionInfo, Position, Produce, Produced,
+    Producer, Progress, Request, Reset, ServerFrame, Start, Subscribe, Subscribed, Timestamps,
+    TopicInfo, TopicSettings, Welcome,
 };
 
 /// 2023-11-14T22:13:20Z.
@@ -328,11 +329,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             Request::Commit(Commit {
                 appends: vec![produce(plain())],
                 group: Some("workers".to_owned()),
-                cursors: vec![Cursor {
-                    topic: topic("raw"),
-                    partition: 0,
-                    offset: 17,
-                }],
+                cursors: vec![cursor_move(ExpectedCursor::Any)],
             }),
         ),
         (
@@ -340,6 +337,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             Request::Cursors(Cursors {
                 group: "workers".to_owned(),
                 topic: None,
+                reset: Reset::Earliest,
             }),
         ),
         (
@@ -347,6 +345,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             Request::Cursors(Cursors {
                 group: "workers".to_owned(),
                 topic: Some(topic("raw")),
+                reset: Reset::Fail,
             }),
         ),
         (
@@ -403,6 +402,31 @@ fn requests() -> Vec<(&'static str, Request)> {
             "produce-null_header",
             Request::Produce(produce(null_header())),
         ),
+        (
+            "commit-expecting",
+            Request::Commit(Commit {
+                appends: Vec::new(),
+                group: Some("workers".to_owned()),
+                cursors: vec![
+                    CursorMove {
+                        epoch: Some(4_097),
+                        ..cursor_move(ExpectedCursor::Offset(16))
+                    },
+                    CursorMove {
+                        partition: 1,
+                        ..cursor_move(ExpectedCursor::None)
+                    },
+                ],
+            }),
+        ),
+        (
+            "delete_group",
+            Request::DeleteGroup(DeleteGroup {
+                group: "workers".to_owned(),
+                topic: Some(topic("raw")),
+            }),
+        ),
+        ("list_groups", Request::ListGroups {}),
     ]
 }
 
@@ -518,13 +542,49 @@ fn answers() -> Vec<(&'static str, Answer)> {
                     topic: topic("raw"),
                     partition: 0,
                     offset: 17,
+                    epoch: Some(4_097),
+                    lost: None,
                 }],
             },
         ),
         ("topic", Answer::Topic(info.clone())),
         ("deleted", Answer::Deleted {}),
         ("topics", Answer::Topics { topics: vec![info] }),
+        (
+            "cursors-lost",
+            Answer::Cursors {
+                cursors: vec![Cursor {
+                    topic: topic("raw"),
+                    partition: 0,
+                    offset: 17,
+                    epoch: Some(4_098),
+                    lost: Some(LostPosition {
+                        offset: 20,
+                        epoch: Some(4_097),
+                    }),
+                }],
+            },
+        ),
+        (
+            "groups",
+            Answer::Groups {
+                groups: vec![GroupInfo {
+                    group: "workers".to_owned(),
+                    topics: vec![topic("quakes"), topic("raw")],
+                }],
+            },
+        ),
     ]
+}
+
+fn cursor_move(expect: ExpectedCursor) -> CursorMove {
+    CursorMove {
+        topic: topic("raw"),
+        partition: 0,
+        offset: 17,
+        epoch: None,
+        expect,
+    }
 }
 
 fn two_batches() -> [Batch; 2] {
@@ -686,6 +746,8 @@ fn every_variant_and_no_other_file_is_there() {
         Request::DeleteTopic { .. } => 11,
         Request::DescribeTopic { .. } => 12,
         Request::ListTopics {} => 13,
+        Request::DeleteGroup(_) => 14,
+        Request::ListGroups {} => 15,
     };
     let answer_name = |answer: &Answer| match answer {
         Answer::Welcome(_) => 0,
@@ -700,6 +762,7 @@ fn every_variant_and_no_other_file_is_there() {
         Answer::Topic(_) => 9,
         Answer::Deleted {} => 10,
         Answer::Topics { .. } => 11,
+        Answer::Groups { .. } => 12,
     };
     let frame_name = |frame: &ServerFrame| match frame {
         ServerFrame::Answer { .. } => 0,
@@ -716,7 +779,7 @@ fn every_variant_and_no_other_file_is_there() {
             .map(|(_, request)| request_name(request))
             .collect::<BTreeSet<_>>()
             .len(),
-        14
+        16
     );
     assert_eq!(
         answers()
@@ -724,7 +787,7 @@ fn every_variant_and_no_other_file_is_there() {
             .map(|(_, answer)| answer_name(answer))
             .collect::<BTreeSet<_>>()
             .len(),
-        12
+        13
     );
     assert_eq!(
         others()
@@ -768,8 +831,8 @@ fn every_variant_is_named_as_in_json() {
         let json = encode_server(&frame, Form::Json).expect(name);
         assert!(is_named(&json, ServerFrame::NAMES), "{name}");
     }
-    assert_eq!(Request::NAMES.len(), 14);
-    assert_eq!(Answer::NAMES.len(), 12);
+    assert_eq!(Request::NAMES.len(), 16);
+    assert_eq!(Answer::NAMES.len(), 13);
     assert_eq!(ServerFrame::NAMES.len(), 7);
 }
 

@@ -6,12 +6,13 @@
 
 mod budget;
 mod catalog;
-mod cursor;
 mod deployment;
+mod epoch;
 mod feed;
 mod fetch;
 mod filter;
 mod frame;
+mod group;
 mod notify;
 mod plugin;
 mod produce;
@@ -37,8 +38,8 @@ pub use plugin::StoredCode;
 pub use produce::{PendingCommit, PendingProduce, Placed, PlacedRecord, Placement};
 pub use stream::{Cursor, FollowGuard, Follower, Load, Loaded, Next, Stream};
 
-use cursor::Groups;
 use deployment::Deployments;
+use group::Groups;
 use notify::Notifier;
 use stream::Streams;
 
@@ -60,6 +61,8 @@ pub struct Config {
     pub fetch_wait_max: std::time::Duration,
     /// What is read and made for peers that have not taken it yet, all of them together.
     pub answers_bytes_max: usize,
+    /// How long a subscription's filter waits for an instance before the subscription ends.
+    pub instance_wait_max: std::time::Duration,
     /// Deployments' settings.
     pub deployment: DeploymentConfig,
 }
@@ -74,6 +77,7 @@ impl Default for Config {
             frame_bytes_target: 256 << 10,
             fetch_wait_max: std::time::Duration::from_secs(60),
             answers_bytes_max: 128 << 20,
+            instance_wait_max: std::time::Duration::from_secs(10),
             deployment: DeploymentConfig::default(),
         }
     }
@@ -114,7 +118,7 @@ impl Broker {
     ) -> anyhow::Result<Arc<Broker>> {
         let notifier = Notifier::start();
         let broker = Arc::new(Broker {
-            streams: Streams::new(config.frame_bytes_target, notifier.clone()),
+            streams: Streams::new(&config, notifier.clone()),
             notifier,
             deployments: Deployments::default(),
             catalog: tokio::sync::Mutex::default(),
@@ -130,7 +134,7 @@ impl Broker {
         });
         let topics = broker.store.topics_changed();
         tokio::spawn(stream::tend(Arc::downgrade(&broker), topics));
-        broker.count_groups()?;
+        broker.find_groups().await?;
         broker.resume_deployments().await?;
         broker.sweep_plugins().await;
         Ok(broker)

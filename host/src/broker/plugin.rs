@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use eddy_protocol::admin::PluginInfo;
+use eddy_protocol::admin::{PluginInfo, Unreadable};
 use eddy_protocol::{ErrorCode, WireError};
 
 use super::filter::unknown_plugin;
@@ -39,6 +39,8 @@ impl Broker {
             digest: plugin.digest().to_string(),
             bytes: wasm.len() as u64,
             pushed_at_ms: self.now_ms(),
+            superseded: false,
+            deployments: Vec::new(),
         };
         let broker = self.clone();
         whole(async move {
@@ -57,7 +59,7 @@ impl Broker {
         plugin: Plugin,
         wasm: Bytes,
     ) -> Result<(), WireError> {
-        self.check_room_for(&info.name)?;
+        self.check_room_for(&info.name).await?;
         let (blobs, file) = (self.store.blobs(), artefact(&plugin.digest()));
         in_background(move || blobs.write(&file, &wasm)).await?;
         self.compiled.insert(plugin.digest(), plugin);
@@ -71,9 +73,9 @@ impl Broker {
         self.change(vec![put]).await
     }
 
-    fn check_room_for(&self, name: &str) -> Result<(), WireError> {
-        let plugins = self.plugins()?;
-        if plugins.len() < PLUGINS_MAX || plugins.iter().any(|plugin| plugin.name == name) {
+    async fn check_room_for(&self, name: &str) -> Result<(), WireError> {
+        let rows = self.plugin_rows().await?;
+        if rows.len() < PLUGINS_MAX || rows.iter().any(|(key, _)| key == name.as_bytes()) {
             return Ok(());
         }
         Err(ErrorCode::InvalidArgument.because(format!(
@@ -81,33 +83,86 @@ impl Broker {
         )))
     }
 
-    /// All plugins, in the order of their names.
-    pub fn plugins(&self) -> Result<Vec<PluginInfo>, WireError> {
-        let rows = self
-            .store
-            .scan(Table::Plugins, b"")
-            .map_err(|error| refusal::of_table(&error))?;
-        Ok(rows
-            .iter()
-            .filter_map(|(key, value)| {
-                let name = String::from_utf8_lossy(key);
-                let warn = |error: &WireError| tracing::warn!(plugin = %name, %error, "left out");
-                read(value).inspect_err(warn).ok()
-            })
-            .collect())
+    /// All plugins, in the order of their names; those that have no name any more, but deployments,
+    /// behind the one that has it.
+    pub async fn plugins(&self) -> Result<Vec<PluginInfo>, WireError> {
+        let rows = self.plugin_rows().await?;
+        let mut plugins: Vec<_> = rows.iter().filter_map(|(_, row)| read(row).ok()).collect();
+        let named: BTreeSet<String> = plugins.iter().map(|it| it.digest.clone()).collect();
+        let mut deployed = self.deployments.plugins();
+        for plugin in &mut plugins {
+            let users = deployed.get(&plugin.digest);
+            plugin.deployments = users.map_or_else(Vec::new, |(_, users)| users.clone());
+        }
+        deployed.retain(|digest, _| !named.contains(digest));
+        for (digest, (name, deployments)) in deployed {
+            plugins.extend(self.superseded(digest, name, deployments).await?);
+        }
+        plugins.sort_by(|a, b| (&a.name, a.superseded).cmp(&(&b.name, b.superseded)));
+        Ok(plugins)
+    }
+
+    /// An artefact that only deployments know, if it is there.
+    async fn superseded(
+        &self,
+        digest: String,
+        name: String,
+        deployments: Vec<String>,
+    ) -> Result<Option<PluginInfo>, WireError> {
+        let Ok(parsed) = digest.parse::<Digest>() else {
+            return Ok(None);
+        };
+        let (blobs, file) = (self.store.blobs(), artefact(&parsed));
+        let wasm = in_background(move || blobs.read(&file)).await?;
+        Ok(wasm.map(|wasm| PluginInfo {
+            name,
+            digest,
+            bytes: wasm.len() as u64,
+            pushed_at_ms: 0,
+            superseded: true,
+            deployments,
+        }))
     }
 
     /// One plugin, by its name or its digest.
-    pub fn plugin(&self, name_or_digest: &str) -> Result<PluginInfo, WireError> {
-        let row = self.store.get(Table::Plugins, name_or_digest.as_bytes());
-        if let Some(value) = row.map_err(|error| refusal::of_table(&error))? {
-            return read(&value);
+    pub async fn plugin(&self, name_or_digest: &str) -> Result<PluginInfo, WireError> {
+        let plugins = self.plugins().await?;
+        let is_it = |it: &PluginInfo| match it.superseded {
+            true => it.digest == name_or_digest,
+            false => it.name == name_or_digest || it.digest == name_or_digest,
+        };
+        if let Some(found) = plugins.into_iter().find(is_it) {
+            return Ok(found);
         }
-        let plugins = self.plugins()?;
-        let found = plugins
-            .into_iter()
-            .find(|plugin| plugin.digest == name_or_digest);
-        found.ok_or_else(|| unknown_plugin(name_or_digest))
+        let row = self
+            .store
+            .get(Table::Plugins, name_or_digest.as_bytes())
+            .await;
+        match row.map_err(|error| refusal::of_table(&error))? {
+            Some(row) => read(&row),
+            None => Err(unknown_plugin(name_or_digest)),
+        }
+    }
+
+    /// What the broker keeps and can't read. It can be deleted or replaced.
+    pub async fn unreadable(&self) -> Result<Vec<Unreadable>, WireError> {
+        let mut unreadable = self.unreadable_deployments();
+        for (key, row) in self.plugin_rows().await? {
+            if let Err(error) = read(&row) {
+                unreadable.push(Unreadable {
+                    kind: "plugin".to_owned(),
+                    name: String::from_utf8_lossy(&key).into_owned(),
+                    reason: error.message,
+                });
+            }
+        }
+        unreadable.sort_by(|a, b| (&a.kind, &a.name).cmp(&(&b.kind, &b.name)));
+        Ok(unreadable)
+    }
+
+    async fn plugin_rows(&self) -> Result<Vec<(Bytes, Bytes)>, WireError> {
+        let rows = self.store.scan(Table::Plugins, b"").await;
+        rows.map_err(|error| refusal::of_table(&error))
     }
 
     /// Forgets a plugin. Refused while a deployment runs it.
@@ -115,20 +170,16 @@ impl Broker {
         let (broker, name) = (self.clone(), name.to_owned());
         whole(async move {
             let _admission = broker.deployments.admission.lock().await;
-            let info = broker.plugin(&name)?;
-            let plugins = broker.plugins()?;
-            let named = plugins.iter().filter(|plugin| plugin.digest == info.digest);
-            let last_name = named.count() == 1;
-            let user = broker.deployments.running(&info.digest);
-            if let Some(deployment) = user.filter(|_| last_name) {
-                return Err(ErrorCode::PluginInUse.because(format!(
-                    "plugin `{name}` is used by deployment `{deployment}`; delete that first"
-                )));
-            }
+            let key = match broker.plugin(&name).await {
+                Ok(info) => broker.deletable(&name, info).await?,
+                // Its row can't be read, and is to go for that.
+                Err(error) if error.code == ErrorCode::StorageFailed => name,
+                Err(error) => return Err(error),
+            };
             broker
                 .change(vec![Change::Delete {
                     table: Table::Plugins,
-                    key: Bytes::from(info.name),
+                    key: Bytes::from(key),
                 }])
                 .await?;
             broker.sweep_plugins().await;
@@ -137,10 +188,23 @@ impl Broker {
         .await
     }
 
+    /// The name to delete, unless it is the last one of a plugin that a deployment needs.
+    async fn deletable(&self, name: &str, info: PluginInfo) -> Result<String, WireError> {
+        let plugins = self.plugins().await?;
+        let named = plugins.iter().filter(|it| it.digest == info.digest);
+        let last_name = named.count() == 1;
+        match info.deployments.first().filter(|_| last_name) {
+            Some(deployment) => Err(ErrorCode::PluginInUse.because(format!(
+                "plugin `{name}` is used by deployment `{deployment}`; delete that first"
+            ))),
+            None => Ok(info.name),
+        }
+    }
+
     /// Removes the artefacts that no plugin's name and no deployment needs any more, and all compiled
     /// code but theirs and this engine's. Called at the start and under the lock of admissions.
     pub(super) async fn sweep_plugins(&self) {
-        let swept = match self.digests_in_use() {
+        let swept = match self.digests_in_use().await {
             Ok(used) => {
                 self.compiled.retain(|digest, _| used.contains(digest));
                 let files = |digest: &Digest| {
@@ -160,9 +224,8 @@ impl Broker {
 
     /// Of everything that has a name or a deployment; refused where a row that can't be read may
     /// need another one.
-    fn digests_in_use(&self) -> Result<BTreeSet<Digest>, WireError> {
-        let rows = self.store.scan(Table::Plugins, b"");
-        let rows = rows.map_err(|error| refusal::of_table(&error))?;
+    async fn digests_in_use(&self) -> Result<BTreeSet<Digest>, WireError> {
+        let rows = self.plugin_rows().await?;
         let named = rows.iter().map(|(_, value)| Ok(read(value)?.digest));
         let deployed = self
             .deployments
@@ -182,7 +245,7 @@ impl Broker {
         &self,
         name_or_digest: &str,
     ) -> Result<(PluginInfo, Plugin), WireError> {
-        let info = self.plugin(name_or_digest)?;
+        let info = self.plugin(name_or_digest).await?;
         let plugin = self.compiled_digest(&info.digest).await?;
         Ok((info, plugin))
     }
@@ -244,8 +307,9 @@ fn artefact(digest: &Digest) -> String {
 }
 
 fn read(value: &[u8]) -> Result<PluginInfo, WireError> {
-    serde_json::from_slice(value)
-        .map_err(|error| ErrorCode::Internal.because(format!("table of plugins: {error}")))
+    serde_json::from_slice(value).map_err(|error| {
+        ErrorCode::StorageFailed.because(format!("the plugin's row can't be read: {error}"))
+    })
 }
 
 /// Removes all artefacts and compiled code but these.

@@ -3,15 +3,16 @@
 mod placement;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use eddy_protocol::batch::{self, Attributes, Batches, ColumnBuf, OffsetMode, Rows};
 use eddy_protocol::frame::{self, OpenProducer, Produce, Produced, Producer};
 use eddy_protocol::{Batch, BatchError, Compression, ErrorCode, WireError, partitioner};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::task::block_in_place;
+use tokio::task::{JoinHandle, block_in_place};
 
 use super::{Broker, refusal};
-use crate::store::{Append, Commit, Ticket, Topic};
+use crate::store::{Append, Commit, Committed, Ticket, Topic};
 pub use placement::{Placed, PlacedRecord, Placement};
 
 /// Batches that expand to more than this are not checked at the expense of other connections.
@@ -23,8 +24,15 @@ const PRODUCER_NAME_BYTES_MAX: usize = 255;
 /// A commit that the store has, in its place in the order; its answer comes
 /// when it is durable.
 pub struct PendingCommit {
-    ticket: Ticket,
+    outcome: Outcome,
     placed: Vec<(u32, u32)>,
+}
+
+/// Where the store's answer comes from.
+enum Outcome {
+    Store(Ticket),
+    /// A task that takes note of what became of a group's commit, whoever waits for it.
+    Group(JoinHandle<Result<Committed, WireError>>),
 }
 
 /// A [`PendingCommit`] of one batch, which may have been placed on several partitions.
@@ -49,10 +57,12 @@ impl PendingProduce {
 impl PendingCommit {
     /// Where each batch went, once all are durable.
     pub async fn answer(self) -> Result<Vec<Produced>, WireError> {
-        let committed = self
-            .ticket
-            .await
-            .map_err(|error| refusal::of_commit(&error))?;
+        let committed = match self.outcome {
+            Outcome::Store(ticket) => ticket.await.map_err(|error| refusal::of_commit(&error)),
+            Outcome::Group(task) => task
+                .await
+                .unwrap_or_else(|error| Err(refusal::of_join(&error))),
+        }?;
         let placed = committed.appends.iter().zip(self.placed);
         Ok(placed
             .map(|(appended, (partition, count))| Produced {
@@ -125,7 +135,7 @@ impl Broker {
     }
 
     /// Appends batches and moves a group's cursors, all or nothing.
-    pub fn commit(&self, request: frame::Commit) -> Result<PendingCommit, WireError> {
+    pub fn commit(self: &Arc<Self>, request: frame::Commit) -> Result<PendingCommit, WireError> {
         let bytes = self.check_total(&request.appends)?;
         let mut commit = without_delay_for_others(bytes, || {
             let appends = request.appends.into_iter();
@@ -135,16 +145,26 @@ impl Broker {
                 ..Commit::default()
             })
         })?;
-        match (&request.group, request.cursors.as_slice()) {
-            (None, []) => {}
-            (None, _) => {
+        let Some(group) = request.group else {
+            if !request.cursors.is_empty() {
                 return Err(
                     ErrorCode::InvalidArgument.because("a commit with cursors needs a `group`")
                 );
             }
-            (Some(group), cursors) => commit.changes = self.move_cursors(group, cursors)?,
-        }
-        self.submit(commit)
+            return self.submit(commit);
+        };
+        let moves = self.move_cursors(&group, request.cursors, &mut commit)?;
+        let (ticket, placed) = self.hand_over(commit)?;
+        let broker = self.clone();
+        let task = tokio::spawn(async move {
+            let committed = ticket.await;
+            broker.settle_group(&moves, committed.is_ok());
+            committed.map_err(|error| moves.refusal(&error))
+        });
+        Ok(PendingCommit {
+            outcome: Outcome::Group(task),
+            placed,
+        })
     }
 
     /// The append of a batch that must name its partition.
@@ -175,6 +195,16 @@ impl Broker {
     }
 
     fn submit(&self, commit: Commit) -> Result<PendingCommit, WireError> {
+        let (ticket, placed) = self.hand_over(commit)?;
+        Ok(PendingCommit {
+            outcome: Outcome::Store(ticket),
+            placed,
+        })
+    }
+
+    /// Gives a commit to the store; also says where each of its batches goes and how many records
+    /// it has.
+    fn hand_over(&self, commit: Commit) -> Result<(Ticket, Vec<(u32, u32)>), WireError> {
         if commit.appends.is_empty() && commit.changes.is_empty() {
             return Err(ErrorCode::InvalidArgument.because("there is nothing to commit"));
         }
@@ -183,10 +213,7 @@ impl Broker {
             .iter()
             .map(|append| (append.partition, append.batch.count()))
             .collect();
-        Ok(PendingCommit {
-            ticket: self.store.submit(commit),
-            placed,
-        })
+        Ok((self.store.submit(commit), placed))
     }
 
     /// The one batch of a request, everything about it checked: first what its

@@ -24,9 +24,10 @@ use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use super::epoch::{LostHistory, StoredPosition};
 use super::filter::{Filter, FilterKey, Seats};
 use super::notify::Notifier;
-use super::{Broker, refusal};
+use super::{Broker, Config, refusal};
 use crate::store::{Partition, Topic, TopicId};
 
 pub(super) use chunk::count;
@@ -59,6 +60,8 @@ struct Shelves {
     seats: Arc<Seats>,
     notifier: Arc<Notifier>,
     frame_bytes_target: usize,
+    /// How long a cursor waits for an instance of its filter.
+    instance_wait_max: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -109,14 +112,15 @@ enum CursorStart {
 }
 
 impl Streams {
-    pub(super) fn new(frame_bytes_target: usize, notifier: Arc<Notifier>) -> Streams {
+    pub(super) fn new(config: &Config, notifier: Arc<Notifier>) -> Streams {
         Streams {
             shelves: Arc::new(Shelves {
                 near: Shelf::new(NEAR_BYTES_MAX),
                 far: Shelf::new(FAR_BYTES_MAX),
                 seats: Arc::default(),
                 notifier,
-                frame_bytes_target,
+                frame_bytes_target: config.frame_bytes_target,
+                instance_wait_max: config.instance_wait_max,
             }),
             by_key: DashMap::new(),
             next_id: AtomicU64::new(1),
@@ -316,10 +320,15 @@ fn resume(
     position: &Position,
 ) -> Result<(u64, Option<Gap>), WireError> {
     let (epoch, end) = (partition.epoch(), partition.end());
-    if position.epoch != epoch {
-        // History was lost, or this is another topic of the same name. Where they part is not
-        // known, so the reader begins anew: rather twice than never.
-        let next = partition.start();
+    let stored = StoredPosition {
+        offset: position.offset,
+        epoch: Some(position.epoch),
+    };
+    let next = stored
+        .lost(partition)
+        .map_or(position.offset, LostHistory::next);
+    if position.epoch != epoch && next <= end {
+        // Nothing may be missing, but the epoch is another one, which only a gap says.
         let gap = Gap {
             stream,
             partition: position.partition,
@@ -380,14 +389,24 @@ impl Stream {
     }
 
     fn lane(&self, number: u32) -> Option<Arc<Lane>> {
-        if let Some(lane) = self.lanes.read().get(number as usize) {
+        if let Some(lane) = self.lanes.read().get(number as usize)
+            && !lane.is_outdated()
+        {
             return Some(lane.clone());
         }
         let mut lanes = self.lanes.write();
+        let new = |partition: &Arc<Partition>| {
+            let is_filtered = self.filter.is_some();
+            Arc::new(Lane::new(partition.clone(), &self.shelves, is_filtered))
+        };
         for partition in self.topic.partitions().iter().skip(lanes.len()) {
-            let lane = Lane::new(partition.clone(), &self.shelves, self.filter.is_some());
-            lanes.push(Arc::new(lane));
+            lanes.push(new(partition));
         }
-        lanes.get(number as usize).cloned()
+        let lane = lanes.get_mut(number as usize)?;
+        if lane.is_outdated() {
+            // What it keeps is of lost history.
+            *lane = new(&lane.partition);
+        }
+        Some(lane.clone())
     }
 }

@@ -61,6 +61,7 @@ impl Deployment {
 
 async fn list(admin: &Admin, output: &Output) -> Result<(), Failure> {
     let deployments = admin.deployments().await?;
+    let unreadable = admin.unreadable().await?;
     output.result(&deployments, || {
         let mut table = Table::new(&["DEPLOYMENT", "PLUGIN", "FROM", "TO", "LAG", "STATE"]);
         for info in &deployments {
@@ -75,6 +76,18 @@ async fn list(admin: &Admin, output: &Output) -> Result<(), Failure> {
                     .sum::<u64>()
                     .to_string(),
                 state(info.state, info.reason.as_deref()),
+            ]);
+        }
+        for it in unreadable.iter().filter(|it| it.kind == "deployment") {
+            let state = format!("can't be read: {}", it.reason);
+            let nothing = String::new;
+            table.row([
+                it.name.clone(),
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+                state,
             ]);
         }
         table.render()
@@ -143,6 +156,14 @@ pub(super) fn describe(info: &DeploymentInfo) -> String {
         ]);
     }
     text += &table.render();
+    for partition in &info.partitions {
+        if let Some(lost) = partition.lost {
+            text += &format!(
+                "partition {}: it was at {}, of history that the partition has lost, and went on from {}\n",
+                partition.partition, lost.position, lost.resumed
+            );
+        }
+    }
     for partition in info
         .partitions
         .iter()

@@ -12,6 +12,7 @@ mod default_config;
 mod deploy;
 mod deployment;
 mod exit;
+mod group;
 mod inspect;
 mod interrupt;
 mod output;
@@ -60,6 +61,7 @@ enum Command {
     Publish(publish::Publish),
     #[command(name = "sub")]
     Subscribe(subscribe::Subscribe),
+    Group(group::Group),
     Plugin(plugin::Plugin),
     Deploy(deploy::Deploy),
     Deployment(deployment::Deployment),
@@ -115,6 +117,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Topic(topic) => topic.run(connection, output).await,
         Command::Publish(publish) => publish.run(connection, output).await,
         Command::Subscribe(subscribe) => subscribe.run(connection, output).await,
+        Command::Group(group) => group.run(connection, output).await,
         Command::Plugin(plugin) => plugin.run(connection, output).await,
         Command::Deploy(deploy) => deploy.run(connection, output).await,
         Command::Deployment(deployment) => deployment.run(connection, output).await,

@@ -102,21 +102,36 @@ impl Push {
 
 async fn list(admin: &Admin, output: &Output) -> Result<(), Failure> {
     let plugins = admin.plugins().await?;
+    let unreadable = admin.unreadable().await?;
     output.result(&plugins, || {
-        let mut table = Table::new(&["PLUGIN", "SIZE", "PUSHED", "DIGEST"]);
+        let mut table = Table::new(&["PLUGIN", "SIZE", "PUSHED", "DIGEST", "DEPLOYMENTS"]);
         for info in &plugins {
             table.row(cells(info));
+        }
+        for it in unreadable.iter().filter(|it| it.kind == "plugin") {
+            let reason = format!("can't be read: {}", it.reason);
+            let nothing = String::new;
+            table.row([it.name.clone(), nothing(), nothing(), nothing(), reason]);
         }
         table.render()
     })
 }
 
-fn cells(info: &PluginInfo) -> [String; 4] {
+fn cells(info: &PluginInfo) -> [String; 5] {
+    let (pushed, digest) = match info.superseded {
+        // Nothing else names it.
+        true => ("(name was pushed again)".to_owned(), info.digest.clone()),
+        false => (
+            describe_timestamp(info.pushed_at_ms),
+            info.digest.chars().take(12).collect(),
+        ),
+    };
     [
         info.name.clone(),
         describe_size(info.bytes),
-        describe_timestamp(info.pushed_at_ms),
-        info.digest.chars().take(12).collect(),
+        pushed,
+        digest,
+        info.deployments.join(" "),
     ]
 }
 

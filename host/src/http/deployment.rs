@@ -9,7 +9,6 @@ use axum::routing::{delete, get, post, put};
 use eddy_protocol::ErrorCode;
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec};
 
-use super::apart::blocking;
 use super::error::Failure;
 use super::extract::{self, Path};
 use super::{Context, Route, pieces};
@@ -50,7 +49,7 @@ async fn show(
     State(context): State<Context>,
     Path(name): Path<String>,
 ) -> Result<Json<DeploymentInfo>, Failure> {
-    let found = blocking(move || Ok(context.broker.deployment(&name)?)).await?;
+    let found = context.broker.deployment(&name)?;
     Ok(Json(found))
 }
 

@@ -9,7 +9,6 @@ use axum::routing::{delete, get, put};
 use eddy_protocol::ErrorCode;
 use eddy_protocol::admin::PluginInfo;
 
-use super::apart::blocking;
 use super::error::Failure;
 use super::extract::{self, Limit, Path};
 use super::{Context, Route, pieces};
@@ -17,6 +16,7 @@ use super::{Context, Route, pieces};
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::new("GET", "/v1/plugins", get(list)),
+        Route::new("GET", "/v1/unreadable", get(unreadable)),
         Route::new("PUT", "/v1/plugins/{plugin}", put(push)),
         Route::new("GET", "/v1/plugins/{plugin}", get(show)),
         Route::new("DELETE", "/v1/plugins/{plugin}", delete(remove)),
@@ -24,9 +24,14 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 async fn list(State(context): State<Context>) -> Result<Response, Failure> {
-    let broker = context.broker.clone();
-    let gather = move || Ok(broker.plugins()?);
-    pieces::list(context.broker.answers(), "plugins", gather).await
+    let plugins = context.broker.plugins().await?;
+    pieces::list(context.broker.answers(), "plugins", || Ok(plugins)).await
+}
+
+/// The plugins and deployments whose rows can't be read.
+async fn unreadable(State(context): State<Context>) -> Result<Response, Failure> {
+    let unreadable = context.broker.unreadable().await?;
+    pieces::list(context.broker.answers(), "unreadable", || Ok(unreadable)).await
 }
 
 async fn push(
@@ -52,7 +57,7 @@ async fn show(
     State(context): State<Context>,
     Path(plugin): Path<String>,
 ) -> Result<Json<PluginInfo>, Failure> {
-    let found = blocking(move || Ok(context.broker.plugin(&plugin)?)).await?;
+    let found = context.broker.plugin(&plugin).await?;
     Ok(Json(found))
 }
 

@@ -821,27 +821,15 @@ async fn metrics_count_requests_by_route() {
 }
 
 #[tokio::test]
-async fn cursors_of_a_group_are_shown() {
+async fn cursors_of_a_group_are_moved_shown_and_deleted() {
     let bench = bench().await;
     bench.topic("t", 1).await;
-    let cursors = [eddy_protocol::frame::Cursor {
-        topic: eddy_protocol::TopicName::parse("t").expect("a name"),
-        partition: 0,
-        offset: 0,
-    }];
-    let commit = eddy_protocol::frame::Commit {
-        appends: Vec::new(),
-        group: Some("g".to_owned()),
-        cursors: cursors.to_vec(),
-    };
-    bench
-        .broker
-        .commit(commit)
-        .expect("accepted")
-        .answer()
-        .await
-        .expect("durable");
-    let expected = json!({"cursors": [{"topic": "t", "partition": 0, "offset": 0}]});
+    let path = "/v1/groups/g/cursors";
+    let moves = json!({"cursors": [{"topic": "t", "partition": 0, "offset": 0, "expect": "none"}]});
+    bench.post(path, moves.clone()).await.is(204);
+    let moved = bench.post(path, moves).await.is(409);
+    assert_eq!(moved.body["error"]["code"], "cursor_moved");
+    let expected = json!({"cursors": [{"topic": "t", "partition": 0, "offset": 0, "epoch": 1}]});
     assert_eq!(
         bench.get("/v1/groups/g/cursors").await.is(200).body,
         expected
@@ -850,6 +838,11 @@ async fn cursors_of_a_group_are_shown() {
         bench.get("/v1/groups/g/cursors?topic=t").await.is(200).body,
         expected
     );
+    let groups = json!({"groups": [{"group": "g", "topics": ["t"]}]});
+    assert_eq!(bench.get("/v1/groups").await.is(200).body, groups);
+    bench.call("DELETE", "/v1/groups/g", "", "").await.is(204);
+    let gone = bench.call("DELETE", "/v1/groups/g", "", "").await.is(404);
+    assert_eq!(gone.body["error"]["code"], "unknown_group");
 }
 
 #[tokio::test]

@@ -229,7 +229,7 @@ impl Engine {
         let all = self.0.config.instances_max;
         let limit = all - all / KEPT_FOR_DEPLOYMENTS;
         let place = Slot::take(&self.0, 1, limit).pop();
-        let place = place.ok_or(PluginError::NoCapacity { limit })?;
+        let place = place.ok_or(PluginError::NoCapacity { limit, all })?;
         self.make(Use::Filter, place, plugin, context, limits).await
     }
 

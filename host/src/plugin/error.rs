@@ -61,10 +61,14 @@ pub enum PluginError {
     #[error("the plugin returned nonsense: {0}")]
     InvalidVerdict(String),
     /// As many instances are at work as there may be.
-    #[error("there are {limit} plugin instances already, which is the limit")]
+    #[error(
+        "all {limit} plugin instances that filters may have are at work, of {all} (`plugin.instances_max`; a quarter is kept for deployments)"
+    )]
     NoCapacity {
-        /// `instances_max`.
+        /// How many filters may have.
         limit: u32,
+        /// `instances_max`.
+        all: u32,
     },
     /// There is no room for as many instances as a deployment needs.
     #[error(

@@ -365,9 +365,8 @@ fn explain(
         return PluginError::Internal("the system has no memory for the plugin".into());
     }
     if error.is::<PoolConcurrencyLimitError>() {
-        return PluginError::NoCapacity {
-            limit: slot.engine().config.instances_max,
-        };
+        let all = slot.engine().config.instances_max;
+        return PluginError::NoCapacity { limit: all, all };
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return PluginError::Trapped(with_last_words(trap_words(*trap), inside));

@@ -80,8 +80,32 @@ pub struct Expect {
     pub table: Table,
     /// The key.
     pub key: Bytes,
-    /// Its value; `None`: it has none.
-    pub value: Option<Bytes>,
+    /// Its value.
+    pub value: ExpectedValue,
+}
+
+/// The value that a commit expects of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExpectedValue {
+    /// It has none.
+    Absent,
+    /// These bytes.
+    Exactly(Bytes),
+    /// A value that begins with these bytes.
+    StartsWith(Bytes),
+}
+
+impl ExpectedValue {
+    /// Whether this is it.
+    pub(crate) fn is_met_by(&self, found: Option<&Bytes>) -> bool {
+        match (self, found) {
+            (ExpectedValue::Absent, found) => found.is_none(),
+            (ExpectedValue::Exactly(value), found) => found == Some(value),
+            (ExpectedValue::StartsWith(start), found) => {
+                found.is_some_and(|found| found.starts_with(start))
+            }
+        }
+    }
 }
 
 /// A change of the catalog.

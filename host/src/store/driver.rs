@@ -35,6 +35,7 @@ use super::error::{CommitError, Health, OpenError, TableError};
 use super::recovery;
 use super::request::{Request, Ticket, ticket};
 use super::room::release_reserve;
+use super::table::Tables;
 use super::topic::Topic;
 use crate::io::{Clock, Disk};
 
@@ -327,15 +328,37 @@ impl Store {
         self.engine().catalog.changed()
     }
 
-    /// The value of a key. May wait for the disk.
-    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, TableError> {
-        self.engine().tables.get(table, key)
+    /// The value of a key.
+    pub async fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, TableError> {
+        let key = key.to_vec();
+        self.read_tables(move |tables| tables.get(table, &key))
+            .await
     }
 
     /// All keys that begin with `prefix` and their values, in the keys' order.
-    /// May wait for the disk.
-    pub fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-        self.engine().tables.scan(table, prefix)
+    pub async fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+    ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
+        let prefix = prefix.to_vec();
+        self.read_tables(move |tables| tables.scan(table, &prefix))
+            .await
+    }
+
+    /// On a thread that may wait: for the disk, and after a fault until the database is open again.
+    async fn read_tables<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Tables) -> Result<T, TableError> + Send + 'static,
+    ) -> Result<T, TableError> {
+        let store = self.clone();
+        let read = tokio::task::spawn_blocking(move || read(&store.engine().tables));
+        read.await.unwrap_or_else(|error| {
+            Err(TableError::Io {
+                kind: std::io::ErrorKind::Other,
+                reason: format!("the read ended without an answer: {error}"),
+            })
+        })
     }
 
     /// The blobs beside the journal.

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use eddy_protocol::TopicName;
 
 use super::commit::{Table, TopicId};
@@ -105,6 +106,10 @@ pub enum CommitError {
     Conflict {
         /// The table.
         table: Table,
+        /// The key.
+        key: Bytes,
+        /// Its value.
+        found: Option<Bytes>,
     },
     /// A newer epoch of this producer is at work.
     #[error("producer {id} is at epoch {current}, the batch has epoch {epoch}")]

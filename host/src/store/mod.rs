@@ -57,7 +57,8 @@ mod writer;
 
 pub use blob::Blobs;
 pub use commit::{
-    Append, Appended, CatalogChange, Change, Commit, Committed, Expect, Producer, Table, TopicId,
+    Append, Appended, CatalogChange, Change, Commit, Committed, Expect, ExpectedValue, Producer,
+    Table, TopicId,
 };
 pub use config::Config;
 pub use delta::{Delta, StateId};

@@ -485,9 +485,11 @@ fn expect(commit: &Commit, draft: &Draft, tables: &Tables) -> Result<(), CommitE
             Some(value) => value.clone(),
             None => tables.get_full(&key)?,
         };
-        if found != expected.value {
+        if !expected.value.is_met_by(found.as_ref()) {
             return Err(CommitError::Conflict {
                 table: expected.table,
+                key: expected.key.clone(),
+                found,
             });
         }
     }

@@ -62,6 +62,15 @@ impl Connection {
                     cursors.map(|cursors| Answer::Cursors { cursors })
                 });
             }
+            Request::ListGroups {} => Ok(Answer::Groups {
+                groups: broker.list_groups(),
+            }),
+            Request::DeleteGroup(request) => {
+                return self.later(id, bytes, async move {
+                    let deleted = broker.delete_group(request).await;
+                    deleted.map(|()| Answer::Deleted {})
+                });
+            }
             Request::Produce(request) => match broker.produce(request) {
                 Ok(pending) => {
                     return self.later(id, bytes, async {

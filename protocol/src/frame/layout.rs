@@ -20,6 +20,8 @@ variants!(Request {
     11 "delete_topic" = DeleteTopic { topic };
     12 "describe_topic" = DescribeTopic { topic };
     13 "list_topics" = ListTopics {};
+    14 "delete_group" = DeleteGroup(delete);
+    15 "list_groups" = ListGroups {};
 });
 
 block!(Hello { client; capabilities });
@@ -54,12 +56,17 @@ block!(Commit {
     group,
     cursors
 });
-block!(Cursor {
-    topic,
-    partition,
-    offset
+block!(CursorMove {
+    topic, partition, offset;
+    epoch, expect
 });
-block!(Cursors { group, topic });
+block!(Cursor {
+    topic, partition, offset;
+    epoch, lost
+});
+block!(Cursors { group, topic; reset });
+block!(DeleteGroup { group, topic });
+block!(GroupInfo { group, topics });
 block!(CreateTopic {
     topic,
     partitions,
@@ -135,6 +142,7 @@ variants!(Answer {
     9 "topic" = Topic(topic);
     10 "deleted" = Deleted {};
     11 "topics" = Topics { topics };
+    12 "groups" = Groups { groups };
 });
 
 block!(Welcome {

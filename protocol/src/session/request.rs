@@ -111,5 +111,6 @@ fn is_repeatable(request: &Request) -> bool {
             | Request::Cursors(_)
             | Request::DescribeTopic { .. }
             | Request::ListTopics {}
+            | Request::ListGroups {}
     )
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use eddy_protocol::admin::DeploymentSpec;
 use eddy_protocol::frame::Start;
 use eddy_protocol::{ErrorCode, TopicName, WireError};
+use tokio::sync::MutexGuard;
 
 use super::Deployment;
 use super::progress::Position;
 use super::record::Record;
+use crate::broker::epoch::StoredPosition;
 use crate::broker::{Broker, plugin, refusal};
 use crate::plugin::{Context, Limits, Place, Plugin};
 
@@ -21,16 +23,16 @@ pub(super) struct Admitted {
     pub(super) record: Record,
     /// One for each partition.
     pub(super) places: Vec<Place>,
-    offsets: Vec<u64>,
+    starts: Vec<StoredPosition>,
 }
 
 impl Admitted {
     pub(super) fn positions(&self) -> impl Iterator<Item = Position<'_>> {
-        let numbered = self.offsets.iter().zip(0..);
-        numbered.map(|(&offset, partition)| Position {
+        let numbered = self.starts.iter().zip(0..);
+        numbered.map(|(&stored, partition)| Position {
             record: &self.record,
             partition,
-            offset,
+            stored,
         })
     }
 }
@@ -41,50 +43,63 @@ pub(super) fn unknown_deployment(name: &str) -> WireError {
 }
 
 /// The answer for a deployment whose row makes no sense to this version of the broker.
-pub(super) fn unreadable_deployment(name: &str) -> WireError {
+pub(super) fn unreadable_deployment(name: &str, reason: &str) -> WireError {
     ErrorCode::StorageFailed.because(format!(
-        "the row of deployment `{name}` can't be read, so it does not run; delete it, or start the version of the broker that wrote it"
+        "the row of deployment `{name}` can't be read, so it does not run: {reason}; delete or replace it, or start the version of the broker that wrote it"
     ))
 }
 
 impl Broker {
-    pub(super) async fn admit(&self, spec: DeploymentSpec) -> Result<Admitted, WireError> {
-        plugin::check_name("deployment", &spec.name)?;
+    /// A deployment that is not there yet, of the plugin with this digest.
+    pub(super) async fn admit(
+        &self,
+        spec: DeploymentSpec,
+        digest: String,
+    ) -> Result<Admitted, WireError> {
+        if let Some(reason) = self.deployments.unreadable.get(&spec.name) {
+            return Err(unreadable_deployment(&spec.name, &reason));
+        }
         if self.deployments.by_name.contains_key(&spec.name) {
             return Err(ErrorCode::DeploymentExists.because(format!(
                 "there is a deployment `{}` already; replace it, or delete it first",
                 spec.name
             )));
         }
-        if self.deployments.unreadable.contains(&spec.name) {
-            return Err(unreadable_deployment(&spec.name));
-        }
-        let record = self.prepare(spec, Record::new).await?;
+        self.begin(Record::new(spec, digest)).await
+    }
+
+    /// What a deployment begins with.
+    pub(super) async fn begin(&self, record: Record) -> Result<Admitted, WireError> {
+        self.check_topics(&record.spec)?;
         let partitions = self.topic(&record.spec.from)?.partitions();
         let places = self.reserve(&record)?;
-        let mut offsets = Vec::new();
+        let mut starts = Vec::new();
         for partition in partitions.iter() {
-            offsets.push(match record.spec.start {
+            let epoch = Some(partition.epoch());
+            let offset = match record.spec.start {
                 // Partitions differ in length: an offset beyond one's end means its end.
                 Start::Offset(offset) => offset.min(partition.end()),
                 start => self.resolve(partition, start).await?,
-            });
+            };
+            starts.push(StoredPosition { offset, epoch });
         }
         Ok(Admitted {
             record,
             places,
-            offsets,
+            starts,
         })
     }
 
     /// What may take the place of `old`: it reads the same topic. With places of its own where `old`
     /// has given its back.
-    pub(super) async fn admit_replacement(
+    pub(super) fn admit_replacement(
         &self,
         deployment: &Deployment,
         spec: DeploymentSpec,
+        digest: String,
     ) -> Result<(Record, Vec<Place>), WireError> {
         let old = &deployment.record;
+        self.check_topics(&spec)?;
         if spec.from != old.spec.from {
             return Err(ErrorCode::InvalidArgument.because(format!(
                 "deployment `{}` reads topic `{}`; what replaces it goes on from its positions there, and can't read `{}`",
@@ -96,8 +111,7 @@ impl Broker {
             start: old.spec.start,
             ..spec
         };
-        let replace = |spec, digest| old.replaced_by(spec, digest);
-        let record = self.prepare(spec, replace).await?;
+        let record = old.replaced_by(spec, digest);
         let places = match deployment.is_stopped() {
             true => self.reserve(&record)?,
             false => Vec::new(),
@@ -105,17 +119,27 @@ impl Broker {
         Ok((record, places))
     }
 
-    /// The row of what is asked for, once its plugin has taken it.
-    async fn prepare(
+    /// Takes the lock of admissions once the plugin has taken what is asked for, and says which
+    /// plugin that is. It is compiled and tried out before: neither is for others to wait for.
+    pub(super) async fn prepare(
         &self,
-        spec: DeploymentSpec,
-        record: impl FnOnce(DeploymentSpec, String) -> Record,
-    ) -> Result<Record, WireError> {
-        self.check_topics(&spec)?;
-        let (_, plugin) = self.compiled(&spec.plugin).await?;
-        let record = record(spec, plugin.digest().to_string());
-        self.try_out(&record, &plugin).await?;
-        Ok(record)
+        spec: &DeploymentSpec,
+        version: u32,
+    ) -> Result<(MutexGuard<'_, ()>, String), WireError> {
+        plugin::check_name("deployment", &spec.name)?;
+        self.check_topics(spec)?;
+        loop {
+            let (_, plugin) = self.compiled(&spec.plugin).await?;
+            let digest = plugin.digest().to_string();
+            let mut record = Record::new(spec.clone(), digest.clone());
+            record.version = version;
+            self.try_out(&record, &plugin).await?;
+            let admission = self.deployments.admission.lock().await;
+            // Its name may have another artefact by now.
+            if self.plugin(&spec.plugin).await?.digest == digest {
+                return Ok((admission, digest));
+            }
+        }
     }
 
     /// A place for each partition.
@@ -125,9 +149,10 @@ impl Broker {
         places.map_err(|error| refusal::of_start(&of_deployment(record), &error))
     }
 
-    /// Makes an instance, to hear whether the plugin takes its parameters. In the place for trials,
-    /// which is free under the lock of admissions: those that are there may have all others.
+    /// Makes an instance, to hear whether the plugin takes its parameters. In the place for trials:
+    /// those that are there may have all others.
     async fn try_out(&self, record: &Record, plugin: &Plugin) -> Result<(), WireError> {
+        let _alone = self.deployments.trial.lock().await;
         let (context, limits) = (context(record, 0), self.limits(record)?);
         let place = self.engine.trial();
         let trial = self.engine.instantiate_at(&place, plugin, context, limits);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use eddy_protocol::admin::{DeploymentState, InstanceInfo};
+use eddy_protocol::admin::{DeploymentState, InstanceInfo, LostHistory};
 use parking_lot::Mutex;
 
 use crate::plugin::Place;
@@ -18,6 +18,7 @@ pub(super) struct Lane {
     records_out: AtomicU64,
     batches: AtomicU64,
     missed: AtomicU64,
+    lost: Mutex<Option<LostHistory>>,
 }
 
 #[derive(Clone)]
@@ -62,7 +63,13 @@ impl Lane {
             records_out: AtomicU64::default(),
             batches: AtomicU64::default(),
             missed: AtomicU64::default(),
+            lost: Mutex::default(),
         }
+    }
+
+    /// The partition had lost the history before the position.
+    pub(super) fn lost(&self, lost: LostHistory) {
+        *self.lost.lock() = Some(lost);
     }
 
     /// At work. What was in the way is only gone once something was committed.
@@ -122,6 +129,7 @@ impl Lane {
             records_out: read(&self.records_out),
             batches: read(&self.batches),
             missed: read(&self.missed),
+            lost: *self.lost.lock(),
             ..nobody(partition, read(&self.position))
         }
     }
@@ -142,5 +150,6 @@ pub(super) fn nobody(partition: &Partition, position: u64) -> InstanceInfo {
         records_out: 0,
         batches: 0,
         missed: 0,
+        lost: None,
     }
 }

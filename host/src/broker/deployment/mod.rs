@@ -17,11 +17,14 @@ mod record;
 mod runner;
 mod supervisor;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dashmap::{DashMap, DashSet};
-use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, DeploymentState, InstanceInfo};
+use dashmap::DashMap;
+use eddy_protocol::admin::{
+    DeploymentInfo, DeploymentSpec, DeploymentState, InstanceInfo, Unreadable,
+};
 use eddy_protocol::{ErrorCode, TopicName, WireError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -32,6 +35,7 @@ use crate::metrics as names;
 use crate::plugin::Place;
 use crate::store::{Partition, Table};
 
+use admission::Admitted;
 use lane::Lane;
 use record::Record;
 
@@ -61,17 +65,21 @@ impl Default for Config {
 #[derive(Default)]
 pub(super) struct Deployments {
     by_name: DashMap<String, Arc<Deployment>>,
-    /// Names of those whose rows this version of the broker can't read. The rows stay, and so does
+    /// Those whose rows this version of the broker can't read, and why. The rows stay, and so does
     /// whatever they may run.
-    unreadable: DashSet<String>,
+    unreadable: DashMap<String, String>,
     /// Held while a deployment or a plugin is made, replaced or deleted: what
     /// one may rest on the other must not take away.
     pub(super) admission: tokio::sync::Mutex<()>,
+    /// Held while a plugin is tried out: there is one place for that.
+    pub(super) trial: tokio::sync::Mutex<()>,
 }
 
 /// One deployment.
 struct Deployment {
     record: Record,
+    /// Where it was in each partition when it was started.
+    positions: BTreeMap<u32, u64>,
     /// Reserved for the instances of lanes to come.
     places: Mutex<Vec<Place>>,
     /// Why it is stopped; `None` while it works.
@@ -91,17 +99,30 @@ impl Deployments {
         self.find(|deployment| uses(&deployment.record.spec))
     }
 
-    /// A deployment of the plugin with this digest.
-    pub(super) fn running(&self, digest: &str) -> Option<String> {
-        self.find(|deployment| deployment.record.digest == digest)
-    }
-
     /// Of the plugins of all deployments, also of those that are stopped; `None` where they are not
     /// all known.
     pub(super) fn digests(&self) -> Option<Vec<String>> {
-        let digest = |deployment: &Arc<Deployment>| deployment.record.digest.clone();
-        let known = self.by_name.iter().map(|entry| digest(entry.value()));
-        self.unreadable.is_empty().then(|| known.collect())
+        let deployments = self.by_name.iter().map(|entry| entry.value().clone());
+        let needed = deployments.flat_map(|it| it.record.digests().cloned().collect::<Vec<_>>());
+        self.unreadable.is_empty().then(|| needed.collect())
+    }
+
+    /// What the deployments know of plugins: the name by which each digest was deployed, and who
+    /// needs it.
+    pub(super) fn plugins(&self) -> BTreeMap<String, (String, Vec<String>)> {
+        let mut plugins: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
+        for entry in &self.by_name {
+            let record = &entry.value().record;
+            for digest in record.digests() {
+                let name = || record.spec.plugin.clone();
+                let (_, users) = plugins
+                    .entry(digest.clone())
+                    .or_insert_with(|| (name(), Vec::new()));
+                users.push(record.spec.name.clone());
+            }
+        }
+        plugins.values_mut().for_each(|(_, users)| users.sort());
+        plugins
     }
 
     fn find(&self, matches: impl Fn(&Deployment) -> bool) -> Option<String> {
@@ -112,8 +133,8 @@ impl Deployments {
     }
 
     fn named(&self, name: &str) -> Result<Arc<Deployment>, WireError> {
-        if self.unreadable.contains(name) {
-            return Err(admission::unreadable_deployment(name));
+        if let Some(reason) = self.unreadable.get(name) {
+            return Err(admission::unreadable_deployment(name, &reason));
         }
         let found = self.by_name.get(name).map(|entry| entry.value().clone());
         found.ok_or_else(|| admission::unknown_deployment(name))
@@ -136,8 +157,9 @@ impl Deployments {
 }
 
 impl Deployment {
-    fn new(record: Record, places: Vec<Place>) -> Arc<Deployment> {
+    fn new(record: Record, places: Vec<Place>, positions: BTreeMap<u32, u64>) -> Arc<Deployment> {
         Arc::new(Deployment {
+            positions,
             stopped: Mutex::new(record.stopped.clone()),
             record,
             places: places.into(),
@@ -212,34 +234,59 @@ impl Broker {
     ) -> Result<DeploymentInfo, WireError> {
         let broker = self.clone();
         whole(async move {
-            let _admission = broker.deployments.admission.lock().await;
-            let admitted = broker.admit(spec).await?;
-            // Of an earlier deployment of the name there may be something left.
-            let mut changes = broker.forget_positions(&admitted.record.spec.name)?;
-            changes.push(admitted.record.put()?);
-            changes.extend(admitted.positions().map(|position| position.put()));
-            broker.change(changes).await?;
-            Ok(broker.start(Deployment::new(admitted.record, admitted.places)))
+            let (_admission, digest) = broker.prepare(&spec, 1).await?;
+            let admitted = broker.admit(spec, digest).await?;
+            broker.begin_deployment(admitted).await
         })
         .await
     }
 
+    /// Writes down what was admitted, and starts it.
+    async fn begin_deployment(
+        self: &Arc<Self>,
+        admitted: Admitted,
+    ) -> Result<DeploymentInfo, WireError> {
+        // Of an earlier deployment of the name there may be something left.
+        let mut changes = self.forget_positions(&admitted.record.spec.name).await?;
+        changes.push(admitted.record.put()?);
+        changes.extend(admitted.positions().map(|position| position.put()));
+        self.change(changes).await?;
+        let positions = admitted.positions();
+        let positions = positions.map(|it| (it.partition, it.stored.offset));
+        let positions = positions.collect();
+        let Admitted { record, places, .. } = admitted;
+        Ok(self.start(Deployment::new(record, places, positions)))
+    }
+
     /// Puts another plugin, or other parameters, limits or outputs, in the
     /// place of a deployment, be it at work or stopped. The replacement goes on
-    /// where it was: no record is processed twice or left out.
+    /// where it was: no record is processed twice or left out. One whose row can't be read is begun
+    /// anew, because nobody knows what it read.
     pub async fn replace_deployment(
         self: &Arc<Self>,
         spec: DeploymentSpec,
     ) -> Result<DeploymentInfo, WireError> {
         let broker = self.clone();
         whole(async move {
-            let _admission = broker.deployments.admission.lock().await;
+            let next = |record: &Record| record.version.saturating_add(1);
+            let version = match broker.deployments.by_name.get(&spec.name) {
+                Some(old) => next(&old.record),
+                None => 1,
+            };
+            let (_admission, digest) = broker.prepare(&spec, version).await?;
+            if broker.deployments.unreadable.contains_key(&spec.name) {
+                let admitted = broker.begin(Record::new(spec.clone(), digest)).await?;
+                let info = broker.begin_deployment(admitted).await?;
+                broker.deployments.unreadable.remove(&spec.name);
+                return Ok(info);
+            }
             let old = broker.deployments.named(&spec.name)?;
-            let (record, mut places) = broker.admit_replacement(&old, spec).await?;
+            let (record, mut places) = broker.admit_replacement(&old, spec, digest)?;
             broker.change(vec![record.put()?]).await?;
             old.rest().await;
             places.extend(old.take_places());
-            let info = broker.start(Deployment::new(record, places));
+            let positions = broker.positions(&record).await;
+            let info = broker.start(Deployment::new(record, places, positions));
             // Nothing else may name what the old one ran.
             broker.sweep_plugins().await;
             Ok(info)
@@ -263,6 +310,17 @@ impl Broker {
         names
     }
 
+    /// The deployments whose rows can't be read.
+    pub(super) fn unreadable_deployments(&self) -> Vec<Unreadable> {
+        let unreadable = self.deployments.unreadable.iter();
+        let info = unreadable.map(|entry| Unreadable {
+            kind: "deployment".to_owned(),
+            name: entry.key().clone(),
+            reason: entry.value().clone(),
+        });
+        info.collect()
+    }
+
     /// One deployment.
     pub fn deployment(&self, name: &str) -> Result<DeploymentInfo, WireError> {
         Ok(self.info(&*self.deployments.named(name)?))
@@ -273,8 +331,8 @@ impl Broker {
         let (broker, name) = (self.clone(), name.to_owned());
         whole(async move {
             let _admission = broker.deployments.admission.lock().await;
-            let mut changes = broker.forget_positions(&name)?;
-            if broker.deployments.unreadable.contains(&name) {
+            let mut changes = broker.forget_positions(&name).await?;
+            if broker.deployments.unreadable.contains_key(&name) {
                 changes.push(record::delete(&name));
                 broker.change(changes).await?;
                 broker.deployments.unreadable.remove(&name);
@@ -297,7 +355,7 @@ impl Broker {
 
     /// Starts what was deployed before the broker stopped.
     pub(super) async fn resume_deployments(self: &Arc<Self>) -> anyhow::Result<()> {
-        for (key, value) in self.store.scan(Table::Deployments, b"")? {
+        for (key, value) in self.store.scan(Table::Deployments, b"").await? {
             let record = match Record::read(&value) {
                 Ok(record) => record,
                 Err(error) => {
@@ -307,7 +365,7 @@ impl Broker {
                         %error,
                         "a deployment's row can't be read; it is kept, and does not run"
                     );
-                    self.deployments.unreadable.insert(name);
+                    self.deployments.unreadable.insert(name, error.to_string());
                     continue;
                 }
             };
@@ -318,7 +376,8 @@ impl Broker {
                 // With less room than there was, its supervisor waits for more.
                 None => self.engine.reserve(partitions as u32).unwrap_or_default(),
             };
-            self.start(Deployment::new(record, places));
+            let positions = self.positions(&record).await;
+            self.start(Deployment::new(record, places, positions));
         }
         Ok(())
     }
@@ -357,8 +416,8 @@ impl Broker {
             let info = match lanes.get(partition.number() as usize) {
                 Some(lane) => lane.info(partition),
                 None => {
-                    let position = self.position(record, partition.number());
-                    lane::nobody(partition, position.ok().flatten().unwrap_or_default())
+                    let position = deployment.positions.get(&partition.number());
+                    lane::nobody(partition, position.copied().unwrap_or_default())
                 }
             };
             match is_stopped {

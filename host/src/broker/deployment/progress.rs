@@ -1,63 +1,70 @@
 //! Where a deployment is in each partition: a row that its commits expect at
 //! the old position and move to the new one.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use eddy_protocol::{ErrorCode, WireError};
 
 use super::record::Record;
+use crate::broker::epoch::StoredPosition;
 use crate::broker::{Broker, refusal};
-use crate::store::{Change, Expect, Table};
+use crate::store::{Change, Expect, ExpectedValue, Table};
 
 /// A deployment's position in a partition.
 ///
 /// ```text
 /// key:   name 00 partition(be u32)
-/// value: generation(le u64) offset(le u64)
+/// value: generation(le u64) stored position
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Position<'a> {
     pub(super) record: &'a Record,
     pub(super) partition: u32,
-    pub(super) offset: u64,
+    pub(super) stored: StoredPosition,
 }
 
 impl Position<'_> {
     pub(super) fn put(&self) -> Change {
         Change::Put {
             table: Table::Progress,
-            key: self.key(),
-            value: self.value(),
+            key: key(self.record, self.partition),
+            value: self.value(self.stored),
         }
     }
 
-    /// That the deployment is here.
+    /// That the deployment is here, in whatever epoch that was learnt.
     pub(super) fn expect(&self) -> Expect {
+        let offset_only = StoredPosition {
+            epoch: None,
+            ..self.stored
+        };
         Expect {
             table: Table::Progress,
-            key: self.key(),
-            value: Some(self.value()),
+            key: key(self.record, self.partition),
+            value: ExpectedValue::StartsWith(self.value(offset_only)),
         }
     }
 
     /// That there is no position yet.
     pub(super) fn expect_none(&self) -> Expect {
         Expect {
-            value: None,
+            value: ExpectedValue::Absent,
             ..self.expect()
         }
     }
 
-    fn key(&self) -> Bytes {
-        let mut key = prefix(&self.record.spec.name);
-        key.extend_from_slice(&self.partition.to_be_bytes());
-        key.into()
-    }
-
-    fn value(&self) -> Bytes {
+    fn value(&self, stored: StoredPosition) -> Bytes {
         let mut value = self.record.generation.to_le_bytes().to_vec();
-        value.extend_from_slice(&self.offset.to_le_bytes());
+        value.extend(stored.to_bytes());
         value.into()
     }
+}
+
+fn key(record: &Record, partition: u32) -> Bytes {
+    let mut key = prefix(&record.spec.name);
+    key.extend_from_slice(&partition.to_be_bytes());
+    key.into()
 }
 
 /// What the keys of a deployment's positions begin with.
@@ -67,33 +74,31 @@ fn prefix(name: &str) -> Vec<u8> {
     prefix
 }
 
-/// The offset in a row, if it is one of this generation.
-fn offset(value: &[u8], generation: u64) -> Option<u64> {
-    let (found, offset) = value.split_first_chunk::<8>()?;
-    let offset = u64::from_le_bytes(offset.try_into().ok()?);
-    (u64::from_le_bytes(*found) == generation).then_some(offset)
+/// The position in a row, if it is one of this generation.
+fn read(value: &[u8], generation: u64) -> Option<StoredPosition> {
+    let (found, stored) = value.split_first_chunk::<8>()?;
+    let is_its_own = u64::from_le_bytes(*found) == generation;
+    StoredPosition::read(stored).filter(|_| is_its_own)
 }
 
 impl Broker {
     /// The committed position; `None` before the first. A position that can't
     /// be read, or is another deployment's, is an error: to begin anew would
     /// repeat every output.
-    pub(super) fn position(
+    pub(super) async fn position(
         &self,
         record: &Record,
         partition: u32,
-    ) -> Result<Option<u64>, WireError> {
-        let position = Position {
-            record,
-            partition,
-            offset: 0,
-        };
-        let value = self.store.get(Table::Progress, &position.key());
+    ) -> Result<Option<StoredPosition>, WireError> {
+        let value = self
+            .store
+            .get(Table::Progress, &key(record, partition))
+            .await;
         let Some(value) = value.map_err(|error| refusal::of_table(&error))? else {
             return Ok(None);
         };
-        match offset(&value, record.generation) {
-            Some(offset) => Ok(Some(offset)),
+        match read(&value, record.generation) {
+            Some(stored) => Ok(Some(stored)),
             None => Err(ErrorCode::StorageFailed.because(format!(
                 "the position of deployment `{}` in partition {partition} is not its own",
                 record.spec.name
@@ -101,9 +106,22 @@ impl Broker {
         }
     }
 
+    /// The offsets of all committed positions that can be read, by partition.
+    pub(super) async fn positions(&self, record: &Record) -> BTreeMap<u32, u64> {
+        let prefix = prefix(&record.spec.name);
+        let rows = self.store.scan(Table::Progress, &prefix).await;
+        let rows = rows.unwrap_or_default();
+        let position = |(key, value): &(Bytes, Bytes)| {
+            let partition = key.strip_prefix(&prefix[..])?.try_into().ok()?;
+            let stored = read(value, record.generation)?;
+            Some((u32::from_be_bytes(partition), stored.offset))
+        };
+        rows.iter().filter_map(position).collect()
+    }
+
     /// The end of every position that there is under a deployment's name.
-    pub(super) fn forget_positions(&self, name: &str) -> Result<Vec<Change>, WireError> {
-        let rows = self.store.scan(Table::Progress, &prefix(name));
+    pub(super) async fn forget_positions(&self, name: &str) -> Result<Vec<Change>, WireError> {
+        let rows = self.store.scan(Table::Progress, &prefix(name)).await;
         let rows = rows.map_err(|error| refusal::of_table(&error))?;
         let forget = |(key, _)| Change::Delete {
             table: Table::Progress,
@@ -121,9 +139,12 @@ mod tests {
     fn a_position_of_another_generation_or_of_other_bytes_is_none() {
         let mut value = 7_u64.to_le_bytes().to_vec();
         value.extend_from_slice(&42_u64.to_le_bytes());
-        assert_eq!(offset(&value, 7), Some(42));
-        assert_eq!(offset(&value, 8), None);
-        assert_eq!(offset(&value[..15], 7), None);
-        assert_eq!(offset(b"", 7), None);
+        let position = |epoch| Some(StoredPosition { offset: 42, epoch });
+        assert_eq!(read(&value, 7), position(None), "of the first release");
+        assert_eq!(read(&value, 8), None);
+        assert_eq!(read(&value[..15], 7), None);
+        assert_eq!(read(b"", 7), None);
+        value.extend_from_slice(&4_097_u32.to_le_bytes());
+        assert_eq!(read(&value, 7), position(Some(4_097)));
     }
 }

@@ -6,7 +6,7 @@ use eddy_protocol::{ErrorCode, TopicName, WireError};
 use serde::{Deserialize, Serialize};
 
 use crate::plugin::PORT_OUT;
-use crate::store::{Change, Expect, Table};
+use crate::store::{Change, Expect, ExpectedValue, Table};
 
 /// What is kept of a deployment, as JSON under its name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub(super) struct Record {
     /// Random: tells this deployment from an earlier one of the same name. A
     /// replacement keeps it, and with it the positions.
     pub(super) generation: u64,
+    /// What ran before the last replacement: kept, as the way back.
+    #[serde(default)]
+    pub(super) previous_digest: Option<String>,
     /// Why its plugin was stopped.
     #[serde(default)]
     pub(super) stopped: Option<String>,
@@ -36,6 +39,7 @@ impl Record {
             digest,
             version: 1,
             generation: fastrand::u64(..),
+            previous_digest: None,
             stopped: None,
             row: None,
         }
@@ -43,9 +47,14 @@ impl Record {
 
     /// What takes this one's place, and goes on from its positions.
     pub(super) fn replaced_by(&self, spec: DeploymentSpec, digest: String) -> Record {
+        let previous = match digest == self.digest {
+            true => self.previous_digest.clone(),
+            false => Some(self.digest.clone()),
+        };
         Record {
             version: self.version.saturating_add(1),
             generation: self.generation,
+            previous_digest: previous,
             ..Record::new(spec, digest)
         }
     }
@@ -80,7 +89,7 @@ impl Record {
         Ok(Expect {
             table: Table::Deployments,
             key: self.key(),
-            value: Some(self.value()?),
+            value: ExpectedValue::Exactly(self.value()?),
         })
     }
 
@@ -95,6 +104,13 @@ impl Record {
         let value = serde_json::to_vec(self)
             .map_err(|error| ErrorCode::Internal.because(error.to_string()))?;
         Ok(value.into())
+    }
+
+    /// The plugins that it needs: the one at work, and the one before.
+    pub(super) fn digests(&self) -> impl Iterator<Item = &String> {
+        [Some(&self.digest), self.previous_digest.as_ref()]
+            .into_iter()
+            .flatten()
     }
 
     /// The topics of its outputs with their ports, in the order of the ports' names.

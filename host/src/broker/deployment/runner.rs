@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 
+use eddy_protocol::admin::LostHistory;
 use eddy_protocol::batch::ColumnBuf;
 use eddy_protocol::{Batch, WireError};
 use metrics::{Counter, counter};
@@ -19,6 +20,7 @@ use super::lane::{Lane, Moved};
 use super::outputs::Outputs;
 use super::progress::Position;
 use super::{Deployment, admission, passes, told_to_stop};
+use crate::broker::epoch::{self, StoredPosition};
 use crate::broker::feed::{self, Call, Feed};
 use crate::broker::fetch::{self, PartitionChange};
 use crate::broker::{Broker, ListenGuard, refusal};
@@ -48,6 +50,8 @@ pub(super) struct Runner {
     instance: Instance,
     /// Of the next record to process.
     position: u64,
+    /// Of the history that is read.
+    epoch: u32,
     feed: Feed,
     in_flight: VecDeque<InFlight>,
     /// Records before those that were read last, which retention took before they were.
@@ -88,9 +92,21 @@ impl Runner {
             .instantiate_at(&place, &plugin, context, limits)
             .await
             .map_err(|error| failed(&error, String::new()))?;
-        let position = match broker.position(record, number).map_err(stop)? {
-            Some(position) => position,
-            None => begin(broker, deployment, number).await?,
+        let epoch = partition.epoch();
+        let stored = match broker.position(record, number).await.map_err(stop)? {
+            Some(stored) => stored,
+            None => begin(broker, deployment, &partition).await?,
+        };
+        let position = match stored.lost(&partition) {
+            None => stored.offset,
+            Some(lost) => {
+                let next = go_on_after(broker, deployment, &partition, stored, lost).await?;
+                lane.lost(LostHistory {
+                    position: stored.offset,
+                    resumed: next,
+                });
+                next
+            }
         };
         lane.opened(position);
         let (change, listening) = broker.listen(&partition);
@@ -105,6 +121,7 @@ impl Runner {
             lane,
             instance,
             position,
+            epoch,
             in_flight: VecDeque::new(),
             skipped: 0,
             missed: counter!(names::DEPLOYMENT_MISSED, "deployment" => deployment.record.spec.name.clone()),
@@ -219,6 +236,9 @@ impl Runner {
                     stop(error)
                 }
             })?;
+        if self.partition.epoch() != self.epoch {
+            return Err(Stop::Retry("its history has changed".to_owned()));
+        }
         if !batches.is_empty() {
             self.skipped = from - self.position;
         }
@@ -243,15 +263,15 @@ impl Runner {
     }
 
     fn commit(&self, appends: Vec<Append>, next: u64) -> Commit {
-        let from = Position {
+        let at = |offset| Position {
             record: &self.deployment.record,
             partition: self.partition.number(),
-            offset: self.position,
+            stored: StoredPosition {
+                offset,
+                epoch: Some(self.epoch),
+            },
         };
-        let to = Position {
-            offset: next,
-            ..from
-        };
+        let (from, to) = (at(self.position), at(next));
         Commit {
             appends,
             changes: vec![to.put()],
@@ -311,11 +331,19 @@ impl Runner {
 
 /// The first position of a partition that came after the deployment. Refused
 /// where there is one already, and where the deployment is another one by now.
-async fn begin(broker: &Broker, deployment: &Deployment, number: u32) -> Result<u64, Stop> {
+async fn begin(
+    broker: &Broker,
+    deployment: &Deployment,
+    partition: &Partition,
+) -> Result<StoredPosition, Stop> {
+    let stored = StoredPosition {
+        offset: 0,
+        epoch: Some(partition.epoch()),
+    };
     let position = Position {
         record: &deployment.record,
-        partition: number,
-        offset: 0,
+        partition: partition.number(),
+        stored,
     };
     let commit = Commit {
         changes: vec![position.put()],
@@ -327,7 +355,49 @@ async fn begin(broker: &Broker, deployment: &Deployment, number: u32) -> Result<
     };
     let begun = broker.store.commit(commit).await;
     begun.map_err(|error| stop(refusal::of_commit(&error)))?;
-    Ok(0)
+    Ok(stored)
+}
+
+/// Moves the deployment to where the history that it knows ends: from there on it has read nothing
+/// of what is in the partition now.
+async fn go_on_after(
+    broker: &Broker,
+    deployment: &Deployment,
+    partition: &Partition,
+    stored: StoredPosition,
+    lost: epoch::LostHistory,
+) -> Result<u64, Stop> {
+    let record = &deployment.record;
+    let from = Position {
+        record,
+        partition: partition.number(),
+        stored,
+    };
+    let next = StoredPosition {
+        offset: lost.next(),
+        epoch: Some(partition.epoch()),
+    };
+    let commit = Commit {
+        changes: vec![
+            Position {
+                stored: next,
+                ..from
+            }
+            .put(),
+        ],
+        expect: vec![from.expect()],
+        ..Commit::default()
+    };
+    let moved = broker.store.commit(commit).await;
+    moved.map_err(|error| stop(refusal::of_commit(&error)))?;
+    tracing::warn!(
+        deployment = record.spec.name,
+        partition = partition.number(),
+        position = stored.offset,
+        next = next.offset,
+        "the partition has lost history before the deployment's position: {lost}"
+    );
+    Ok(next.offset)
 }
 
 /// What a plugin's error comes to: the engine's own troubles are not the plugin's.

@@ -79,7 +79,8 @@ impl Team {
         let running = deployment.lanes.lock().len();
         for number in running..partitions {
             let number = number as u32;
-            let position = self.broker.position(record, number)?.unwrap_or_default();
+            let stored = self.broker.position(record, number).await?;
+            let position = stored.map_or(0, |stored| stored.offset);
             let lane = Arc::new(Lane::new(self.broker.place_for(&deployment)?, position));
             deployment.lanes.lock().push(lane.clone());
             self.run(number, lane, Duration::ZERO);

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use eddy_protocol::frame::{Gap, Position, Progress};
 use eddy_protocol::{ErrorCode, Form, WireError};
@@ -11,6 +12,7 @@ use eddy_protocol::{ErrorCode, Form, WireError};
 use super::Stream;
 use super::chunk::{Chunk, Encoded};
 use super::lane::{Found, Lane};
+use crate::broker::epoch::{LostHistory, StoredPosition};
 use crate::broker::filter::Filter;
 use crate::broker::frame::{self, Frame};
 use crate::broker::notify::{ListenGuard, Listener};
@@ -21,13 +23,14 @@ use crate::metrics as names;
 pub struct Cursor {
     stream: Arc<Stream>,
     lane: Arc<Lane>,
-    epoch: u32,
     next: u64,
     /// As far as the subscriber knows.
     told: u64,
     gap: Option<Gap>,
     /// Waits until the subscriber has been told what lies before it.
     held: Option<Arc<Chunk>>,
+    /// Since when its filter finds no place for an instance.
+    crowded_since: Option<Instant>,
 }
 
 /// What a cursor has for its subscriber.
@@ -42,7 +45,7 @@ pub enum Next {
     Idle,
     /// Something that takes a while: await it, hand the result to [`Cursor::arrived`].
     Load(Load),
-    /// Something is in the way that passes: poll again after a while.
+    /// Something is in the way that may pass: poll again after a while.
     Retry,
     /// The stream has ended here, and why.
     Ended(WireError),
@@ -63,12 +66,12 @@ impl Cursor {
     ) -> Cursor {
         Cursor {
             stream: stream.clone(),
-            epoch: lane.partition.epoch(),
             lane,
             next,
             told: next,
             gap,
             held: None,
+            crowded_since: None,
         }
     }
 
@@ -82,7 +85,7 @@ impl Cursor {
         Position {
             partition: self.partition(),
             offset: self.next,
-            epoch: self.epoch,
+            epoch: self.lane.epoch,
         }
     }
 
@@ -106,6 +109,9 @@ impl Cursor {
         if let Some(gap) = self.gap.take() {
             metrics::counter!(names::GAPS).increment(1);
             return Some(Next::Gap(gap));
+        }
+        if self.lane.is_outdated() {
+            return self.go_over().map(Next::Gap);
         }
         if let Some(chunk) = self.held.take() {
             return self.take(&chunk, form);
@@ -138,7 +144,10 @@ impl Cursor {
     /// Takes what a [`Load`] brought. `None`: there is nothing to send for it,
     /// and [`poll`](Cursor::poll) says how to go on.
     pub fn arrived(&mut self, loaded: Result<Loaded, WireError>, form: Form) -> Option<Next> {
+        let crowded_since = self.crowded_since.take();
         match loaded {
+            // It is of lost history.
+            _ if self.lane.is_outdated() => None,
             Ok(Loaded(chunk)) => self.take(&chunk, form),
             // Retention has overtaken the read.
             Err(error)
@@ -147,8 +156,17 @@ impl Cursor {
             {
                 None
             }
+            Err(error) if error.code == ErrorCode::TooMany => {
+                let since = *self
+                    .crowded_since
+                    .insert(crowded_since.unwrap_or_else(Instant::now));
+                match since.elapsed() < self.stream.shelves.instance_wait_max {
+                    true => Some(Next::Retry),
+                    false => Some(Next::Ended(error)),
+                }
+            }
             // It would be in the way of whoever subscribes anew, too.
-            Err(error) if matches!(error.code, ErrorCode::TooMany | ErrorCode::ReadFailed) => {
+            Err(error) if error.code == ErrorCode::ReadFailed => {
                 let (topic, partition) = (self.stream.topic.name(), self.partition());
                 tracing::debug!(%topic, partition, %error, "a subscriber waits");
                 Some(Next::Retry)
@@ -171,9 +189,23 @@ impl Cursor {
         Some(Progress {
             stream: self.stream.id,
             partition: self.partition(),
-            epoch: self.epoch,
+            epoch: self.lane.epoch,
             next: self.next,
         })
+    }
+
+    /// Goes over to the partition's present history, from where the reader's own ends.
+    fn go_over(&mut self) -> Option<Gap> {
+        let stored = StoredPosition {
+            offset: self.next,
+            epoch: Some(self.lane.epoch),
+        };
+        let next = stored
+            .lost(&self.lane.partition)
+            .map_or(self.next, LostHistory::next);
+        self.held = None;
+        self.lane = self.stream.lane(self.partition())?;
+        Some(self.jump(next))
     }
 
     fn filter(&self) -> Option<&Arc<Filter>> {
@@ -187,7 +219,7 @@ impl Cursor {
         Gap {
             stream: self.stream.id,
             partition: self.partition(),
-            epoch: self.epoch,
+            epoch: self.lane.epoch,
             expected,
             next,
         }
@@ -196,7 +228,7 @@ impl Cursor {
     fn load(&self, form: Form) -> Load {
         let made = self.lane.make(self.next, self.filter());
         let (from, stream, partition, epoch) =
-            (self.next, self.stream.id, self.partition(), self.epoch);
+            (self.next, self.stream.id, self.partition(), self.lane.epoch);
         Box::pin(async move {
             let chunk = made.await?;
             let position = frame::Position {
@@ -225,7 +257,7 @@ impl Cursor {
         let position = frame::Position {
             stream: self.stream.id,
             partition: self.partition(),
-            epoch: self.epoch,
+            epoch: self.lane.epoch,
             next: chunk.next,
         };
         let is_whole = form == Form::Binary || !chunk.begins_before(self.next);

@@ -24,6 +24,8 @@ use crate::store::{Partition, TailRead};
 /// One partition of a stream.
 pub(super) struct Lane {
     pub(super) partition: Arc<Partition>,
+    /// The partition's when this was made: of another one nothing is kept here.
+    pub(super) epoch: u32,
     shelves: Arc<Shelves>,
     near: Place,
     far: Place,
@@ -57,12 +59,18 @@ impl Lane {
             false => Seat::default(),
         };
         Lane {
+            epoch: partition.epoch(),
             partition,
             near: place(&shelves.near, stays),
             far: place(&shelves.far, Seat::default()),
             shelves: shelves.clone(),
             flights: Mutex::default(),
         }
+    }
+
+    /// Whether the partition has lost history since this was made.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.partition.epoch() != self.epoch
     }
 
     /// What lies at `offset`, or with a filter the chunk that holds it.

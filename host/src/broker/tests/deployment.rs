@@ -2,10 +2,10 @@
 //! plugin's own fault stops one.
 
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, DeploymentState, LimitsSpec};
-use eddy_protocol::frame::AlterTopic;
+use eddy_protocol::frame::{self, AlterTopic};
 
 use super::*;
-use crate::io::{CrashKind, Faults};
+use crate::io::{CrashKind, Disk, Faults};
 use crate::store::{Change, Table};
 
 /// Keeps everything, and traps at a value with an exclamation mark.
@@ -440,7 +440,11 @@ async fn a_row_that_cannot_be_read_is_kept_and_hinders_nobody() {
     let broker = broker_on(&disk, config()).await;
     broker.append("in", &["a"]).await;
     broker.caught_up().await;
-    assert_eq!(broker.plugins().expect("the others").len(), 2);
+    assert_eq!(broker.plugins().await.expect("the others").len(), 2);
+    let unreadable = broker.unreadable().await.expect("a list");
+    let shown: Vec<_> = unreadable.iter().map(|it| (&*it.kind, &*it.name)).collect();
+    assert_eq!(shown, [("deployment", "old"), ("plugin", "odd")]);
+    assert!(unreadable.iter().all(|it| !it.reason.is_empty()));
     let named_so = DeploymentSpec {
         name: "old".to_owned(),
         ..spec("all")
@@ -450,12 +454,165 @@ async fn a_row_that_cannot_be_read_is_kept_and_hinders_nobody() {
         ErrorCode::StorageFailed,
         "can't be read",
     );
+    refused(
+        broker.deployment("old"),
+        ErrorCode::StorageFailed,
+        "delete or replace it",
+    );
+    within("deleting", broker.delete_plugin("odd"))
+        .await
+        .expect("deleted");
     within("deleting", broker.delete_deployment("old"))
         .await
         .expect("deleted");
+    assert_eq!(broker.unreadable().await, Ok(Vec::new()));
     refused(
         broker.deployment("old"),
         ErrorCode::UnknownDeployment,
         "`old`",
     );
+}
+
+#[tokio::test]
+async fn a_deployment_and_a_plugin_that_cannot_be_read_can_be_replaced() {
+    let disk = FaultyDisk::new(7);
+    let broker = world_on(&disk, config()).await;
+    let put = |table, key: &'static str| Change::Put {
+        table,
+        key: key.into(),
+        value: "of another time".into(),
+    };
+    let changes = vec![put(Table::Deployments, "d"), put(Table::Plugins, "odd")];
+    broker.change(changes).await.expect("written");
+    within("closing", broker.close()).await;
+    drop(broker);
+    disk.crash(CrashKind::Process);
+    let broker = broker_on(&disk, config()).await;
+    broker.append("in", &["a"]).await;
+    broker.with_plugin("odd", Guest::default()).await;
+    let replaced = within("replacing", broker.replace_deployment(spec("odd"))).await;
+    assert_eq!(replaced.expect("replaced").version, 1);
+    broker.caught_up().await;
+    assert_eq!(broker.values("out", 0).await, ["a"]);
+    assert_eq!(broker.unreadable().await, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_tried_out_holds_up_no_other_change() {
+    let broker = world(config()).await;
+    broker
+        .with_topic("other", 1, TopicSettings::default())
+        .await;
+    let trial = broker.deployments.trial.lock().await;
+    let deploying = tokio::spawn({
+        let broker = broker.clone();
+        async move { broker.deploy(spec("all")).await }
+    });
+    tokio::task::yield_now().await;
+    within("deleting", broker.delete_topic(&name("other")))
+        .await
+        .expect("nobody uses it");
+    within("deleting", broker.delete_plugin("fragile"))
+        .await
+        .expect("nobody uses it");
+    assert!(!deploying.is_finished());
+    drop(trial);
+    let deployed = within("deploying", deploying).await;
+    deployed.expect("no panic").expect("deployed");
+}
+
+#[tokio::test]
+async fn nothing_is_left_out_where_a_repaired_partition_ends_before_a_stored_position() {
+    let disk = FaultyDisk::new(7);
+    let broker = world_on(&disk, config()).await;
+    let values: Vec<String> = (10..22).map(|n| format!("value {n}")).collect();
+    for value in &values {
+        broker.append("in", &[value]).await;
+    }
+    broker.with_deployment("all").await;
+    broker.caught_up().await;
+    let commit = |offset, epoch| frame::Commit {
+        appends: Vec::new(),
+        group: Some("g".to_owned()),
+        cursors: vec![frame::CursorMove {
+            topic: name("in"),
+            partition: 0,
+            offset,
+            epoch,
+            expect: frame::ExpectedCursor::Any,
+        }],
+    };
+    let moved = broker.commit(commit(12, Some(1))).expect("accepted");
+    within("moving", moved.answer()).await.expect("durable");
+    // The journal is damaged where "value 15" came, and no segment has it.
+    let disk = disk.fork();
+    disk.crash(CrashKind::Process);
+    for (path, _) in disk.files() {
+        if path.starts_with("topics/1/0/") {
+            disk.remove(&path).expect("it is there");
+        }
+        let content = disk.content(&path).unwrap_or_default();
+        let found = content.windows(8).position(|window| window == b"value 15");
+        if let Some(at) = found.filter(|_| path.starts_with("journal/")) {
+            disk.corrupt(&path, at as u64, b"XX");
+        }
+    }
+    let broker = broker_on(&disk, config()).await;
+    let stopped = |info: &DeploymentInfo| info.partitions[0].state == DeploymentState::Stopped;
+    broker.until("the damage", stopped).await;
+    within("repairing", broker.repair_partition(&name("in"), 0))
+        .await
+        .expect("it is stopped");
+    let (_, partition) = broker.partition(&name("in"), 0).expect("it is there");
+    assert_eq!((partition.epoch(), partition.end()), (2, 5));
+
+    let cursors = |reset| {
+        let broker = broker.clone();
+        let request = frame::Cursors {
+            group: "g".to_owned(),
+            topic: None,
+            reset,
+        };
+        async move { within("reading", broker.cursors(&request)).await }
+    };
+    let again = |offset| frame::Cursor {
+        topic: name("in"),
+        partition: 0,
+        offset,
+        epoch: Some(2),
+        lost: Some(frame::LostPosition {
+            offset: 12,
+            epoch: Some(1),
+        }),
+    };
+    broker.append("in", &["new 1"]).await;
+    assert_eq!(cursors(frame::Reset::Earliest).await, Ok(vec![again(5)]));
+    assert_eq!(cursors(frame::Reset::Latest).await, Ok(vec![again(6)]));
+    let words = "what was from offset 5 on is gone";
+    refused(
+        cursors(frame::Reset::Fail).await,
+        ErrorCode::HistoryLost,
+        words,
+    );
+    refused(
+        broker.commit(commit(12, Some(1))),
+        ErrorCode::HistoryLost,
+        words,
+    );
+    let moved = broker.commit(commit(4, Some(1))).expect("before they part");
+    within("moving", moved.answer()).await.expect("durable");
+    let cursor = frame::Cursor {
+        lost: None,
+        ..again(4)
+    };
+    assert_eq!(cursors(frame::Reset::Fail).await, Ok(vec![cursor]));
+
+    let info = broker.caught_up().await;
+    let lost = info.partitions[0].lost.expect("it is said");
+    assert_eq!((lost.position, lost.resumed), (12, 5));
+    broker.append("in", &["new 2"]).await;
+    broker.caught_up().await;
+    let mut expected = values.clone();
+    expected.extend(["new 1".to_owned(), "new 2".to_owned()]);
+    assert_eq!(broker.values("out", 0).await, expected);
 }

@@ -1,5 +1,7 @@
 //! What is kept of plugins, and for how long.
 
+use eddy_protocol::admin::DeploymentSpec;
+
 use super::*;
 
 /// Another plugin for each number.
@@ -121,19 +123,45 @@ async fn a_plugin_is_not_named_as_another_ones_digest() {
 }
 
 #[tokio::test]
-async fn what_a_replaced_deployment_ran_goes_with_it() {
+async fn what_a_deployment_ran_before_its_last_replacement_is_the_way_back() {
     let broker = broker().await;
     for topic in ["a", "b"] {
         broker.with_topic(topic, 1, TopicSettings::default()).await;
     }
-    push(&broker, "p", 1).await;
-    let spec = || serde_json::from_str(r#"{"name":"d","plugin":"p","from":"a","to":"b"}"#);
-    within("deploying", broker.deploy(spec().expect("a spec")))
+    let spec = |plugin: &str| -> DeploymentSpec {
+        let json = format!(r#"{{"name":"d","plugin":"{plugin}","from":"a","to":"b"}}"#);
+        serde_json::from_str(&json).expect("a spec")
+    };
+    let first = push(&broker, "p", 1).await;
+    within("deploying", broker.deploy(spec("p")))
         .await
         .expect("deployed");
-    let named = push(&broker, "p", 2).await;
-    assert_eq!(kept(&broker).0.len(), 2);
-    let replaced = broker.replace_deployment(spec().expect("a spec"));
-    within("replacing", replaced).await.expect("replaced");
-    assert_eq!(kept(&broker), (vec![named.clone()], vec![named]));
+    let second = push(&broker, "p", 2).await;
+    let plugins = broker.plugins().await.expect("a list");
+    let shown: Vec<_> = plugins
+        .iter()
+        .map(|it| (&*it.name, &*it.digest, it.superseded, it.deployments.len()))
+        .collect();
+    let expected = [("p", &*second, false, 0), ("p", &*first, true, 1)];
+    assert_eq!(shown, expected);
+    assert!(plugins[1].bytes > 0);
+    assert_eq!(broker.plugin("p").await.expect("named").digest, second);
+    let info = broker.plugin(&first).await.expect("by its digest");
+    assert!(info.superseded);
+    for (plugin, runs) in [
+        (&first, &first),
+        (&"p".to_owned(), &second),
+        (&first, &first),
+    ] {
+        let replaced = within("replacing", broker.replace_deployment(spec(plugin))).await;
+        assert_eq!(&replaced.expect("replaced").digest, runs);
+        assert_eq!(kept(&broker).0.len(), 2);
+    }
+    // Only one step back.
+    push(&broker, "p", 3).await;
+    let replaced = within("replacing", broker.replace_deployment(spec("p"))).await;
+    replaced.expect("replaced");
+    let mut left = vec![first, broker.plugin("p").await.expect("named").digest];
+    left.sort();
+    assert_eq!(kept(&broker).0, left);
 }

@@ -39,6 +39,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Memory for what is read and made for peers that have not taken it yet, all connections together; an answer that waits for it too long is refused and may be asked for again.",
         |c| Box::new(Bytes(&mut c.broker.answers_bytes_max, MIB..=TIB)),
     ),
+    setting(
+        "broker.instance_wait_max",
+        "How long a subscription's filter waits for a plugin instance before the subscription ends.",
+        |c| Box::new(Time(&mut c.broker.instance_wait_max, Duration::ZERO..=HOUR)),
+    ),
 ];
 
 pub(super) const DEPLOYMENT: &[Setting] = &[

@@ -11,7 +11,9 @@ use eddy_protocol::frame::{Durability, TopicSettings};
 use super::client::{Client, batch};
 use super::model::{Learnt, read_all};
 use crate::io::{Broken, Call, CrashKind, Faults, FaultyDisk, ManualClock};
-use crate::store::commit::{Append, CatalogChange, Change, Commit, Committed, Expect, Table};
+use crate::store::commit::{
+    Append, CatalogChange, Change, Commit, Committed, Expect, ExpectedValue, Table,
+};
 use crate::store::config::Config;
 use crate::store::delta::{Delta, StateId};
 use crate::store::engine::Engine;
@@ -515,7 +517,7 @@ impl World {
             expect: vec![Expect {
                 table: Table::Progress,
                 key,
-                value: before,
+                value: before.map_or(ExpectedValue::Absent, ExpectedValue::Exactly),
             }],
             states: vec![StateChange::Delta { state, delta }],
             ..Commit::default()

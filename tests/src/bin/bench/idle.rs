@@ -61,7 +61,7 @@ fn resident_bytes(pid: u32) -> Result<f64> {
     Ok(kib * 1024.0)
 }
 
-fn raise_open_files() -> Result<()> {
+pub(crate) fn raise_open_files() -> Result<()> {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;

@@ -54,7 +54,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn percentile(sorted: &[Duration], share: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[Duration], share: f64) -> f64 {
     let at = ((sorted.len() as f64 * share) as usize).min(sorted.len() - 1);
     sorted[at].as_secs_f64() * 1e6
 }
@@ -119,7 +119,7 @@ async fn through_echo(address: &str) -> Result<Vec<Duration>> {
     Ok(took)
 }
 
-fn ticks() -> tokio::time::Interval {
+pub(crate) fn ticks() -> tokio::time::Interval {
     let mut clock = tokio::time::interval(Duration::from_micros(1_000_000 / PER_SECOND));
     clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
     clock

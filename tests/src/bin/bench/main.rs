@@ -15,6 +15,7 @@ mod pipeline;
 mod plugin;
 mod produce;
 mod start;
+mod subscribers;
 mod wire;
 
 use std::env;
@@ -63,6 +64,11 @@ const MEASURES: &[(&str, &str, Run)] = &[
         "pipeline",
         "topic to plugin to topic against produce alone",
         pipeline::run,
+    ),
+    (
+        "subscribers",
+        "a producer's wait with 10,000 subscribers against 10",
+        subscribers::run,
     ),
     ("idle", "memory of an idle subscriber", idle::run),
     ("start", "cold start; recovery of a journal", start::run),
