@@ -16,6 +16,9 @@ const BATCH_RECORDS: usize = 1_000;
 const ROUND: Duration = Duration::from_millis(2);
 const ROUNDS: usize = 100;
 
+/// What is measured, and one call of it.
+type Case = (&'static str, Box<dyn FnMut() -> usize>);
+
 fn main() {
     for value_bytes in [100, 1_000] {
         for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
@@ -102,7 +105,7 @@ fn measure(value_bytes: usize, compression: Compression) {
         kafka.len() / BATCH_RECORDS
     );
 
-    let mut cases: Vec<(&str, Box<dyn FnMut() -> usize>)> = vec![
+    let mut cases: Vec<Case> = vec![
         ("columns: a producer writes them", {
             let records = records.clone();
             Box::new(move || encode(&records, &mut builder, compression).len())
@@ -112,11 +115,9 @@ fn measure(value_bytes: usize, compression: Compression) {
             Box::new(move || Batch::parse(native.clone()).expect("whole").len())
         }),
         ("columns: read", {
-            let native = native.clone();
             Box::new(move || look_through(&fresh(&native)))
         }),
         ("Kafka, verbatim: checked at the door and wrapped", {
-            let kafka = kafka.clone();
             Box::new(move || Batch::from_kafka(&kafka).expect("whole").len())
         }),
         ("Kafka, verbatim: to a client of Kafka's", {
@@ -157,7 +158,7 @@ fn measure(value_bytes: usize, compression: Compression) {
 }
 
 /// The best time of one call of each.
-fn best_of(cases: &mut [(&str, Box<dyn FnMut() -> usize>)]) -> Vec<Duration> {
+fn best_of(cases: &mut [Case]) -> Vec<Duration> {
     let mut best = vec![Duration::MAX; cases.len()];
     for _ in 0..ROUNDS {
         for ((_, work), best) in cases.iter_mut().zip(&mut best) {

@@ -213,7 +213,7 @@ fn json_carries_a_producer_s_stamp_and_headers_in_both_shapes() {
     let stamp = batch.producer().expect("it was given");
     assert_eq!((stamp.id, stamp.epoch, stamp.sequence), (7, 1, 40));
     let records = batch.records().expect("it is whole");
-    let headers: Vec<Vec<(&str, Option<&[u8]>)>> = records
+    let headers: Vec<Vec<_>> = records
         .iter()
         .map(|record| record.headers.collect())
         .collect();
@@ -224,6 +224,20 @@ fn json_carries_a_producer_s_stamp_and_headers_in_both_shapes() {
             vec![("b", Some(b"1")), ("n", None)]
         ]
     );
+}
+
+#[test]
+fn json_says_where_timestamps_are_those_of_append() {
+    let claimed = produced(r#""records":[{"timestamp":1,"value":1},{"timestamp":9,"value":2}]"#);
+    let shown = |batch: &Batch| {
+        let batches = Batches::from(batch.clone());
+        serde_json::to_string(&batches).expect("it has a JSON form")
+    };
+    assert!(!shown(&claimed).contains("timestamps"));
+    let shown = shown(&claimed.with_append_time(5));
+    let (before, records) = shown.split_once(r#""records":"#).expect("records");
+    assert_eq!(before, r#"{"timestamps":"append","#);
+    assert_eq!(records.matches(r#""timestamp":5"#).count(), 2, "{records}");
 }
 
 #[test]

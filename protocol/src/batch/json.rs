@@ -388,7 +388,7 @@ impl Serialize for Batches {
             .map(|batch| batch?.records())
             .collect::<Result<_, _>>()
             .map_err(serde::ser::Error::custom)?;
-        let mut out = serializer.serialize_struct("Batches", 4)?;
+        let mut out = serializer.serialize_struct("Batches", 5)?;
         if let [batch] = &batches[..]
             && let Some(ProducerStamp {
                 id,
@@ -412,6 +412,10 @@ impl Serialize for Batches {
             if last.offsets().last() != last.header().end_offset().checked_sub(1) {
                 out.serialize_field("end_offset", &last.header().end_offset())?;
             }
+        }
+        let is_append = |batch: &Records| batch.header().attributes().append_time;
+        if !batches.is_empty() && batches.iter().all(is_append) {
+            out.serialize_field("timestamps", "append")?;
         }
         out.serialize_field("records", &Shows(&batches))?;
         out.end()
