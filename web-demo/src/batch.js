@@ -72,9 +72,10 @@ export class Batch {
     return decoded(this.#values.entry(row));
   }
 
-  json(row) {
+  json(row, options) {
     const text = this.value(row);
-    return text === null ? null : JSON.parse(text);
+    if (text === null) return null;
+    return options?.bigint ? parsedWithBigInts(text) : JSON.parse(text);
   }
 
   /** The layout is that of the batch on the wire: a count, then names and values with their lengths. */
@@ -133,9 +134,28 @@ class BatchRecord {
     return this.#batch.headers(this.#row);
   }
 
-  json() {
-    return this.#batch.json(this.#row);
+  json(options) {
+    return this.#batch.json(this.#row, options);
   }
+}
+
+/** Texts, which may hold digits, and numbers with their fraction and exponent. */
+const textsAndNumbers = /"(?:[^"\\]|\\.)*"|-?\d+(\.\d+)?([eE][+-]?\d+)?/g;
+
+/** What a text begins with that stands for a whole number; by chance, so that no value begins with it. */
+const mark = `bigint ${crypto.getRandomValues(new Uint32Array(4)).join("-")} `;
+
+/** Not every browser shows a reviver how a number was written, so the large ones go through as marked texts. */
+function parsedWithBigInts(text) {
+  const plain = JSON.parse(text);
+  if (!/\d{16}/.test(text)) return plain;
+  const marked = text.replace(textsAndNumbers, (found, fraction, exponent) => {
+    const isWhole = found[0] !== '"' && fraction === undefined && exponent === undefined;
+    return isWhole && !Number.isSafeInteger(Number(found)) ? JSON.stringify(mark + found) : found;
+  });
+  return JSON.parse(marked, (_, value) =>
+    typeof value === "string" && value.startsWith(mark) ? BigInt(value.slice(mark.length)) : value,
+  );
 }
 
 function decoded(bytes) {

@@ -15,6 +15,14 @@ export interface SubscribeOptions {
   params?: Record<string, string>;
 }
 
+export interface JsonOptions {
+  /**
+   * Whole numbers beyond `Number.MAX_SAFE_INTEGER` (2^53 - 1), either way, become a `bigint`, to the last digit. Not
+   * those that are written with a point or an exponent.
+   */
+  bigint?: boolean;
+}
+
 /** Records of one partition, in order. Iterates over its records. */
 export interface Batch extends Iterable<BatchRecord> {
   readonly topic: string;
@@ -22,7 +30,7 @@ export interface Batch extends Iterable<BatchRecord> {
   /** How many records; at least one. */
   readonly length: number;
   offset(row: number): number;
-  /** Milliseconds since 1970 UTC. */
+  /** Milliseconds since 1970 UTC; rounded beyond 2^53, which no date is. */
   timestamp(row: number): number;
   /** As text; null if the record has no key. */
   key(row: number): string | null;
@@ -30,8 +38,12 @@ export interface Batch extends Iterable<BatchRecord> {
   /** As text; null is a tombstone. */
   value(row: number): string | null;
   valueBytes(row: number): Uint8Array | null;
-  /** The value read as JSON; throws where it is not JSON. */
-  json(row: number): unknown;
+  /**
+   * The value read as `JSON.parse` does; throws where it is not JSON; null for a tombstone. **Numbers become
+   * JavaScript's own, so whole ones beyond 2^53 - 1 (64-bit ids, nanoseconds) are rounded**, unless `bigint` is asked
+   * for. `value` has the text as it is.
+   */
+  json(row: number, options?: JsonOptions): unknown;
   headers(row: number): [name: string, value: Uint8Array | null][];
   record(row: number): BatchRecord;
 }
@@ -43,7 +55,8 @@ export interface BatchRecord {
   readonly key: string | null;
   readonly value: string | null;
   readonly headers: [name: string, value: Uint8Array | null][];
-  json(): unknown;
+  /** As `Batch.json`: rounds whole numbers beyond 2^53 - 1 unless `bigint` is asked for. */
+  json(options?: JsonOptions): unknown;
 }
 
 /** Where a subscription stands in a partition. */
