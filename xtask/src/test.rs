@@ -49,6 +49,12 @@ fn checks() -> Result<()> {
             "warnings",
         ]))
     })?;
+    step::step("checking the fuzz targets", || {
+        // They are no members of the workspace. Only to run them takes a nightly compiler.
+        let mut cargo = step::cargo();
+        cargo.args(["check", "--manifest-path", "fuzz/Cargo.toml"]);
+        step::run(cargo.arg("--target-dir").arg(step::target().join("fuzz")))
+    })?;
     step::step("checking the documentation (warnings are errors)", || {
         step::run(
             step::cargo()
