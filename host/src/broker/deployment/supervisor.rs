@@ -30,12 +30,13 @@ pub(super) async fn supervise(broker: Arc<Broker>, deployment: Arc<Deployment>) 
         halt: watch::Sender::new(false),
         runners: JoinSet::new(),
     };
+    let retry_delay = broker.config.deployment.retry_delay;
     let mut retries = 0;
     let failure = loop {
         // Whatever it is, it is not the plugin's fault.
         let trouble = team.grow().await.err().map(|error| error.message);
         retries = trouble.as_ref().map_or(0, |_| retries + 1);
-        let delay = trouble.as_ref().map(|_| pause(&broker, retries - 1));
+        let delay = trouble.as_ref().map(|_| pause(retry_delay, retries - 1));
         deployment.trouble(trouble);
         tokio::select! {
             biased;
@@ -132,7 +133,8 @@ impl Team {
                 "deployment tries again"
             );
         }
-        self.run(number, lane, pause(&self.broker, trouble.retries));
+        let retry_delay = self.broker.config.deployment.retry_delay;
+        self.run(number, lane, pause(retry_delay, trouble.retries));
         None
     }
 
@@ -171,8 +173,7 @@ async fn work(
 }
 
 /// How long to wait before it is tried again: longer each time.
-fn pause(broker: &Broker, retries: u32) -> Duration {
-    let delay = broker.config.deployment.retry_delay;
+fn pause(delay: Duration, retries: u32) -> Duration {
     let longer = delay.saturating_mul(1 << retries.min(16));
     longer.min(RETRY_DELAY_MAX.max(delay))
 }
@@ -240,5 +241,28 @@ async fn write_down(
     match broker.store.commit(commit).await {
         Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
         Err(error) => Err(refusal::of_commit(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_half_a_minute_or_to_what_is_configured() {
+        let pauses = |delay: Duration| -> Vec<Duration> {
+            [0, 1, 2, 5, 6, 16, u32::MAX]
+                .map(|retries| pause(delay, retries))
+                .to_vec()
+        };
+        let ms = |ms: [u64; 7]| ms.map(Duration::from_millis).to_vec();
+        assert_eq!(
+            pauses(Duration::from_millis(500)),
+            ms([500, 1_000, 2_000, 16_000, 30_000, 30_000, 30_000])
+        );
+        let longer = Duration::from_secs(90);
+        assert_eq!(pauses(longer), [longer; 7], "never shorter than configured");
+        assert_eq!(pauses(Duration::MAX), [Duration::MAX; 7]);
+        assert_eq!(pauses(Duration::ZERO), [Duration::ZERO; 7]);
     }
 }
