@@ -30,6 +30,12 @@ pub enum Status {
         /// What the last attempt died of.
         reason: String,
     },
+    /// It stands, and the broker does not take the subscription up for now; it is
+    /// asked again and again.
+    Delayed {
+        /// What the broker says of it.
+        reason: String,
+    },
     /// It was closed by this side, or there is no sense in another attempt.
     Closed,
 }

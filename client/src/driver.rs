@@ -381,8 +381,20 @@ impl Driver {
             SessionEvent::Closing { reason } => {
                 tracing::debug!(reason, "the broker closes the connection");
             }
-            SessionEvent::SubscribeDelayed { error, .. } => self.went_down(Some(error)),
+            SessionEvent::SubscribeDelayed { error, .. } => {
+                self.status.send_replace(Status::Delayed {
+                    reason: error.message.clone(),
+                });
+                self.went_down(Some(error));
+            }
             SessionEvent::Subscribed { .. } => {
+                self.status.send_if_modified(|status| {
+                    let was_delayed = matches!(status, Status::Delayed { .. });
+                    if was_delayed {
+                        *status = Status::Connected;
+                    }
+                    was_delayed
+                });
                 if let Some(down) = &mut self.down {
                     down.stands_since = Some(now);
                 }

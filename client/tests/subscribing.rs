@@ -285,6 +285,28 @@ async fn a_subscription_that_is_refused_for_now_ends_after_the_deadline_with_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_has_to_wait_says_for_what_and_that_it_is_over() {
+    let (broker, config) = Broker::start(1).await;
+    *broker.refuse_subscribe.lock().expect("whole") = Some(ErrorCode::TooMany);
+    let mut subscription = Subscription::open(config, &broker.topic, earliest());
+    let mut status = subscription.status();
+    let delayed = status.wait_for(|status| matches!(status, Status::Delayed { .. }));
+    let delayed = timeout(PATIENCE, delayed).await.expect("in time");
+    let reason = "as it was told".to_owned();
+    assert_eq!(*delayed.expect("it lives"), Status::Delayed { reason });
+    *broker.refuse_subscribe.lock().expect("whole") = None;
+    timeout(PATIENCE, subscription.ready())
+        .await
+        .expect("in time")
+        .expect("it is taken up");
+    let over = status.wait_for(|status| *status == Status::Connected);
+    timeout(PATIENCE, over)
+        .await
+        .expect("in time")
+        .expect("it lives");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_stands_only_for_moments_ends_after_the_deadline() {
     let (broker, config) = Broker::start(1).await;
     broker.drop_subscribed.store(true, Ordering::SeqCst);

@@ -101,13 +101,14 @@ async fn connect(config: Config, output: &Output) -> Result<Client, Failure> {
     Ok(client)
 }
 
-/// Says once for each interruption that the broker is away, and once that it is back.
+/// Says once for each interruption that the broker is away, or lets a subscription
+/// wait, and once that it goes on.
 pub(crate) async fn tell(
     mut status: watch::Receiver<Status>,
     server: ServerAddress,
     output: Output,
 ) {
-    let mut away = false;
+    let (mut away, mut delayed) = (false, false);
     loop {
         let now = status.borrow_and_update().clone();
         match now {
@@ -115,9 +116,17 @@ pub(crate) async fn tell(
                 away = true;
                 output.note(&format!("waiting for the broker at {server}: {reason}"));
             }
+            Status::Delayed { reason } if !delayed => {
+                delayed = true;
+                output.note(&format!("the broker lets this wait: {reason}"));
+            }
             Status::Connected if away => {
                 away = false;
                 output.note(&format!("connected to {server}"));
+            }
+            Status::Connected if delayed => {
+                delayed = false;
+                output.note("the wait is over");
             }
             Status::Closed => return,
             _ => {}

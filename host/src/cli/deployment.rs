@@ -121,7 +121,7 @@ pub(super) fn describe(info: &DeploymentInfo) -> String {
         "deployment  {}\nplugin      {} ({})\nversion     {}\nfrom        {}\nto          {}\n",
         info.spec.name,
         info.spec.plugin,
-        info.digest.chars().take(12).collect::<String>(),
+        info.digest,
         info.version,
         info.spec.from,
         outputs(info)
