@@ -403,6 +403,7 @@ impl Engine {
                 holes: partition.holes(),
                 missed: covered.missing,
                 appended_ms: partition.appended_ms(),
+                journalled: end,
             },
             partition: partition.clone(),
             aside,
@@ -530,7 +531,7 @@ mod tests {
         engine.write(vec![Request::Commit { commit, reply }]);
     }
 
-    fn create() -> Commit {
+    fn create(partitions: u32) -> Commit {
         let settings = TopicSettings {
             durability: Durability::Memory,
             ..TopicSettings::default()
@@ -538,14 +539,14 @@ mod tests {
         Commit {
             catalog: vec![CatalogChange::Create {
                 name: TopicName::parse("t").expect("the name is plain"),
-                partitions: 1,
+                partitions,
                 settings,
             }],
             ..Commit::default()
         }
     }
 
-    fn record() -> Commit {
+    fn record(partition: u32) -> Commit {
         let mut builder = BatchBuilder::new();
         let pushed = builder.push(0, None, Some(b"output"), &[]);
         pushed.expect("the record is small");
@@ -553,7 +554,7 @@ mod tests {
         Commit {
             appends: vec![Append {
                 topic: TopicId(1),
-                partition: 0,
+                partition,
                 batch: batch.expect("the batch is small"),
             }],
             ..Commit::default()
@@ -568,8 +569,42 @@ mod tests {
                 key: Bytes::from_static(DONE),
                 value: Bytes::from_static(DONE),
             }],
-            ..record()
+            ..record(0)
         }
+    }
+
+    #[test]
+    fn damage_behind_a_checkpoint_stops_no_partition_whose_segments_were_further() {
+        let disk = FaultyDisk::new(1);
+        let before = engine(&disk);
+        write(&before, create(2));
+        before.sync();
+        write(&before, record(0));
+        let frozen = {
+            let mut writer = before.writer.lock();
+            before.rotate(&mut writer).expect("the disk works");
+            before.freeze(&mut writer, false)
+        };
+        before.sync_all().expect("the disk works");
+        // Into its segment before the checkpoint looks at that, and in no group that it covers.
+        write(&before, record(0));
+        before.apply_all();
+        assert_eq!(before.write_frozen(&frozen), Outcome::Done);
+        let damaged = before.writer.lock().journal.bytes();
+        for _ in 0..2 {
+            write(&before, record(1));
+            before.sync_all().expect("the disk works");
+        }
+        let path = journal::path_of(frozen.state.sequence + 1);
+        let header = journal::FILE_HEADER_BYTES as u64;
+        disk.corrupt(&path, header, &vec![0x5a; (damaged - header) as usize]);
+        disk.crash(CrashKind::Process);
+        drop(before);
+        let after = engine(&disk);
+        let topic = after.catalog.by_id(TopicId(1)).expect("it was synced");
+        let partitions = topic.partitions();
+        let ends = partitions.iter().map(|it| (it.end(), it.stopped()));
+        assert_eq!(ends.collect::<Vec<_>>(), [(2, None), (2, None)]);
     }
 
     #[test]
@@ -577,9 +612,9 @@ mod tests {
         for seed in 0..50 {
             let disk = FaultyDisk::new(seed);
             let before = engine(&disk);
-            write(&before, create());
+            write(&before, create(1));
             before.sync();
-            write(&before, record());
+            write(&before, record(0));
             let frozen = {
                 let mut writer = before.writer.lock();
                 before.rotate(&mut writer).expect("the disk works");

@@ -11,6 +11,7 @@
 //!                   | holes: list, each from u64 | to u64 | at u64
 //!                   | missed: list, each segment u64 | length u64
 //!                   | when a record was appended last i64 (the least there is: not known)
+//!                   | journalled u64 (where it is missing, as end)
 //! 207 producer u64be
 //!                   epoch u16 | used ms i64 | name (text, or none)
 //! 211 producer u64be topic u64be partition u32be
@@ -107,6 +108,9 @@ pub(crate) struct PartitionEntry {
     pub(crate) missed: Vec<(u64, u64)>,
     /// When a record was appended last; `None`: by the first release.
     pub(crate) appended_ms: Option<i64>,
+    /// Where the offsets end that groups gave which the checkpoint covers; the
+    /// segments may be further.
+    pub(crate) journalled: u64,
 }
 
 impl PartitionEntry {
@@ -401,6 +405,7 @@ fn encode_partition(entry: &PartitionEntry, out: &mut Vec<u8>) {
         out.put_u64_le(*length);
     });
     out.put_i64_le(entry.appended_ms.unwrap_or(i64::MIN));
+    out.put_u64_le(entry.journalled);
 }
 
 fn decode_partition(from: &mut Bytes) -> Option<PartitionEntry> {
@@ -416,6 +421,7 @@ fn decode_partition(from: &mut Bytes) -> Option<PartitionEntry> {
         holes: decode_holes(from)?,
         missed: field::read_list(from, decode_pair)?,
         appended_ms: Some(from.try_get_i64_le().ok()?).filter(|time| *time != i64::MIN),
+        journalled: from.try_get_u64_le().unwrap_or(end),
     };
     is_plausible(&entry).then_some(entry)
 }
@@ -511,6 +517,7 @@ fn old_partition(topic: TopicId, from: &mut Bytes) -> Option<PartitionEntry> {
         holes: Vec::new(),
         missed: Vec::new(),
         appended_ms: None,
+        journalled: end,
     };
     if !from.is_empty() {
         entry.holes = old::holes(from)?;
@@ -609,6 +616,7 @@ mod tests {
             }],
             missed: vec![(40, 1000)],
             appended_ms: Some(-5),
+            journalled: 70,
         };
         let row = partition_row((TopicId(1), 2), Some(&partition));
         assert_eq!(partition_of(&row.0), Ok((TopicId(1), 2)));

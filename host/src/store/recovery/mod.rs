@@ -338,13 +338,17 @@ impl Recovery<'_> {
         for part in self.replay.parts().filter(is_taken) {
             let until = self.gaps.next_append(part.key);
             let batches = salvage::rest(files, part, until);
-            if !batches.is_empty() {
-                found.push((part.key, batches));
+            let end = batches.last().map_or(part.end, Batch::end_offset);
+            // Also what came into a segment before the checkpoint looked, and into the journal after.
+            let records = end.min(until).saturating_sub(part.journalled);
+            part.journalled += records;
+            if records > 0 {
+                found.push((part.key, records, batches));
             }
         }
-        for (key, batches) in found {
+        for (key, records, batches) in found {
             let is_adopted = self.replay.adopted.contains(&key.0);
-            self.gaps.found(key, &batches, is_adopted);
+            self.gaps.found(key, records, is_adopted);
             self.replay.salvaged(key, batches)?;
         }
         Ok(())

@@ -59,6 +59,9 @@ pub(crate) struct Part {
     /// Segments below this do not reach the partition's end.
     open_from: u64,
     pub(crate) is_touched: bool,
+    /// Where the offsets end that the checkpoint or the journal so far tells of;
+    /// segments may be further than the checkpoint.
+    pub(crate) journalled: u64,
     /// The newest damage in the journal that an append behind it has proven harmless for this partition.
     pub(crate) proven: usize,
     /// The newest damage in the journal that a repair behind it has accepted.
@@ -150,6 +153,7 @@ impl Part {
             is_restored: false,
             open_from: 0,
             is_touched: false,
+            journalled: 0,
             proven: damages,
             repaired: 0,
             appended_ms: None,
@@ -169,6 +173,7 @@ impl Part {
         (part.epochs, part.start, part.end) = (entry.epochs.clone(), entry.start, entry.end);
         part.covered = entry.covered();
         part.appended_ms = entry.appended_ms;
+        part.journalled = entry.journalled;
         part.stop = entry.stopped.map(|reason| Stop::new(reason, Cause::Lost));
         let mut segments = part.found.clone();
         if entry.length == 0 {
@@ -625,6 +630,8 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         part.proven = part.proven.max(damages);
+        let end = placed.base + u64::from(placed.span);
+        part.journalled = part.journalled.max(end);
         if placed.base == part.end {
             let batch = match batch {
                 Some(batch) => Some(batch),

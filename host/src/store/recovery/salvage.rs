@@ -209,14 +209,11 @@ impl Gaps {
         self.newest = damages;
     }
 
-    /// Takes note of what segments had. Nobody goes on from the records of a topic
-    /// that is `adopted`: it had another name.
-    pub(crate) fn found(&mut self, key: PartitionKey, batches: &[Batch], is_adopted: bool) {
-        self.records_found += batches
-            .iter()
-            .map(|batch| u64::from(batch.span()))
-            .sum::<u64>();
-        if !is_adopted {
+    /// Takes note of how many records segments had. Nobody goes on from the records
+    /// of a topic that is `adopted`: it had another name.
+    pub(crate) fn found(&mut self, key: PartitionKey, records: u64, is_adopted: bool) {
+        self.records_found += records;
+        if records > 0 && !is_adopted {
             self.found_in.insert(key);
         }
     }
