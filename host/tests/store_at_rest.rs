@@ -299,6 +299,47 @@ fn what_fails_for_longer_than_it_may_brings_one_partition_to_rest() {
 }
 
 #[test]
+fn tables_that_cannot_be_written_are_waited_for_and_the_journal_keeps_its_bound() {
+    let disk = FaultyDisk::new(1);
+    let store = filled(Arc::new(disk.clone()));
+    for _ in 0..2 {
+        disk.break_files(Call::Write, "tables.redb", 5);
+        let topic = partition(&store, 0).topic();
+        let large = "x".repeat(16 << 10);
+        let mut acknowledged = 0;
+        let refused = loop {
+            match append(&store, topic, 0, &[&large]) {
+                Ok(_) => acknowledged += 1,
+                Err(error) => break error,
+            }
+            assert!(acknowledged < 1000, "the journal grows without end");
+        };
+        assert!(
+            matches!(refused, CommitError::JournalFull { .. }),
+            "{refused}"
+        );
+        let before = journal_bytes(&disk);
+        for _ in 0..50 {
+            append(&store, topic, 0, &[&large]).expect_err("it is still so");
+        }
+        assert!(journal_bytes(&disk) <= before + CHECKPOINT_BYTES);
+        assert_eq!(store.health(), Health::Ok);
+        disk.set_faults(Faults::default());
+        eventually("it takes records again", || {
+            append(&store, topic, 0, &[&large]).is_ok()
+        });
+        press(&store, || journal_bytes(&disk));
+    }
+    let end = partition(&store, 0).end();
+    wait(store.close());
+    drop(store);
+    disk.crash(CrashKind::Machine);
+    let store = open_small(&disk);
+    assert_eq!(partition(&store, 0).end(), end);
+    assert_eq!(values(&partition(&store, 0)).len() as u64, end);
+}
+
+#[test]
 fn a_disk_that_is_full_at_the_start_is_known_as_full() {
     let disk = FaultyDisk::new(1);
     drop(filled(Arc::new(disk.clone())));

@@ -27,7 +27,7 @@ pub(super) fn of_commit(error: &CommitError) -> WireError {
         CommitError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         CommitError::UnknownProducer { .. } => ErrorCode::UnknownProducer,
         CommitError::DiskFull => ErrorCode::DiskFull,
-        CommitError::Behind { .. } => ErrorCode::TooMany,
+        CommitError::Behind { .. } | CommitError::JournalFull { .. } => ErrorCode::TooMany,
         CommitError::Conflict { .. } => ErrorCode::Conflict,
         CommitError::TopicExists { .. } => ErrorCode::TopicExists,
         CommitError::UnknownTopic { .. } => ErrorCode::UnknownTopic,

@@ -128,11 +128,13 @@ impl Engine {
     }
 
     /// As [`rests`](Engine::rests), for a segment that was written and cannot be synced.
-    pub(crate) fn not_written(&self, partition: &Partition, fault: &Fault) {
+    pub(crate) fn not_written(&self, partition: &Partition, fault: &Fault) -> bool {
         let _applier_waits = self.applying.lock();
-        if self.rests(partition, fault, fault.lasts()) {
+        let rests = self.rests(partition, fault, fault.lasts());
+        if rests {
             self.drop_unapplied(partition);
         }
+        rests
     }
 
     fn drop_unapplied(&self, partition: &Partition) {

@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::StorageBackend;
 
@@ -12,11 +13,17 @@ use crate::io::{File, read_exact_at};
 #[derive(Debug)]
 pub(crate) struct Backend {
     file: Arc<dyn File>,
+    has_sync_failed: Arc<AtomicBool>,
 }
 
 impl Backend {
-    pub(crate) fn new(file: Arc<dyn File>) -> Backend {
-        Backend { file }
+    /// `has_sync_failed` is set for good when a sync fails: what is on disk then,
+    /// nobody knows.
+    pub(crate) fn new(file: Arc<dyn File>, has_sync_failed: Arc<AtomicBool>) -> Backend {
+        Backend {
+            file,
+            has_sync_failed,
+        }
     }
 }
 
@@ -34,7 +41,10 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
+        let synced = self.file.sync_data();
+        self.has_sync_failed
+            .fetch_or(synced.is_err(), Ordering::Relaxed);
+        synced
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

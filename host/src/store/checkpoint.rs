@@ -41,6 +41,16 @@ struct Entry {
     is_at_rest: bool,
 }
 
+/// Which segments were synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Synced {
+    All,
+    /// Not those of partitions that came to rest.
+    Fewer,
+    /// Some could not be opened now.
+    NotNow,
+}
+
 /// How a checkpoint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -67,7 +77,10 @@ impl Engine {
     /// Makes a checkpoint of everything that is written by now.
     pub(crate) fn checkpoint(&self) -> Outcome {
         let _alone = self.checkpointing.lock();
-        self.checkpoint_alone(false)
+        let outcome = self.checkpoint_alone(false);
+        let is_postponed = outcome == Outcome::Postponed;
+        self.is_postponed.store(is_postponed, Ordering::Relaxed);
+        outcome
     }
 
     /// The last checkpoint: afterwards the journal holds nothing. Nothing may be
@@ -134,11 +147,13 @@ impl Engine {
             }
             _ => self.thaw(frozen),
         }
+        self.frozen_bytes.store(0, Ordering::Relaxed);
         outcome
     }
 
     fn freeze(&self, writer: &mut Writer, closed: bool) -> Frozen {
         let journaled_bytes = self.journaled_bytes.swap(0, Ordering::Relaxed);
+        self.frozen_bytes.store(journaled_bytes, Ordering::Relaxed);
         let topics = writer
             .touched_topics
             .drain()
@@ -211,20 +226,24 @@ impl Engine {
 
     /// Makes durable what is in the segments, and with it the tables.
     fn write_frozen(&self, frozen: &Frozen) -> Outcome {
-        let entries = match self.entries(frozen) {
-            Ok(entries) => entries,
-            Err(error) => return self.must_wait(&error),
-        };
-        match self.sync_segments(&entries) {
-            Ok(true) => {}
-            Ok(false) => return Outcome::Postponed,
-            // A folder could not be opened for its sync.
-            Err(error) if is_short_of_files(&error) => return self.must_wait(&error),
-            Err(error) => {
-                self.fail("sync the segments", &error);
-                return Outcome::Failed;
+        let entries = loop {
+            let entries = match self.entries(frozen) {
+                Ok(entries) => entries,
+                Err(error) => return self.must_wait(&error),
+            };
+            match self.sync_segments(&entries) {
+                Ok(Synced::All) => break entries,
+                // What the journal has of those that came to rest is to be kept aside.
+                Ok(Synced::Fewer) => {}
+                Ok(Synced::NotNow) => return Outcome::Postponed,
+                // A folder could not be opened for its sync.
+                Err(error) if is_short_of_files(&error) => return self.must_wait(&error),
+                Err(error) => {
+                    self.fail("sync the segments", &error);
+                    return Outcome::Failed;
+                }
             }
-        }
+        };
         // The segments and the states may be further than what was frozen, by what is there before
         // its group is synced. It must not be there without the rest of its group.
         let states = self.states.collect();
@@ -412,15 +431,15 @@ impl Engine {
         }
     }
 
-    /// Syncs the segments of the partitions that are not at rest; says whether
-    /// all could be. An error is one of a sync that cannot be tried again.
-    fn sync_segments(&self, entries: &[Entry]) -> io::Result<bool> {
+    /// Syncs the segments of the partitions that are not at rest. An error is one
+    /// of a sync that cannot be tried again.
+    fn sync_segments(&self, entries: &[Entry]) -> io::Result<Synced> {
         let mut unsynced = Vec::new();
         for entry in entries.iter().filter(|entry| !entry.is_at_rest) {
             let from = entry.partition.covered().0.segment;
             let segments = entry.partition.segments();
             let newer = segments.iter().filter(|segment| segment.key.base >= from);
-            unsynced.extend(newer.map(|segment| (&entry.partition, segment.clone())));
+            unsynced.extend(newer.map(|segment| (entry, segment.clone())));
         }
         // An index is made anew where it is missing; the last room is for the tables.
         if !self.is_full() {
@@ -429,8 +448,14 @@ impl Engine {
                 .for_each(|(_, segment)| segment.save_index(&self.files));
         }
         let is_one_by_one = unsynced.len() <= self.config.sync_files_max;
-        let mut are_whole = true;
-        for (partition, segment) in &unsynced {
+        let mut all = Synced::All;
+        for (entry, segment) in &unsynced {
+            let partition = &entry.partition;
+            let is_older = segment.key.base < entry.row.segment;
+            let is_listed = || {
+                let segments = partition.segments();
+                segments.iter().any(|it| Arc::ptr_eq(it, segment))
+            };
             let synced = match is_one_by_one {
                 true => segment.sync(&self.files),
                 false => segment.require(&self.files).map_err(SyncFault::Open),
@@ -439,10 +464,16 @@ impl Engine {
                 Ok(()) => {}
                 // Its files may be gone by now.
                 Err(_) if partition.is_deleted() => {}
+                // It is stopped for that, or a repair has given it up meanwhile.
+                Err(SyncFault::Open(Fault::Missing { .. }))
+                    if is_older && (partition.stop_state().is_some() || !is_listed()) => {}
                 Err(SyncFault::Sync(error)) => return Err(error),
                 Err(SyncFault::Open(fault)) => {
-                    are_whole = false;
-                    self.not_written(partition, &fault);
+                    let rests = self.not_written(partition, &fault);
+                    all = match rests && all != Synced::NotNow {
+                        true => Synced::Fewer,
+                        false => Synced::NotNow,
+                    };
                 }
             }
         }
@@ -450,7 +481,7 @@ impl Engine {
             true => self.files.sync_folders()?,
             false => self.files.sync_everything()?,
         }
-        Ok(are_whole)
+        Ok(all)
     }
 
     /// Removes the files whose groups are all at or below `sequence`. Damaged

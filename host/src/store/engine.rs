@@ -38,6 +38,10 @@ use super::topic::{Catalog, Topic, new_uuid};
 use super::writer::{Against, Draft, Log, Writer};
 use crate::io::{Clock, Disk, File, Lock, is_full};
 
+/// How many times as much as triggers a checkpoint the journal may hold while none
+/// can be made.
+const JOURNAL_MAX: u64 = 8;
+
 /// Work that a step left for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
@@ -87,6 +91,10 @@ pub(crate) struct Engine {
     pub(crate) apply_full: AtomicBool,
     /// Whether the applier waits for what the system cannot do now.
     pub(crate) apply_waits: AtomicBool,
+    /// As [`journaled_bytes`](Engine::journaled_bytes), of what a checkpoint is being made of.
+    pub(crate) frozen_bytes: AtomicU64,
+    /// Whether no checkpoint could be made when one was tried last.
+    pub(crate) is_postponed: AtomicBool,
     /// The journal file to be begun next.
     spare: Mutex<Option<Spare>>,
     /// Whether the last attempt to begin a journal file found no way to.
@@ -171,6 +179,8 @@ impl Engine {
             refused_ms: AtomicI64::new(0),
             apply_full: AtomicBool::new(false),
             apply_waits: AtomicBool::new(false),
+            frozen_bytes: AtomicU64::new(0),
+            is_postponed: AtomicBool::new(false),
             spare: Mutex::default(),
             is_short_of_files: AtomicBool::new(false),
             is_unlocked: AtomicBool::new(false),
@@ -302,6 +312,7 @@ impl Engine {
             return Err(CommitError::StorageFailed(reason));
         }
         let bytes = draft.bytes();
+        self.check_journal(draft)?;
         // What can make room may use the last of it: that is what it was left for.
         if !draft.makes_room() && !self.has_room(bytes) {
             return Err(self.refuse_for_room(bytes));
@@ -343,6 +354,18 @@ impl Engine {
         writer.sequence += 1;
         writer.records += draft.records();
         writer.changes += draft.changes();
+        Ok(())
+    }
+
+    /// While no checkpoint can be made, the journal must not grow for ever.
+    fn check_journal(&self, draft: &Draft) -> Result<(), CommitError> {
+        let bytes_max = self.config.checkpoint_bytes.saturating_mul(JOURNAL_MAX);
+        let frozen = self.frozen_bytes.load(Ordering::Relaxed);
+        let bytes = frozen + self.journaled_bytes.load(Ordering::Relaxed);
+        if bytes > bytes_max && self.is_postponed.load(Ordering::Relaxed) && !draft.makes_room() {
+            (self.wake)(Work::Keep);
+            return Err(CommitError::JournalFull { bytes_max });
+        }
         Ok(())
     }
 

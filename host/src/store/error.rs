@@ -181,6 +181,15 @@ pub enum CommitError {
         /// How much may wait.
         bytes_max: u64,
     },
+    /// No checkpoint can be made for the moment, and the journal is as large as it
+    /// may be. Worth trying again.
+    #[error(
+        "no checkpoint can be made now, and the journal has {bytes_max} bytes, which is the limit (8 times store.checkpoint_bytes)"
+    )]
+    JournalFull {
+        /// How much it may have.
+        bytes_max: u64,
+    },
     /// The storage failed. The commit may or may not be found after a restart.
     #[error("the storage failed: {0}")]
     StorageFailed(Arc<str>),

@@ -17,6 +17,7 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{RwLock, RwLockWriteGuard};
@@ -43,6 +44,7 @@ pub(crate) type Changes = BTreeMap<Bytes, Option<Bytes>>;
 pub(crate) struct Tables {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
+    has_sync_failed: Arc<AtomicBool>,
     overlay: RwLock<Overlay>,
     /// Who uses the database holds this for reading, so that closing it waits.
     slot: RwLock<Slot>,
@@ -69,10 +71,12 @@ struct Overlay {
 impl Tables {
     /// Opens the file (making it if there is none) and checks all of it.
     pub(crate) fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Tables, TableError> {
-        let database = open_database(&*disk, cache_bytes)?;
+        let has_sync_failed = Arc::default();
+        let database = open_database(&*disk, cache_bytes, &has_sync_failed)?;
         Ok(Tables {
             disk,
             cache_bytes,
+            has_sync_failed,
             overlay: RwLock::default(),
             slot: RwLock::new(Slot::Open(database)),
         })
@@ -315,8 +319,11 @@ impl Tables {
         let error = match done {
             Ok(Ok(Ok(()))) => return Ok(()),
             Ok(Ok(Err(redb::Error::Io(error)))) if is_full(&error) => WriteError::DiskFull,
+            Ok(Ok(Err(error))) if self.has_sync_failed() => WriteError::Failed(error.to_string()),
             // A read failed before or meanwhile, so redb has not begun to commit.
             Ok(Ok(Err(error @ redb::Error::PreviousIo))) => WriteError::NotNow(error.to_string()),
+            // Opened anew, the file is as it was before, or as it should become.
+            Ok(Ok(Err(error @ redb::Error::Io(_)))) => WriteError::NotNow(error.to_string()),
             Ok(Ok(Err(error))) => WriteError::Failed(error.to_string()),
             Ok(Err(_)) => WriteError::Failed("a page cannot be read".to_owned()),
             Err(TableError::Io { kind, .. }) if is_full(&kind.into()) => WriteError::DiskFull,
@@ -325,6 +332,10 @@ impl Tables {
         };
         self.give_up();
         Err(error)
+    }
+
+    fn has_sync_failed(&self) -> bool {
+        self.has_sync_failed.load(Ordering::Relaxed)
     }
 
     /// redb refuses everything after an error until it is opened anew.
@@ -341,7 +352,11 @@ impl Tables {
             drop(slot);
             let mut failed = self.slot.write();
             if matches!(*failed, Slot::Failed) {
-                *failed = Slot::Open(open_database(&*self.disk, self.cache_bytes)?);
+                *failed = Slot::Open(open_database(
+                    &*self.disk,
+                    self.cache_bytes,
+                    &self.has_sync_failed,
+                )?);
             }
             slot = RwLockWriteGuard::downgrade(failed);
         }
@@ -359,7 +374,8 @@ impl Tables {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum WriteError {
     DiskFull,
-    /// The file could not be read; nothing was written, and another try may do.
+    /// The file could not be read or written; nothing of it counts, and another
+    /// try may do.
     NotNow(String),
     /// What is on disk now, nobody knows.
     Failed(String),
@@ -397,22 +413,30 @@ pub(crate) fn entry(change: &Change) -> (Bytes, Option<Bytes>) {
     }
 }
 
-fn open_database(disk: &dyn Disk, cache_bytes: usize) -> Result<Database, TableError> {
+fn open_database(
+    disk: &dyn Disk,
+    cache_bytes: usize,
+    has_sync_failed: &Arc<AtomicBool>,
+) -> Result<Database, TableError> {
     let file = match disk.open(PATH) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create_database(disk, cache_bytes)?;
+            create_database(disk, cache_bytes, has_sync_failed)?;
             disk.open(PATH)
         }
         other => other,
     };
-    open_file(file.map_err(io_fault)?, cache_bytes)
+    open_file(file.map_err(io_fault)?, cache_bytes, has_sync_failed)
 }
 
 /// Makes the file such that after a crash it is there whole or not at all.
-fn create_database(disk: &dyn Disk, cache_bytes: usize) -> Result<(), TableError> {
+fn create_database(
+    disk: &dyn Disk,
+    cache_bytes: usize,
+    has_sync_failed: &Arc<AtomicBool>,
+) -> Result<(), TableError> {
     let temporary = format!("{PATH}.new");
     let file = disk.create(&temporary).map_err(io_fault)?;
-    let database = open_file(file.clone(), cache_bytes)?;
+    let database = open_file(file.clone(), cache_bytes, has_sync_failed)?;
     // redb writes when it closes, and the name must not be there before all of that.
     database
         .close()
@@ -422,12 +446,16 @@ fn create_database(disk: &dyn Disk, cache_bytes: usize) -> Result<(), TableError
     disk.sync_dir("").map_err(io_fault)
 }
 
-fn open_file(file: Arc<dyn File>, cache_bytes: usize) -> Result<Database, TableError> {
+fn open_file(
+    file: Arc<dyn File>,
+    cache_bytes: usize,
+    has_sync_failed: &Arc<AtomicBool>,
+) -> Result<Database, TableError> {
     let opened = catch_unwind(AssertUnwindSafe(|| {
         Database::builder()
             .set_cache_size(cache_bytes)
             .set_check_integrity_on_open(true)
-            .create_with_backend(Backend::new(file))
+            .create_with_backend(Backend::new(file, has_sync_failed.clone()))
     }));
     match opened {
         Ok(Ok(database)) => Ok(database),
