@@ -151,6 +151,8 @@ codes! {
     ReadFailed = 36, "read_failed", 503, true;
     /// The request, or something in it, is of a newer release than the broker.
     Unsupported = 37, "unsupported", 501, false;
+    /// The resource is there and has no such method.
+    MethodNotAllowed = 38, "method_not_allowed", 405, false;
     /// The group's cursor is not where the commit expects it.
     CursorMoved = 40, "cursor_moved", 409, false;
     /// The position is of history that its partition has lost.

@@ -25,6 +25,8 @@ pub struct Broker {
     /// Where the data folder is the broker's own.
     folder: Option<TempDir>,
     arguments: Vec<String>,
+    /// What the system gives it, if not as much as the tests have.
+    descriptors: Option<u32>,
 }
 
 impl Broker {
@@ -45,6 +47,15 @@ impl Broker {
         broker
     }
 
+    /// The same where the system gives it only so many descriptors.
+    pub fn start_with_descriptors(limit: u32) -> Broker {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let started = Broker::try_start(folder.path(), &[], Some(limit));
+        let mut broker = started.expect("so many are enough");
+        broker.folder = Some(folder);
+        broker
+    }
+
     /// The same in a folder that is there and stays.
     #[track_caller]
     pub fn start_in(data: &Path, arguments: &[&str]) -> Broker {
@@ -59,17 +70,27 @@ impl Broker {
     /// The same where the broker may refuse to start.
     #[track_caller]
     pub fn try_start_in(data: &Path, arguments: &[&str]) -> Result<Broker, Finished> {
+        Broker::try_start(data, arguments, None)
+    }
+
+    #[track_caller]
+    fn try_start(
+        data: &Path,
+        arguments: &[&str],
+        descriptors: Option<u32>,
+    ) -> Result<Broker, Finished> {
         let arguments: Vec<_> = arguments
             .iter()
             .map(|&argument| argument.to_owned())
             .collect();
-        let (process, address) = serve(data, "127.0.0.1:0", &arguments)?;
+        let (process, address) = serve(command(data, "127.0.0.1:0", &arguments, descriptors))?;
         Ok(Broker {
             process,
             address,
             data: data.to_owned(),
             folder: None,
             arguments,
+            descriptors,
         })
     }
 
@@ -133,7 +154,7 @@ impl Broker {
             "restart after kill9 or terminate"
         );
         let listen = self.address.to_string();
-        match serve(&self.data, &listen, &self.arguments) {
+        match serve(self.serve_command(&listen)) {
             Ok((process, _)) => self.process = process,
             Err(ended) => panic!(
                 "the broker ended with {:?} instead of listening; its log:\n{}",
@@ -147,13 +168,17 @@ impl Broker {
     #[track_caller]
     pub fn restart_halfway(&mut self, lines: usize) {
         let listen = self.address.to_string();
-        self.process = Process::start(&mut command(&self.data, &listen, &self.arguments));
+        self.process = Process::start(&mut self.serve_command(&listen));
         let process = &mut self.process;
         wait_until(LIMIT, "the broker should write its log", || {
             let log = process.stderr();
             (log.count() >= lines || log.text().contains(LISTENING)).then_some(())
         });
         self.process.kill9();
+    }
+
+    fn serve_command(&self, listen: &str) -> Command {
+        command(&self.data, listen, &self.arguments, self.descriptors)
     }
 
     /// How a client reaches it; the pauses between attempts are short.
@@ -268,8 +293,16 @@ impl Drop for Broker {
 /// What the log says when the broker takes connections.
 const LISTENING: &str = "listening on http://";
 
-fn command(data: &Path, listen: &str, arguments: &[String]) -> Command {
-    let mut command = Command::new(artefact::eddy());
+fn command(data: &Path, listen: &str, arguments: &[String], descriptors: Option<u32>) -> Command {
+    let mut command = match descriptors {
+        None => Command::new(artefact::eddy()),
+        Some(limit) => {
+            let mut shell = Command::new("sh");
+            let script = format!("ulimit -n {limit} && exec \"$@\"");
+            shell.args(["-c", &script, "sh"]).arg(artefact::eddy());
+            shell
+        }
+    };
     command
         .args(["serve", "--listen", listen, "--data"])
         .arg(data)
@@ -279,12 +312,8 @@ fn command(data: &Path, listen: &str, arguments: &[String]) -> Command {
 
 /// Starts `eddy serve` and waits until it listens, or ends instead.
 #[track_caller]
-fn serve(
-    data: &Path,
-    listen: &str,
-    arguments: &[String],
-) -> Result<(Process, SocketAddr), Finished> {
-    let mut process = Process::start(&mut command(data, listen, arguments));
+fn serve(mut command: Command) -> Result<(Process, SocketAddr), Finished> {
+    let mut process = Process::start(&mut command);
     let line = wait_until(LIMIT, "the broker should say that it listens", || {
         if process.ended().is_some() {
             return Some(None);

@@ -1,6 +1,7 @@
 //! What the broker refuses, and how it says so: each limit has its own code, and
 //! a sentence that names the thing and the limit.
 
+use std::net::TcpStream;
 use std::process::Command;
 
 use eddy_protocol::batch::Batches;
@@ -196,19 +197,84 @@ async fn one_connection_too_many_is_answered_and_the_next_is_taken_when_one_left
     let broker = Broker::start_with(&["--set", "server.connections_max=2"]);
     let first = Wire::greeted(broker.address(), Form::Binary).await;
     let _second = Wire::greeted(broker.address(), Form::Binary).await;
-    let refused = broker.get("/health");
+    let refused = broker.get("/v1/topics");
     assert_refused(
         &refused,
         503,
         "too_many",
         &["2 connections", "server.connections_max"],
     );
+    // Nobody should restart a broker because it has much to do.
+    assert_eq!(broker.get("/health").ok().json()["status"], "alive");
+    let ready = broker.get("/ready");
+    assert_eq!((ready.status, &ready.json()["ready"]), (503, &json!(false)));
     let refused = Wire::handshake(broker.address(), SUBPROTOCOL_BINARY, &[]).await;
     assert!(matches!(refused, Err(Error::Http(answer)) if answer.status() == 503));
     drop(first);
     wait_until(LIMIT, "a place should be free again", || {
-        (broker.get("/health").status == 200).then_some(())
+        (broker.get("/v1/topics").status == 200).then_some(())
     });
+}
+
+/// Descriptors that the system gives.
+const DESCRIPTORS: u32 = 128;
+
+#[test]
+fn a_broker_with_few_descriptors_serves_more_topics_and_refuses_more_clients_than_it_has() {
+    let broker = Broker::start_with_descriptors(DESCRIPTORS);
+    assert!(
+        broker.log().contains("the limit on open files leaves"),
+        "{}",
+        broker.log()
+    );
+    let topics = || (0..150).map(|number| format!("t{number}"));
+    let produce_everywhere = || {
+        for name in topics() {
+            let body = json!({"records": [{"value": "x"}]});
+            broker
+                .post(&format!("/v1/topics/{name}/records"), &body)
+                .ok();
+        }
+    };
+    for name in topics() {
+        broker.post("/v1/topics", &json!({"topic": name})).ok();
+    }
+    produce_everywhere();
+    let mut clients = Vec::new();
+    let refused = wait_until(LIMIT, "a client should be one too many", || {
+        clients.push(TcpStream::connect(broker.address()).expect("the queue takes it"));
+        let answer = http::try_request(broker.address(), "GET", "/v1/topics", &[], b"");
+        answer.ok().filter(|answer| answer.status != 200)
+    });
+    assert_refused(
+        &refused,
+        503,
+        "too_many",
+        &["128 open files", "server.connections_max"],
+    );
+    // More than there are descriptors.
+    while clients.len() < 3 * DESCRIPTORS as usize {
+        clients.push(TcpStream::connect(broker.address()).expect("the queue takes it"));
+    }
+    wait_until(LIMIT, "who asks for health should be told", || {
+        let answer = http::try_request(broker.address(), "GET", "/health", &[], b"");
+        answer.ok().filter(|answer| answer.status == 200)
+    });
+    drop(clients);
+    wait_until(LIMIT, "clients should be served again", || {
+        (broker.get("/ready").status == 200).then_some(())
+    });
+    produce_everywhere();
+    for name in topics() {
+        let path = format!("/v1/topics/{name}/partitions/0/records");
+        let records = broker.get(&path).ok().json();
+        assert_eq!(
+            records["records"].as_array().map(Vec::len),
+            Some(2),
+            "{name}"
+        );
+    }
+    assert!(broker.log().lines().count() < 20, "{}", broker.log());
 }
 
 #[tokio::test]

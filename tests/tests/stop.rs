@@ -244,3 +244,13 @@ async fn nothing_is_written_down_by_a_stop_that_a_second_stop_would_change() {
         .expect("it is there");
     assert_eq!(after, before, "epochs, offsets and sizes");
 }
+
+#[test]
+fn the_end_of_its_terminal_stops_a_broker_in_order() {
+    let mut broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    broker.process().hang_up();
+    let code = wait_until(LIMIT, "the broker should stop", || broker.process().ended());
+    assert_eq!(code, Some(0), "{}", broker.log());
+    assert!(broker.log().contains("stopped"), "{}", broker.log());
+}

@@ -12,7 +12,7 @@ use crate::config::LogFormat;
 ///
 /// Settings come from their defaults, then the file, then the environment, then
 /// --set and the flags; later wins. `eddy default-config` lists them all. On
-/// SIGINT or SIGTERM the broker answers what is under way, tells its readers,
+/// SIGINT, SIGTERM or SIGHUP the broker answers what is under way, tells its readers,
 /// syncs and ends; at the second signal it ends at once. With --json its log is
 /// JSON, a document a line.
 #[derive(Debug, clap::Args)]

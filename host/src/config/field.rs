@@ -58,6 +58,11 @@ pub(super) trait Field {
     /// Takes the value, or leaves the field as it is and returns false.
     fn set(&mut self, given: &Given) -> bool;
 
+    /// What is wrong with a value that was not taken.
+    fn fault(&self, given: &Given) -> String {
+        format!("is {given}")
+    }
+
     /// The value as TOML.
     fn show(&self) -> String;
 
@@ -234,27 +239,41 @@ impl Field for Checked<'_, String> {
     }
 }
 
+impl Checked<'_, Vec<String>> {
+    /// The entries, or the first that is wrong, if it is one.
+    fn read(&self, given: &Given) -> Result<Vec<String>, Option<Given>> {
+        let entries = match given {
+            Given::List(entries) => entries.clone(),
+            // From the environment or a flag: `a,b`.
+            Given::Text(text) => {
+                let entries = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|text| !text.is_empty());
+                entries.map(|text| Given::Text(text.to_owned())).collect()
+            }
+            _ => return Err(None),
+        };
+        let read = |entry: Given| match entry {
+            Given::Text(text) if (self.check)(&text) => Ok(text),
+            wrong => Err(Some(wrong)),
+        };
+        entries.into_iter().map(read).collect()
+    }
+}
+
 impl Field for Checked<'_, Vec<String>> {
     fn set(&mut self, given: &Given) -> bool {
-        let items: Option<Vec<String>> = match given {
-            Given::List(items) => items
-                .iter()
-                .map(|item| item.text().map(str::to_owned))
-                .collect(),
-            // From the environment or a flag: `a,b`.
-            Given::Text(text) => Some(
-                text.split(',')
-                    .map(|item| item.trim().to_owned())
-                    .filter(|item| !item.is_empty())
-                    .collect(),
-            ),
-            _ => None,
-        };
-        let Some(items) = items.filter(|items| items.iter().all(|item| (self.check)(item))) else {
-            return false;
-        };
-        *self.value = items;
-        true
+        self.read(given)
+            .map(|entries| *self.value = entries)
+            .is_ok()
+    }
+
+    fn fault(&self, given: &Given) -> String {
+        match self.read(given) {
+            Err(Some(wrong)) => format!("has {wrong} in it"),
+            _ => format!("is {given}"),
+        }
     }
 
     fn show(&self) -> String {

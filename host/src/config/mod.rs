@@ -92,7 +92,8 @@ impl Config {
         }
         let Setter { key, given, source } = setter;
         Err(Problem::new(format!(
-            "{source}: `{key}` is {given}: expected {}",
+            "{source}: `{key}` {}: expected {}",
+            field.fault(given),
             field.allowed()
         )))
     }

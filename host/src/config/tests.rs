@@ -248,3 +248,17 @@ fn where_to_listen_is_an_address_or_localhost_with_a_port() {
         assert_eq!(setting.ok().as_deref(), address, "{text}");
     }
 }
+
+#[test]
+fn the_entry_of_a_list_that_is_wrong_is_named() {
+    let origins = r#"http.allowed_origins=https://a.example,b.example/,null"#;
+    let problems = Config::load(None, &[origins.to_owned()]).expect_err("one is no origin");
+    let [problem] = &problems[..] else {
+        panic!("{problems:?}");
+    };
+    let said = problem.to_string();
+    assert!(
+        said.contains(r#"`http.allowed_origins` has "b.example/" in it"#),
+        "{said}"
+    );
+}

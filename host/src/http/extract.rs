@@ -125,6 +125,7 @@ pub(super) async fn bytes(
     body: Body,
     limit: Limit,
 ) -> Result<Taken, Failure> {
+    check_encoding(headers)?;
     let declared = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -144,6 +145,49 @@ pub(super) async fn bytes(
                 .with_status(StatusCode::REQUEST_TIMEOUT))
         }
     }
+}
+
+/// Bodies are taken as they are.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
+    let values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut codings = codings.map(|coding| coding.trim_ascii());
+    match codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")) {
+        None => Ok(()),
+        Some(coding) => Err(unsupported(format!(
+            "a body with `content-encoding: {}` is not taken, only one without or with `identity`",
+            coding.escape_ascii()
+        ))),
+    }
+}
+
+/// The type of a body, in lower case; nothing where none is named.
+pub(super) fn media_type(headers: &HeaderMap) -> Result<String, Failure> {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let value = values
+        .next()
+        .map(|value| value.as_bytes())
+        .unwrap_or_default();
+    let Ok(value) = str::from_utf8(value) else {
+        return Err(unsupported("`content-type` is not text"));
+    };
+    if values.next().is_some() {
+        return Err(unsupported("there is more than one `content-type`"));
+    }
+    let mut parts = value.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+    for (name, charset) in parts.filter_map(|part| part.split_once('=')) {
+        let charset = charset.trim_matches('"');
+        if name.eq_ignore_ascii_case("charset") && !charset.eq_ignore_ascii_case("utf-8") {
+            return Err(unsupported(format!("a body is UTF-8, not `{charset}`")));
+        }
+    }
+    Ok(essence)
+}
+
+/// A body in a form that is not read here.
+pub(super) fn unsupported(message: impl Into<String>) -> Failure {
+    invalid(message).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
 async fn collect(mut body: Body, limit: &Limit, bodies: &Bodies) -> Result<Taken, Failure> {
@@ -222,6 +266,8 @@ pub(super) async fn json<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, Failure> {
+    // Whatever it is called, it is read as JSON: people forget to say so.
+    media_type(headers)?;
     let limit = Limit {
         bytes: JSON_BYTES_MAX,
         code: ErrorCode::FrameTooLarge,

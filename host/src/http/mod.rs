@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any};
@@ -233,12 +233,15 @@ impl Front {
 fn wrong_method(
     methods: &[&str],
 ) -> impl Fn(Method) -> std::future::Ready<Response> + Clone + Send + 'static {
+    let mut methods = methods.to_vec();
+    if methods.contains(&"GET") {
+        methods.push("HEAD");
+    }
     let allowed = methods.join(", ");
     move |method| {
         let message = format!("{method} is not possible here, only {allowed}");
-        let failure = Failure::from(ErrorCode::NotFound.because(message))
-            .with_status(StatusCode::METHOD_NOT_ALLOWED);
-        let mut answer = failure.into_response();
+        let mut answer =
+            Failure::from(ErrorCode::MethodNotAllowed.because(message)).into_response();
         if let Ok(allowed) = HeaderValue::from_str(&allowed) {
             answer.headers_mut().insert(header::ALLOW, allowed);
         }

@@ -12,7 +12,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use eddy_protocol::{ErrorCode, WireError};
 
@@ -145,10 +145,7 @@ impl Rule {
 
     /// Whether the request may be answered, and what its answer says about it.
     pub(super) fn check(&self, request: &Parts) -> Result<Cors, WireError> {
-        let host = request
-            .headers
-            .get(header::HOST)
-            .map(|host| host.to_str().unwrap_or_default());
+        let host = host(request)?;
         if let Some(host) = host.filter(|_| self.guards_host) {
             self.check_host(host)?;
         }
@@ -197,6 +194,22 @@ impl Rule {
                     || Origin::parse(origin).is_some_and(|origin| self.origins.contains(&origin))
             }
         }
+    }
+}
+
+/// The name that the broker is asked by. A request of HTTP/1.1 has one, and no
+/// request has two (RFC 9112, section 3.2).
+fn host(request: &Parts) -> Result<Option<&str>, WireError> {
+    let wrong = |sentence: String| Err(ErrorCode::InvalidArgument.because(sentence));
+    let mut hosts = request.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if request.version < Version::HTTP_11 => Ok(None),
+        (None, _) => wrong("the request has no `host` header".to_owned()),
+        (Some(_), Some(_)) => wrong("the request has more than one `host` header".to_owned()),
+        (Some(host), None) => match host.to_str() {
+            Ok(text) if Authority::parse(text, 0).is_some() => Ok(Some(text)),
+            _ => wrong(format!("the `host` header names no host: {host:?}")),
+        },
     }
 }
 

@@ -8,7 +8,7 @@ mod lines;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use bytes::Bytes;
 use eddy_protocol::batch::{ColumnBuf, OffsetMode, Rows};
@@ -216,16 +216,7 @@ enum Format {
 
 impl Format {
     fn of(headers: &HeaderMap) -> Result<Format, Failure> {
-        let given = headers
-            .get(header::CONTENT_TYPE)
-            .map(|value| value.to_str().unwrap_or_default());
-        let media_type = given
-            .unwrap_or_default()
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim();
-        match media_type.to_ascii_lowercase().as_str() {
+        match &*extract::media_type(headers)? {
             "application/json" => Ok(Format::Json),
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
                 Ok(Format::Lines)
@@ -234,7 +225,7 @@ impl Format {
                 let message = format!(
                     "records come as application/json or application/x-ndjson, not as `{other}`"
                 );
-                Err(invalid(message).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+                Err(extract::unsupported(message))
             }
         }
     }

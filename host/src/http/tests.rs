@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use axum::body::Body;
+use axum::http::Version;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -72,7 +73,9 @@ async fn bench() -> Bench {
 }
 
 impl Bench {
-    async fn send(&self, request: Request) -> Answer {
+    async fn send(&self, mut request: Request) -> Answer {
+        let host = HeaderValue::from_static("localhost");
+        request.headers_mut().entry("host").or_insert(host);
         let answer = timeout(LIMIT, self.front.answer(request))
             .await
             .expect("an answer in time");
@@ -257,8 +260,8 @@ async fn what_is_wrong_with_a_request_is_told_by_name() {
         .await
         .refuses(404, "not_found", "POST /index.html");
     let wrong = bench.call("PUT", "/v1/topics", "", Body::empty()).await;
-    assert_eq!(wrong.headers["allow"], "GET, POST");
-    wrong.refuses(405, "not_found", "PUT");
+    assert_eq!(wrong.headers["allow"], "GET, POST, HEAD");
+    wrong.refuses(405, "method_not_allowed", "PUT");
 }
 
 #[tokio::test]
@@ -478,6 +481,7 @@ async fn bodies_have_so_much_room_together_and_give_it_back() {
         let request = Request::builder()
             .method("POST")
             .uri(path)
+            .header("host", "localhost")
             .header("content-type", "application/x-ndjson")
             .body(Body::from_stream(parts))
             .expect("a request");
@@ -542,6 +546,7 @@ async fn a_write_whose_peer_has_left_comes_to_its_end() {
     let request = Request::builder()
         .method("POST")
         .uri("/v1/deployments")
+        .header("host", "localhost")
         .body(Body::from(spec.to_string()))
         .expect("a request");
     // Under way, and then nobody waits for it any more.
@@ -649,6 +654,102 @@ async fn whatever_is_wrong_with_a_request_the_answer_is_an_error_of_the_table() 
         let answer = bench.call("HEAD", path, "", Body::empty()).await.is(200);
         assert_eq!(answer.body, "", "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_body_in_a_form_that_is_not_read_is_refused_by_name() {
+    let bench = bench().await;
+    bench.topic("t", 1).await;
+    let send = async |path: &str, headers: &[(&str, &str)], body: &'static str| {
+        let request = Request::builder().method("POST").uri(path);
+        let request = headers.iter().fold(request, |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        bench
+            .send(request.body(Body::from(body)).expect("a request"))
+            .await
+    };
+    let json = ("content-type", "application/json");
+    let records = r#"{"records":[{"value":1}]}"#;
+    for (headers, part) in [
+        (
+            &[json, ("content-encoding", "gzip")][..],
+            "`content-encoding: gzip`",
+        ),
+        (
+            &[json, ("content-encoding", "identity, deflate")],
+            "deflate",
+        ),
+        (
+            &[
+                json,
+                ("content-encoding", "br"),
+                ("content-encoding", "gzip"),
+            ],
+            "br",
+        ),
+        (&[json, json], "more than one"),
+        (
+            &[("content-type", "application/json; charset=latin1")],
+            "latin1",
+        ),
+        (&[("content-type", "text/plain")], "text/plain"),
+        (&[], "application/x-ndjson"),
+    ] {
+        let refused = send("/v1/topics/t/records", headers, records).await;
+        refused.refuses(415, "invalid_argument", part);
+        if part != "text/plain" && !headers.is_empty() {
+            let refused = send("/v1/topics", headers, r#"{"topic":"x"}"#).await;
+            refused.refuses(415, "invalid_argument", part);
+        }
+    }
+    for content_type in [
+        "application/json; charset=UTF-8",
+        "Application/JSON;charset=\"utf-8\"",
+    ] {
+        let headers = [
+            ("content-type", content_type),
+            ("content-encoding", "identity"),
+        ];
+        send("/v1/topics/t/records", &headers, records)
+            .await
+            .is(200);
+    }
+    for path in ["/v1/topics", "/v1/topics/t/records"] {
+        let refused = send(path, &[json], "\u{feff}{}").await;
+        refused.refuses(400, "invalid_argument", "byte order mark");
+    }
+}
+
+#[tokio::test]
+async fn a_request_has_one_host() {
+    let bench = bench().await;
+    for (hosts, part) in [
+        (&[][..], "no `host`"),
+        (&["localhost", "localhost"], "more than one"),
+        (&[""], "names no host"),
+        (&["a b"], "names no host"),
+        (&["localhost:99999"], "names no host"),
+    ] {
+        let request = Request::builder().uri("/health");
+        let request = hosts
+            .iter()
+            .fold(request, |request, host| request.header("host", *host));
+        let request = request.body(Body::empty()).expect("a request");
+        let answer = bench.front.answer(request).await;
+        assert_eq!(answer.status(), 400, "{hosts:?}");
+        let body = answer
+            .into_body()
+            .collect()
+            .await
+            .expect("a body")
+            .to_bytes();
+        let body = String::from_utf8_lossy(&body);
+        assert!(body.contains(part), "{hosts:?}: {body}");
+    }
+    let old = Request::builder().version(Version::HTTP_10).uri("/health");
+    let old = old.body(Body::empty()).expect("a request");
+    assert_eq!(bench.front.answer(old).await.status(), 200);
 }
 
 #[tokio::test]

@@ -2,9 +2,10 @@
 //! connection is one task in that set, so that the number of tasks is the
 //! number of connections, and stopping knows whom to wait for.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use eddy_protocol::Form;
@@ -17,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, warn};
 
 use super::connection;
+use super::descriptor::Shares;
 use super::refuse::Refusals;
 use crate::broker::Broker;
 use crate::config;
@@ -26,6 +28,8 @@ use crate::ws;
 
 /// How long to wait when the system has no descriptor or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often it is said that no connection can be taken.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the histograms' samples are folded into their buckets.
 const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -51,6 +55,7 @@ pub(super) struct Acceptor {
     pub(super) front: Front,
     pub(super) broker: Arc<Broker>,
     pub(super) settings: Arc<config::Server>,
+    pub(super) shares: Shares,
     pub(super) websocket: Arc<ws::Config>,
     pub(super) metrics: Metrics,
     pub(super) stopping: watch::Receiver<bool>,
@@ -66,6 +71,7 @@ impl Acceptor {
             front,
             broker,
             settings,
+            shares,
             websocket,
             metrics,
             stopping,
@@ -76,7 +82,8 @@ impl Acceptor {
             websocket,
             stopping,
         };
-        let mut refusals = Refusals::default();
+        let mut refusals = Refusals::new(&shares);
+        let mut shortage = Shortage::new(&listener);
         let mut fold = interval(FOLD_INTERVAL);
         fold.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut shutdown = std::pin::pin!(shutdown);
@@ -89,18 +96,47 @@ impl Acceptor {
                 _ = fold.tick() => metrics.fold(),
                 Some(ended) = connections.tasks.join_next() => connections.ended(ended),
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) if connections.len() >= settings.connections_max => {
-                        refusals.refuse(stream, settings.connections_max);
+                    Ok((stream, _)) if connections.len() >= shares.connections => {
+                        refusals.refuse(stream);
                     }
                     Ok((stream, _)) => connections.serve(stream, &front, &settings),
                     Err(error) if is_peers(error.kind()) => {}
                     Err(error) => {
-                        warn!("cannot take a connection: {error}");
+                        shortage.refuse_one(&listener, &refusals, &error);
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
             }
         }
+    }
+}
+
+/// When the system has no descriptor or memory for a connection.
+struct Shortage {
+    /// A descriptor that can be let go, so that a peer can be told.
+    spare: Option<OwnedFd>,
+    told: Option<Instant>,
+}
+
+impl Shortage {
+    fn new(listener: &TcpListener) -> Shortage {
+        Shortage {
+            spare: listener.as_fd().try_clone_to_owned().ok(),
+            told: None,
+        }
+    }
+
+    /// Takes the peer that waits longest, to tell it, with the spare descriptor.
+    fn refuse_one(&mut self, listener: &TcpListener, refusals: &Refusals, error: &io::Error) {
+        if self.told.is_none_or(|told| told.elapsed() > TELL_INTERVAL) {
+            self.told = Some(Instant::now());
+            warn!("cannot take connections for now: {error}");
+        }
+        drop(self.spare.take());
+        if let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+            refusals.cut_off(&stream);
+        }
+        self.spare = listener.as_fd().try_clone_to_owned().ok();
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::accept::Upgraded;
-use super::refuse;
+use super::refuse::{self, HEADERS_MAX};
 use super::socket::{Socket, linger};
 use super::speaker::{Speaker, Spoken};
 use crate::config;
@@ -95,7 +95,7 @@ pub(super) async fn serve(
         });
     }
     if let Some(status) = unread {
-        refuse::unread(&stream, status, settings.header_bytes_max);
+        refuse::unread(&stream, status, &parts.read_buf, settings.header_bytes_max);
     }
     if !told {
         linger(stream, LINGER).await;
@@ -110,6 +110,7 @@ fn builder(settings: &config::Server) -> Builder {
         // From the end of one answer to the end of the next request's head.
         .header_read_timeout(settings.idle_timeout)
         .max_header_size(settings.header_bytes_max)
+        .max_headers(HEADERS_MAX)
         .max_buf_size(settings.header_bytes_max.max(BUFFER_BYTES));
     builder
 }

@@ -9,14 +9,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::glance::{Asked, glance};
 use super::refuse;
 use super::socket::linger;
-use crate::http::health;
 
-/// What is looked at of a request.
-const LOOK_BYTES: usize = 16;
-/// How often a request of which only a few bytes have come is looked at again.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// How long to wait when no connection can be taken.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long a peer can read its answer.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -39,7 +37,7 @@ pub(super) async fn keep<T>(
             accepted = listener.accept(), if has_room => match accepted {
                 Ok((stream, _)) => drop(visits.spawn(receive(stream, is_open.clone()))),
                 // The acceptor says what is the matter, if it still is.
-                Err(_) => sleep(LOOK_PAUSE).await,
+                Err(_) => sleep(PAUSE).await,
             },
         }
     };
@@ -53,45 +51,18 @@ pub(super) async fn keep<T>(
 /// Answers a peer, or gives its connection back for later.
 async fn receive(stream: TcpStream, mut is_open: watch::Receiver<()>) -> Option<TcpStream> {
     let asked = tokio::select! {
-        asked = look(&stream) => asked,
+        asked = glance(&stream) => asked,
         // Ends with an error, when the sender goes.
         _ = is_open.changed() => Some(Asked::Other),
     };
     match asked? {
         Asked::Other => return Some(stream),
-        Asked::Health => refuse::answer(&stream, "200 OK", "", &health::alive()),
-        Asked::Ready => {
-            let body = health::unready("the store recovers what is on disk");
-            refuse::answer(&stream, "503 Service Unavailable", "", &body);
-        }
+        Asked::Health => refuse::alive(&stream),
+        Asked::Ready => refuse::unready(&stream, "the store recovers what is on disk"),
     }
     // Nobody who waits should wait for that.
     tokio::spawn(linger(stream, LINGER));
     None
-}
-
-enum Asked {
-    Health,
-    Ready,
-    Other,
-}
-
-/// What a peer asks for, which stays to be read; nothing if it has left.
-async fn look(stream: &TcpStream) -> Option<Asked> {
-    let mut head = [0; LOOK_BYTES];
-    loop {
-        let got = stream.peek(&mut head).await.ok().filter(|got| *got > 0)?;
-        let head = &head[..got];
-        let is = |line: &[u8]| head.starts_with(line);
-        let may_be = |line: &[u8]| line.starts_with(head);
-        let (health, ready) = (b"GET /health ", b"GET /ready ");
-        match () {
-            () if is(health) => return Some(Asked::Health),
-            () if is(ready) => return Some(Asked::Ready),
-            () if may_be(health) || may_be(ready) => sleep(LOOK_PAUSE).await,
-            () => return Some(Asked::Other),
-        }
-    }
 }
 
 #[cfg(test)]

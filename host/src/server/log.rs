@@ -12,6 +12,8 @@ pub(super) fn init(log: &Log) {
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A terminal that is gone must not end the process that wrote to it.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let installed = match log.format {
         LogFormat::Text => builder

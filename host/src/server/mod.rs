@@ -10,6 +10,7 @@ mod accept;
 mod connection;
 mod descriptor;
 mod door;
+mod glance;
 mod log;
 mod refuse;
 mod socket;
@@ -62,7 +63,7 @@ impl Server {
     /// Binds, recovers what the data folder holds, and resumes its deployments.
     pub async fn start(config: Config) -> anyhow::Result<Server> {
         let begin = Instant::now();
-        let config = descriptor::share(config);
+        let (config, shares) = descriptor::share(config);
         let metrics = Metrics::install();
         // First of all, so that a port in use costs no recovery.
         let listen = config.server.listen;
@@ -72,8 +73,7 @@ impl Server {
         let address = listener
             .local_addr()
             .context("the listening socket has no address")?;
-        let waiting_max = config.server.connections_max;
-        let (broker, waiting) = door::keep(&listener, waiting_max, open(&config)).await;
+        let (broker, waiting) = door::keep(&listener, shares.connections, open(&config)).await;
         let broker = broker?;
         let (stop, stopping) = watch::channel(false);
         let context = Context {
@@ -91,6 +91,7 @@ impl Server {
             front: Front::new(context, address.ip()),
             broker: broker.clone(),
             settings: Arc::new(config.server),
+            shares,
             websocket: Arc::new(config.ws),
             metrics,
             stopping,

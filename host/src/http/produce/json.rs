@@ -13,6 +13,9 @@ use super::Each;
 use crate::broker::PlacedRecord;
 use crate::http::error::{Failure, invalid};
 
+/// What some editors write before a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
@@ -44,6 +47,11 @@ pub(super) fn read(
         |error: &dyn fmt::Display| invalid(format!("the body is not a list of records: {error}"));
     // The parser looks into no string that it passes over.
     let body = std::str::from_utf8(body).map_err(|error| wrong(&error))?;
+    if body.starts_with(BYTE_ORDER_MARK) {
+        return Err(wrong(
+            &"it begins with a byte order mark, which JSON does not have",
+        ));
+    }
     let mut refused = None;
     let mut place = |record: Record| {
         let placed = each(PlacedRecord {
