@@ -95,6 +95,54 @@ fn records_of(broker: &Broker, topic: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
+fn a_claimed_timestamp_is_bounded_as_the_topic_says_and_pins_nothing() {
+    let often = [
+        "store.retention_interval=100ms",
+        "store.checkpoint_interval=1s",
+    ];
+    let mut broker = Broker::start_with(&["--set", often[0], "--set", often[1]]);
+    let far = r#"{"value":"far","timestamp":9000000000000}"#;
+    broker.eddy(&["topic", "create", "bounded"]).ok();
+    let refused = broker.eddy_with_input(&["--json", "pub", "bounded"], far);
+    assert_ne!(refused.code, Some(0));
+    assert!(
+        refused.stderr.contains("timestamp_ahead_ms"),
+        "{}",
+        refused.stderr
+    );
+
+    let mended = ["topic", "create", "mended", "--out-of-bounds", "append"];
+    broker.eddy(&mended).ok();
+    broker
+        .eddy_with_input(&["--json", "pub", "mended"], far)
+        .ok();
+    let timestamp = records_of(&broker, "mended")[0]["timestamp"].as_i64();
+    assert!(timestamp.is_some_and(|time| time < 9_000_000_000_000));
+
+    // As it was tried: nothing of 30 MB behind such a record ever went.
+    let any = ["topic", "create", "any", "--timestamp-ahead", "none"];
+    broker.eddy(&any).ok();
+    broker.eddy_with_input(&["--json", "pub", "any"], far).ok();
+    let line = "x".repeat(30_000) + "\n";
+    broker
+        .eddy_with_input(&["pub", "any"], line.repeat(1_000))
+        .ok();
+    let alter = ["topic", "alter", "any", "--retention", "1s"];
+    broker.eddy(&alter).ok();
+    let describe = || broker.eddy(&["--json", "topic", "describe", "any"]).json();
+    wait_until(LIMIT, "all of it is deleted", || {
+        (describe()["partitions"][0]["start"] == 1_001).then_some(())
+    });
+
+    let uuid = describe()["uuid"].clone();
+    assert_eq!(uuid.as_str().map(str::len), Some(36));
+    broker.terminate();
+    broker.restart();
+    let after = broker.eddy(&["--json", "topic", "describe", "any"]).json();
+    assert_eq!(after["uuid"], uuid);
+}
+
+#[test]
 fn what_a_subscription_prints_as_json_can_be_published_again() {
     let broker = Broker::start();
     for topic in ["first", "second"] {
