@@ -192,6 +192,6 @@ mod tests {
         let firsts = |from: &mut Bytes| from.try_get_u32_le().ok();
         assert_eq!(read_list(&mut out.clone().into(), firsts), Some(vec![1, 3]));
         let cut = Bytes::from(out[..out.len() - 1].to_vec());
-        assert_eq!(read_list(&mut cut.clone(), firsts), None);
+        assert_eq!(read_list(&mut { cut }, firsts), None);
     }
 }
