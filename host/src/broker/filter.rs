@@ -34,7 +34,7 @@ pub(super) struct Filter {
     engine: Engine,
     limits: Limits,
     call_bytes_max: usize,
-    seats: Arc<Seats>,
+    slots: Arc<InstanceSlots>,
     failure: OnceLock<WireError>,
     evaluations: Counter,
     records: Counter,
@@ -42,43 +42,43 @@ pub(super) struct Filter {
 
 /// Where a partition's instance sits. Whoever holds it evaluates.
 #[derive(Default)]
-pub(super) struct Seat(Arc<Mutex<Option<Instance>>>);
+pub(super) struct InstanceSlot(Arc<Mutex<Option<Instance>>>);
 
-impl Seat {
+impl InstanceSlot {
     pub(super) async fn take(&self) -> MutexGuard<'_, Option<Instance>> {
         self.0.lock().await
     }
 }
 
-/// The seats that keep their instances between calls.
+/// The slots that keep their instances between calls.
 #[derive(Default)]
-pub(super) struct Seats(parking_lot::Mutex<VecDeque<Weak<Mutex<Option<Instance>>>>>);
+pub(super) struct InstanceSlots(parking_lot::Mutex<VecDeque<Weak<Mutex<Option<Instance>>>>>);
 
-impl Seats {
+impl InstanceSlots {
     /// One more, empty.
-    pub(super) fn add(&self) -> Seat {
-        let seat = Seat::default();
-        self.0.lock().push_back(Arc::downgrade(&seat.0));
-        seat
+    pub(super) fn add(&self) -> InstanceSlot {
+        let slot = InstanceSlot::default();
+        self.0.lock().push_back(Arc::downgrade(&slot.0));
+        slot
     }
 
     /// Forgets those that are gone.
     pub(super) fn tidy(&self) {
-        self.0.lock().retain(|seat| seat.strong_count() > 0);
+        self.0.lock().retain(|slot| slot.strong_count() > 0);
     }
 
-    /// Gives up an instance that no call needs at present: its seat makes another one when it has
+    /// Gives up an instance that no call needs at present: its slot makes another one when it has
     /// to. `false` if all are at work. In turn, so that it isn't always the same one.
     fn free_one(&self) -> bool {
-        let mut seats = self.0.lock();
-        for _ in 0..seats.len() {
-            let Some(seat) = seats.pop_front() else {
+        let mut slots = self.0.lock();
+        for _ in 0..slots.len() {
+            let Some(slot) = slots.pop_front() else {
                 return false;
             };
-            let Some(held) = seat.upgrade() else {
+            let Some(held) = slot.upgrade() else {
                 continue;
             };
-            seats.push_back(seat);
+            slots.push_back(slot);
             if held.try_lock().is_ok_and(|mut held| held.take().is_some()) {
                 return true;
             }
@@ -107,7 +107,7 @@ impl Broker {
             engine: self.engine.clone(),
             limits,
             call_bytes_max: feed::call_bytes_max(self.config.deployment.chunk_bytes, limits),
-            seats: self.streams.seats(),
+            slots: self.streams.slots(),
             failure: OnceLock::new(),
             evaluations: counter!(names::FILTER_EVALUATIONS, "topic" => topic.name().to_string()),
             records: counter!(names::FILTER_RECORDS, "topic" => topic.name().to_string()),
@@ -136,13 +136,13 @@ impl Filter {
     /// the stream ends with it.
     pub(super) async fn evaluate(
         &self,
-        seat: &mut Option<Instance>,
+        slot: &mut Option<Instance>,
         partition: &Partition,
         batches: Vec<Batch>,
     ) -> Result<Vec<Batch>, WireError> {
         self.evaluations.increment(1);
         self.records.increment(count(&batches));
-        let kept = self.keep(seat, partition, batches).await;
+        let kept = self.keep(slot, partition, batches).await;
         kept.map_err(|error| match error.is_the_plugins() {
             true => self.failure.get_or_init(|| self.refuse(&error)).clone(),
             false => self.refuse(&error),
@@ -151,11 +151,11 @@ impl Filter {
 
     async fn keep(
         &self,
-        seat: &mut Option<Instance>,
+        slot: &mut Option<Instance>,
         partition: &Partition,
         batches: Vec<Batch>,
     ) -> Result<Vec<Batch>, PluginError> {
-        let mut instance = match seat.take() {
+        let mut instance = match slot.take() {
             Some(instance) => instance,
             None => self.instantiate(partition.number()).await?,
         };
@@ -167,7 +167,7 @@ impl Filter {
         let (instance, kept) = evaluated
             .await
             .unwrap_or_else(|_| Err(PluginError::Internal("the evaluation was cut off".into())))?;
-        *seat = Some(instance);
+        *slot = Some(instance);
         Ok(kept)
     }
 
@@ -185,7 +185,7 @@ impl Filter {
                 .engine
                 .instantiate(&self.plugin, context.clone(), self.limits);
             match made.await {
-                Err(PluginError::NoCapacity { .. }) if self.seats.free_one() => {}
+                Err(PluginError::NoCapacity { .. }) if self.slots.free_one() => {}
                 made => return made,
             }
         }

@@ -35,11 +35,11 @@ impl Frame {
     /// A `deliver` frame of `batches`.
     /// Only JSON can fail, where a batch can't be read.
     pub(super) fn deliver(
-        deliver: &Position,
+        deliver: &DeliverHead,
         batches: &[Batch],
         form: Form,
     ) -> Result<Frame, EncodeError> {
-        let Position {
+        let DeliverHead {
             stream,
             partition,
             epoch,
@@ -102,7 +102,7 @@ impl Frame {
 
 /// What a `deliver` frame says besides its batches.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Position {
+pub(super) struct DeliverHead {
     pub(super) stream: u64,
     pub(super) partition: u32,
     pub(super) epoch: u32,

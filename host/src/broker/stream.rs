@@ -8,8 +8,8 @@
 
 mod chunk;
 mod cursor;
-mod lane;
 mod recent;
+mod source;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -25,15 +25,15 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::epoch::{LostHistory, StoredPosition};
-use super::filter::{Filter, FilterKey, Seats};
+use super::filter::{Filter, FilterKey, InstanceSlots};
 use super::notify::Notifier;
 use super::{Broker, Config, refusal};
 use crate::store::{Partition, Topic, TopicId};
 
 pub(super) use chunk::count;
 pub use cursor::{Cursor, Load, Loaded, Next};
-use lane::Lane;
-use recent::Shelf;
+use recent::ChunkBudget;
+use source::Source;
 
 /// What the newest chunks of all streams may hold for subscribers to share.
 const NEAR_BYTES_MAX: usize = 64 << 20;
@@ -46,18 +46,18 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// All streams that somebody reads.
 pub(super) struct Streams {
-    shelves: Arc<Shelves>,
+    shared: Arc<Shared>,
     by_key: DashMap<StreamKey, Weak<Stream>>,
     next_id: AtomicU64,
 }
 
-/// Where all lanes keep what they made last and what they make it with, and how large they make it.
-struct Shelves {
-    near: Arc<Shelf>,
+/// Where all sources keep what they made last and what they make it with, and how large they make it.
+struct Shared {
+    near: Arc<ChunkBudget>,
     /// Of subscribers that catch up.
-    far: Arc<Shelf>,
+    far: Arc<ChunkBudget>,
     /// Where instances stay between calls.
-    seats: Arc<Seats>,
+    slots: Arc<InstanceSlots>,
     notifier: Arc<Notifier>,
     frame_bytes_target: usize,
     /// How long a cursor waits for an instance of its filter.
@@ -75,8 +75,8 @@ pub struct Stream {
     id: u64,
     topic: Arc<Topic>,
     filter: Option<Arc<Filter>>,
-    shelves: Arc<Shelves>,
-    lanes: RwLock<Vec<Arc<Lane>>>,
+    shared: Arc<Shared>,
+    sources: RwLock<Vec<Arc<Source>>>,
     followers: Mutex<FxHashMap<u64, Arc<dyn Follower>>>,
     next_follower: AtomicU64,
     /// How many partitions the followers know of.
@@ -114,10 +114,10 @@ enum CursorStart {
 impl Streams {
     pub(super) fn new(config: &Config, notifier: Arc<Notifier>) -> Streams {
         Streams {
-            shelves: Arc::new(Shelves {
-                near: Shelf::new(NEAR_BYTES_MAX),
-                far: Shelf::new(FAR_BYTES_MAX),
-                seats: Arc::default(),
+            shared: Arc::new(Shared {
+                near: ChunkBudget::new(NEAR_BYTES_MAX),
+                far: ChunkBudget::new(FAR_BYTES_MAX),
+                slots: Arc::default(),
                 notifier,
                 frame_bytes_target: config.frame_bytes_target,
                 instance_wait_max: config.instance_wait_max,
@@ -128,8 +128,8 @@ impl Streams {
     }
 
     /// Where instances of filters stay between calls.
-    pub(super) fn seats(&self) -> Arc<Seats> {
-        self.shelves.seats.clone()
+    pub(super) fn slots(&self) -> Arc<InstanceSlots> {
+        self.shared.slots.clone()
     }
 
     /// The stream, if somebody reads it and it works.
@@ -152,8 +152,8 @@ impl Streams {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             topic: topic.clone(),
             filter,
-            shelves: self.shelves.clone(),
-            lanes: RwLock::default(),
+            shared: self.shared.clone(),
+            sources: RwLock::default(),
             followers: Mutex::default(),
             next_follower: AtomicU64::new(0),
             partitions_told: AtomicUsize::new(topic.partitions().len()),
@@ -173,9 +173,9 @@ impl Streams {
     /// Forgets what nobody reads any more.
     fn tidy(&self) {
         self.by_key.retain(|_, stream| stream.strong_count() > 0);
-        self.shelves.near.tidy();
-        self.shelves.far.tidy();
-        self.shelves.seats.tidy();
+        self.shared.near.tidy();
+        self.shared.far.tidy();
+        self.shared.slots.tidy();
     }
 }
 
@@ -256,13 +256,13 @@ impl Broker {
         start: CursorStart,
         is_lenient: bool,
     ) -> Result<Cursor, WireError> {
-        let lane = stream.lane(number).ok_or_else(|| {
+        let source = stream.source(number).ok_or_else(|| {
             refusal::unknown_partition(stream.topic.name(), number, stream.topic.partitions().len())
         })?;
         let (next, gap) = match start {
             CursorStart::From(from) => {
-                let end = lane.partition.end();
-                let next = match self.resolve(&lane.partition, from).await {
+                let end = source.partition.end();
+                let next = match self.resolve(&source.partition, from).await {
                     // The cursor ends there by itself, and none of the others with it.
                     Err(error) if error.code == ErrorCode::PartitionStopped => end,
                     // Partitions differ in length.
@@ -271,9 +271,9 @@ impl Broker {
                 };
                 (next, None)
             }
-            CursorStart::Resume(position) => resume(stream.id, &lane.partition, &position)?,
+            CursorStart::Resume(position) => resume(stream.id, &source.partition, &position)?,
         };
-        Ok(Cursor::new(stream, lane, next, gap))
+        Ok(Cursor::new(stream, source, next, gap))
     }
 }
 
@@ -370,9 +370,9 @@ impl Stream {
 
     /// A cursor at the oldest record of a partition.
     pub fn earliest(self: &Arc<Self>, number: u32) -> Option<Cursor> {
-        let lane = self.lane(number)?;
-        let start = lane.partition.start();
-        Some(Cursor::new(self, lane, start, None))
+        let source = self.source(number)?;
+        let start = source.partition.start();
+        Some(Cursor::new(self, source, start, None))
     }
 
     fn tell_grown(&self) {
@@ -388,25 +388,25 @@ impl Stream {
         self.topic.deleted() || self.filter.as_ref().is_some_and(failed)
     }
 
-    fn lane(&self, number: u32) -> Option<Arc<Lane>> {
-        if let Some(lane) = self.lanes.read().get(number as usize)
-            && !lane.is_outdated()
+    fn source(&self, number: u32) -> Option<Arc<Source>> {
+        if let Some(source) = self.sources.read().get(number as usize)
+            && !source.is_outdated()
         {
-            return Some(lane.clone());
+            return Some(source.clone());
         }
-        let mut lanes = self.lanes.write();
+        let mut sources = self.sources.write();
         let new = |partition: &Arc<Partition>| {
             let is_filtered = self.filter.is_some();
-            Arc::new(Lane::new(partition.clone(), &self.shelves, is_filtered))
+            Arc::new(Source::new(partition.clone(), &self.shared, is_filtered))
         };
-        for partition in self.topic.partitions().iter().skip(lanes.len()) {
-            lanes.push(new(partition));
+        for partition in self.topic.partitions().iter().skip(sources.len()) {
+            sources.push(new(partition));
         }
-        let lane = lanes.get_mut(number as usize)?;
-        if lane.is_outdated() {
+        let source = sources.get_mut(number as usize)?;
+        if source.is_outdated() {
             // What it keeps is of lost history.
-            *lane = new(&lane.partition);
+            *source = new(&source.partition);
         }
-        Some(lane.clone())
+        Some(source.clone())
     }
 }

@@ -234,7 +234,7 @@ impl Engine {
     }
 
     /// Places for the instances of a deployment, all or none.
-    pub fn reserve(&self, instances: u32) -> Result<Vec<Place>, PluginError> {
+    pub fn reserve(&self, instances: u32) -> Result<Vec<Reservation>, PluginError> {
         let limit = self.0.config.instances_max;
         let slots = Slot::take(&self.0, instances, limit);
         if slots.len() < instances as usize {
@@ -244,13 +244,13 @@ impl Engine {
                 limit,
             });
         }
-        Ok(slots.into_iter().map(Place).collect())
+        Ok(slots.into_iter().map(Reservation).collect())
     }
 
     /// A place for an instance that is dropped again at once, beside those that are counted. There
     /// is one such place: two at a time may find no capacity.
-    pub fn trial(&self) -> Place {
-        Place(Arc::new(Slot {
+    pub fn trial(&self) -> Reservation {
+        Reservation(Arc::new(Slot {
             engine: Arc::clone(&self.0),
             is_counted: false,
         }))
@@ -260,7 +260,7 @@ impl Engine {
     /// at the time.
     pub async fn instantiate_at(
         &self,
-        place: &Place,
+        place: &Reservation,
         plugin: &Plugin,
         context: Context,
         limits: Limits,
@@ -334,11 +334,11 @@ pub(super) enum Use {
 /// A place among `instances_max` that is reserved for an instance. Cheap to clone; all clones, and the
 /// instance made there, are the same place, which is free when the last of them is dropped.
 #[derive(Clone)]
-pub struct Place(Arc<Slot>);
+pub struct Reservation(Arc<Slot>);
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for Reservation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Place")
+        f.write_str("Reservation")
     }
 }
 

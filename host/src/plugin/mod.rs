@@ -29,7 +29,7 @@ mod words;
 pub use cache::{CodeCache, NoCache};
 pub use config::{Config, Limits};
 pub use digest::{Digest, DigestError};
-pub use engine::{Context, Engine, Place, Plugin};
+pub use engine::{Context, Engine, Plugin, Reservation};
 pub use error::PluginError;
 pub use instance::Instance;
 pub use verdict::{Output, PORT_OUT, Verdict};

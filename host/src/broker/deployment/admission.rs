@@ -13,7 +13,7 @@ use super::progress::Position;
 use super::record::Record;
 use crate::broker::epoch::StoredPosition;
 use crate::broker::{Broker, plugin, refusal};
-use crate::plugin::{Context, Limits, Place, Plugin};
+use crate::plugin::{Context, Limits, Plugin, Reservation};
 
 /// A plugin has at most this many outputs.
 const OUTPUTS_MAX: usize = 64;
@@ -22,7 +22,7 @@ const OUTPUTS_MAX: usize = 64;
 pub(super) struct Admitted {
     pub(super) record: Record,
     /// One for each partition.
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<Reservation>,
     starts: Vec<StoredPosition>,
 }
 
@@ -97,7 +97,7 @@ impl Broker {
         deployment: &Deployment,
         spec: DeploymentSpec,
         digest: String,
-    ) -> Result<(Record, Vec<Place>), WireError> {
+    ) -> Result<(Record, Vec<Reservation>), WireError> {
         let old = &deployment.record;
         self.check_topics(&spec)?;
         if spec.from != old.spec.from {
@@ -143,7 +143,7 @@ impl Broker {
     }
 
     /// A place for each partition.
-    fn reserve(&self, record: &Record) -> Result<Vec<Place>, WireError> {
+    fn reserve(&self, record: &Record) -> Result<Vec<Reservation>, WireError> {
         let partitions = self.topic(&record.spec.from)?.partitions().len();
         let places = self.engine.reserve(partitions as u32);
         places.map_err(|error| refusal::of_start(&of_deployment(record), &error))

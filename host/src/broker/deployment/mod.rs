@@ -10,11 +10,11 @@
 //! that the store refuses leaves everything as it was.
 
 mod admission;
-mod lane;
 mod outputs;
 mod progress;
 mod record;
 mod runner;
+mod status;
 mod supervisor;
 
 use std::collections::BTreeMap;
@@ -32,12 +32,12 @@ use tokio::task::JoinHandle;
 
 use super::{Broker, refusal, whole};
 use crate::metrics as names;
-use crate::plugin::Place;
+use crate::plugin::Reservation;
 use crate::store::{Partition, Table};
 
 use admission::Admitted;
-use lane::Lane;
 use record::Record;
+use status::InstanceStatus;
 
 /// Deployments' settings.
 #[derive(Debug, Clone)]
@@ -80,13 +80,13 @@ struct Deployment {
     record: Record,
     /// Where it was in each partition when it was started.
     positions: BTreeMap<u32, u64>,
-    /// Reserved for the instances of lanes to come.
-    places: Mutex<Vec<Place>>,
+    /// Reserved for the instances of partitions to come.
+    places: Mutex<Vec<Reservation>>,
     /// Why it is stopped; `None` while it works.
     stopped: Mutex<Option<String>>,
-    /// Why not all of its lanes are there yet.
+    /// Why not all of its partitions are at work yet.
     trouble: Mutex<Option<String>>,
-    lanes: Mutex<Vec<Arc<Lane>>>,
+    statuses: Mutex<Vec<Arc<InstanceStatus>>>,
     stop: watch::Sender<bool>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
 }
@@ -157,14 +157,18 @@ impl Deployments {
 }
 
 impl Deployment {
-    fn new(record: Record, places: Vec<Place>, positions: BTreeMap<u32, u64>) -> Arc<Deployment> {
+    fn new(
+        record: Record,
+        places: Vec<Reservation>,
+        positions: BTreeMap<u32, u64>,
+    ) -> Arc<Deployment> {
         Arc::new(Deployment {
             positions,
             stopped: Mutex::new(record.stopped.clone()),
             record,
             places: places.into(),
             trouble: Mutex::default(),
-            lanes: Mutex::default(),
+            statuses: Mutex::default(),
             stop: watch::Sender::new(false),
             supervisor: Mutex::default(),
         })
@@ -180,9 +184,14 @@ impl Deployment {
     }
 
     /// The places of all its instances, once it rests.
-    fn take_places(&self) -> Vec<Place> {
+    fn take_places(&self) -> Vec<Reservation> {
         let mut places = std::mem::take(&mut *self.places.lock());
-        places.extend(self.lanes.lock().iter().filter_map(|lane| lane.leave()));
+        places.extend(
+            self.statuses
+                .lock()
+                .iter()
+                .filter_map(|status| status.leave()),
+        );
         places
     }
 
@@ -190,7 +199,7 @@ impl Deployment {
         self.stopped.lock().is_some()
     }
 
-    /// Says why not all of its lanes are there; in the log, too, where it is something else.
+    /// Says why not all of its partitions are at work; in the log, too, where that is new.
     fn trouble(&self, trouble: Option<String>) {
         let mut now = self.trouble.lock();
         if let Some(reason) = trouble.as_ref().filter(|_| *now != trouble) {
@@ -396,7 +405,7 @@ impl Broker {
     }
 
     /// A place for one more instance of a deployment.
-    fn place_for(&self, deployment: &Deployment) -> Result<Place, WireError> {
+    fn place_for(&self, deployment: &Deployment) -> Result<Reservation, WireError> {
         if let Some(place) = deployment.places.lock().pop() {
             return Ok(place);
         }
@@ -410,14 +419,14 @@ impl Broker {
 
     fn info(&self, deployment: &Deployment) -> DeploymentInfo {
         let record = &deployment.record;
-        let lanes = deployment.lanes.lock().clone();
+        let statuses = deployment.statuses.lock().clone();
         let is_stopped = deployment.is_stopped();
         let look = |partition: &Arc<Partition>| {
-            let info = match lanes.get(partition.number() as usize) {
-                Some(lane) => lane.info(partition),
+            let info = match statuses.get(partition.number() as usize) {
+                Some(status) => status.info(partition),
                 None => {
                     let position = deployment.positions.get(&partition.number());
-                    lane::nobody(partition, position.copied().unwrap_or_default())
+                    status::nobody(partition, position.copied().unwrap_or_default())
                 }
             };
             match is_stopped {

@@ -16,9 +16,9 @@ use eddy_protocol::{Batch, WireError};
 use metrics::{Counter, counter};
 use tokio::sync::watch;
 
-use super::lane::{Lane, Moved};
 use super::outputs::Outputs;
 use super::progress::Position;
+use super::status::{InstanceStatus, Moved};
 use super::{Deployment, admission, passes, told_to_stop};
 use crate::broker::epoch::{self, StoredPosition};
 use crate::broker::feed::{self, Call, Feed};
@@ -44,7 +44,7 @@ pub(super) enum Stop {
 pub(super) struct Runner {
     broker: Arc<Broker>,
     deployment: Arc<Deployment>,
-    lane: Arc<Lane>,
+    status: Arc<InstanceStatus>,
     partition: Arc<Partition>,
     outputs: Outputs,
     instance: Instance,
@@ -57,7 +57,7 @@ pub(super) struct Runner {
     /// Records before those that were read last, which retention took before they were.
     skipped: u64,
     missed: Counter,
-    /// Whether the lane may show something that was in the way and is no more.
+    /// Whether the status may show something that was in the way and is no more.
     is_troubled: bool,
     change: Arc<PartitionChange>,
     _listening: ListenGuard,
@@ -73,7 +73,7 @@ impl Runner {
         broker: &Arc<Broker>,
         deployment: &Arc<Deployment>,
         number: u32,
-        lane: Arc<Lane>,
+        status: Arc<InstanceStatus>,
     ) -> Result<Runner, Stop> {
         let record = &deployment.record;
         let (_, partition) = broker.partition(&record.spec.from, number).map_err(stop)?;
@@ -81,7 +81,7 @@ impl Runner {
             return Err(Stop::Partition(reason));
         }
         // Without a place the deployment is at its end.
-        let place = lane.place().ok_or(Stop::Told)?;
+        let place = status.place().ok_or(Stop::Told)?;
         let topics = record.outputs().map(|(_, topic)| broker.topic(topic));
         let topics = topics.collect::<Result<_, _>>().map_err(stop)?;
         let plugin = broker.compiled_digest(&record.digest).await.map_err(stop)?;
@@ -101,14 +101,14 @@ impl Runner {
             None => stored.offset,
             Some(lost) => {
                 let next = go_on_after(broker, deployment, &partition, stored, lost).await?;
-                lane.lost(LostHistory {
+                status.lost(LostHistory {
                     position: stored.offset,
                     resumed: next,
                 });
                 next
             }
         };
-        lane.opened(position);
+        status.opened(position);
         let (change, listening) = broker.listen(&partition);
         Ok(Runner {
             outputs: Outputs::new(record, topics, number, broker.config.batch_bytes_max),
@@ -118,7 +118,7 @@ impl Runner {
             )),
             broker: broker.clone(),
             deployment: deployment.clone(),
-            lane,
+            status,
             instance,
             position,
             epoch,
@@ -133,7 +133,7 @@ impl Runner {
     }
 
     /// Until something stops it. When this returns, the store has answered for
-    /// every commit and the lane shows where the deployment is.
+    /// every commit and the status shows where the deployment is.
     pub(super) async fn run(mut self, mut halt: watch::Receiver<bool>) -> Stop {
         let stop = {
             let mut told = pin!(told_to_stop(&mut halt));
@@ -247,7 +247,7 @@ impl Runner {
 
     /// A commit is durable.
     fn moved(&self, moved: Moved) {
-        self.lane.moved(moved);
+        self.status.moved(moved);
         let missing = moved.missed;
         if missing == 0 {
             return;
@@ -305,7 +305,7 @@ impl Runner {
 
     fn untroubled(&mut self) {
         if std::mem::take(&mut self.is_troubled) {
-            self.lane.clear();
+            self.status.clear();
         }
     }
 

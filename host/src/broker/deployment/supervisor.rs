@@ -8,8 +8,8 @@ use eddy_protocol::admin::DeploymentState;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use super::lane::Lane;
 use super::runner::{Runner, Stop};
+use super::status::InstanceStatus;
 use super::{Deployment, passes, told_to_stop};
 use crate::broker::{Broker, refusal};
 use crate::metrics as names;
@@ -24,17 +24,17 @@ type Finished = (u32, Stop);
 /// Runs until the deployment is told to stop or its plugin fails.
 pub(super) async fn supervise(broker: Arc<Broker>, deployment: Arc<Deployment>) {
     let (mut stop, mut catalog) = (deployment.stop.subscribe(), broker.store.topics_changed());
-    let mut team = Team {
+    let mut runners = Runners {
         broker: broker.clone(),
         deployment: deployment.clone(),
         halt: watch::Sender::new(false),
-        runners: JoinSet::new(),
+        tasks: JoinSet::new(),
     };
     let retry_delay = broker.config.deployment.retry_delay;
     let mut retries = 0;
     let failure = loop {
         // Whatever it is, it is not the plugin's fault.
-        let trouble = team.grow().await.err().map(|error| error.message);
+        let trouble = runners.grow().await.err().map(|error| error.message);
         retries = trouble.as_ref().map_or(0, |_| retries + 1);
         let delay = trouble.as_ref().map(|_| pause(retry_delay, retries - 1));
         deployment.trouble(trouble);
@@ -42,15 +42,15 @@ pub(super) async fn supervise(broker: Arc<Broker>, deployment: Arc<Deployment>) 
             biased;
             () = told_to_stop(&mut stop) => break None,
             changed = catalog.changed() => if changed.is_err() { break None },
-            Some(finished) = team.runners.join_next() => {
-                if let Some(reason) = team.handle(finished) {
+            Some(finished) = runners.tasks.join_next() => {
+                if let Some(reason) = runners.handle(finished) {
                     break Some(reason);
                 }
             }
             () = tokio::time::sleep(delay.unwrap_or_default()), if delay.is_some() => {}
         }
     };
-    team.rest().await;
+    runners.rest().await;
     if failure.is_some() {
         // Others may need them; what replaces it reserves its own.
         drop(deployment.take_places());
@@ -61,15 +61,15 @@ pub(super) async fn supervise(broker: Arc<Broker>, deployment: Arc<Deployment>) 
 }
 
 /// The runners of one deployment.
-struct Team {
+struct Runners {
     broker: Arc<Broker>,
     deployment: Arc<Deployment>,
     /// What tells all of them to stop.
     halt: watch::Sender<bool>,
-    runners: JoinSet<Finished>,
+    tasks: JoinSet<Finished>,
 }
 
-impl Team {
+impl Runners {
     /// Adds runners for the partitions that have none yet.
     async fn grow(&mut self) -> Result<(), WireError> {
         let deployment = self.deployment.clone();
@@ -77,28 +77,31 @@ impl Team {
         // Compiled here, once, rather than by every runner.
         self.broker.compiled_digest(&record.digest).await?;
         let partitions = self.broker.topic(&record.spec.from)?.partitions().len();
-        let running = deployment.lanes.lock().len();
+        let running = deployment.statuses.lock().len();
         for number in running..partitions {
             let number = number as u32;
             let stored = self.broker.position(record, number).await?;
             let position = stored.map_or(0, |stored| stored.offset);
-            let lane = Arc::new(Lane::new(self.broker.place_for(&deployment)?, position));
-            deployment.lanes.lock().push(lane.clone());
-            self.run(number, lane, Duration::ZERO);
+            let status = Arc::new(InstanceStatus::new(
+                self.broker.place_for(&deployment)?,
+                position,
+            ));
+            deployment.statuses.lock().push(status.clone());
+            self.run(number, status, Duration::ZERO);
         }
         Ok(())
     }
 
-    fn run(&mut self, number: u32, lane: Arc<Lane>, delay: Duration) {
+    fn run(&mut self, number: u32, status: Arc<InstanceStatus>, delay: Duration) {
         let work = work(
             self.broker.clone(),
             self.deployment.clone(),
-            (number, lane),
+            (number, status),
             delay,
             self.halt.subscribe(),
         );
         let work = self.broker.engine.spawn(work);
-        self.runners.spawn(async move {
+        self.tasks.spawn(async move {
             // Dropping the guard ends the work on the plugins' threads too.
             let _guard = AbortOnDrop(work.abort_handle());
             let stop = work
@@ -116,14 +119,19 @@ impl Team {
             // What only waits for the work can't fail before the runtime ends.
             Err(_) => return None,
         };
-        let lane = self.deployment.lanes.lock().get(number as usize)?.clone();
+        let status = self
+            .deployment
+            .statuses
+            .lock()
+            .get(number as usize)?
+            .clone();
         let (state, reason) = match stop {
             Stop::Told => return None,
             Stop::Plugin(reason) => return Some(format!("partition {number}: {reason}")),
             Stop::Partition(reason) => (DeploymentState::Stopped, reason),
             Stop::Retry(reason) => (DeploymentState::Starting, reason),
         };
-        let trouble = lane.troubled(state, &reason);
+        let trouble = status.troubled(state, &reason);
         if !trouble.is_known {
             let name = &self.deployment.record.spec.name;
             tracing::warn!(
@@ -134,21 +142,21 @@ impl Team {
             );
         }
         let retry_delay = self.broker.config.deployment.retry_delay;
-        self.run(number, lane, pause(retry_delay, trouble.retries));
+        self.run(number, status, pause(retry_delay, trouble.retries));
         None
     }
 
     /// Tells all runners to stop, and returns when the last commit was answered.
     async fn rest(mut self) {
         self.halt.send_replace(true);
-        while self.runners.join_next().await.is_some() {}
+        while self.tasks.join_next().await.is_some() {}
     }
 }
 
 async fn work(
     broker: Arc<Broker>,
     deployment: Arc<Deployment>,
-    (number, lane): (u32, Arc<Lane>),
+    (number, status): (u32, Arc<InstanceStatus>),
     delay: Duration,
     mut halt: watch::Receiver<bool>,
 ) -> Stop {
@@ -159,7 +167,7 @@ async fn work(
                 () = repaired(&broker, &deployment, number) => {}
             }
         }
-        Runner::open(&broker, &deployment, number, lane).await
+        Runner::open(&broker, &deployment, number, status).await
     };
     let opened = tokio::select! {
         biased;

@@ -69,7 +69,7 @@ impl Chunk {
     }
 
     /// The frame; `None` where [`encode`](Chunk::encode) must be awaited first.
-    pub(super) fn frame(&self, position: &frame::Position, form: Form) -> Option<Encoded> {
+    pub(super) fn frame(&self, position: &frame::DeliverHead, form: Form) -> Option<Encoded> {
         let slot = self.slot(form);
         if slot.get().is_none() && self.takes_long(form) {
             return None;
@@ -80,7 +80,7 @@ impl Chunk {
     /// Writes the frame, apart from the threads that serve sockets where that takes long.
     pub(super) async fn encode(
         self: &Arc<Self>,
-        position: frame::Position,
+        position: frame::DeliverHead,
         form: Form,
     ) -> Result<(), WireError> {
         if !self.takes_long(form) {
@@ -122,7 +122,7 @@ impl Chunk {
         }
     }
 
-    fn encoded(&self, position: &frame::Position, form: Form) -> Encoded {
+    fn encoded(&self, position: &frame::DeliverHead, form: Form) -> Encoded {
         let batches = as_columns(&self.batches).map_err(unreadable)?;
         let frame = Frame::deliver(position, &batches, form)
             .map_err(|error| ErrorCode::PartitionStopped.because(error.to_string()))?;

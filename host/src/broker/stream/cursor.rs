@@ -11,7 +11,7 @@ use eddy_protocol::{ErrorCode, Form, WireError};
 
 use super::Stream;
 use super::chunk::{Chunk, Encoded};
-use super::lane::{Found, Lane};
+use super::source::{Lookup, Source};
 use crate::broker::epoch::{LostHistory, StoredPosition};
 use crate::broker::filter::Filter;
 use crate::broker::frame::{self, Frame};
@@ -22,7 +22,7 @@ use crate::metrics as names;
 /// One subscriber in one partition of a stream.
 pub struct Cursor {
     stream: Arc<Stream>,
-    lane: Arc<Lane>,
+    source: Arc<Source>,
     next: u64,
     /// As far as the subscriber knows.
     told: u64,
@@ -60,13 +60,13 @@ pub struct Loaded(Arc<Chunk>);
 impl Cursor {
     pub(super) fn new(
         stream: &Arc<Stream>,
-        lane: Arc<Lane>,
+        source: Arc<Source>,
         next: u64,
         gap: Option<Gap>,
     ) -> Cursor {
         Cursor {
             stream: stream.clone(),
-            lane,
+            source,
             next,
             told: next,
             gap,
@@ -77,7 +77,7 @@ impl Cursor {
 
     /// The partition's number.
     pub fn partition(&self) -> u32 {
-        self.lane.partition.number()
+        self.source.partition.number()
     }
 
     /// Where the cursor stands.
@@ -85,14 +85,14 @@ impl Cursor {
         Position {
             partition: self.partition(),
             offset: self.next,
-            epoch: self.lane.epoch,
+            epoch: self.source.epoch,
         }
     }
 
     /// Calls `listener` whenever there may be something new.
     pub fn listen(&self, listener: Arc<dyn Listener>) -> ListenGuard {
-        let notifier = &self.stream.shelves.notifier;
-        notifier.listen(&self.lane.partition, listener)
+        let notifier = &self.stream.shared.notifier;
+        notifier.listen(&self.source.partition, listener)
     }
 
     /// What comes next. Never blocks.
@@ -110,7 +110,7 @@ impl Cursor {
             metrics::counter!(names::GAPS).increment(1);
             return Some(Next::Gap(gap));
         }
-        if self.lane.is_outdated() {
+        if self.source.is_outdated() {
             return self.go_over().map(Next::Gap);
         }
         if let Some(chunk) = self.held.take() {
@@ -124,20 +124,20 @@ impl Cursor {
         if let Some(failure) = self.filter().and_then(|filter| filter.failure()) {
             return Some(Next::Ended(failure.clone()));
         }
-        let next = self.lane.partition.next_from(self.next);
+        let next = self.source.partition.next_from(self.next);
         if self.next < next {
             return Some(Next::Gap(self.jump(next)));
         }
-        if self.next >= self.lane.partition.end() {
-            let stopped = self.lane.partition.stopped();
+        if self.next >= self.source.partition.end() {
+            let stopped = self.source.partition.stopped();
             return Some(stopped.map_or(Next::Idle, |reason| {
-                Next::Ended(refusal::stopped(&self.lane.partition, &reason))
+                Next::Ended(refusal::stopped(&self.source.partition, &reason))
             }));
         }
-        match self.lane.find(self.next, self.filter().is_some()) {
-            Found::Chunk(chunk) => self.take(&chunk, form),
-            Found::AtEnd => Some(Next::Idle),
-            Found::Nothing => Some(Next::Load(self.load(form))),
+        match self.source.find(self.next, self.filter().is_some()) {
+            Lookup::Chunk(chunk) => self.take(&chunk, form),
+            Lookup::AtEnd => Some(Next::Idle),
+            Lookup::Nothing => Some(Next::Load(self.load(form))),
         }
     }
 
@@ -147,12 +147,12 @@ impl Cursor {
         let crowded_since = self.crowded_since.take();
         match loaded {
             // It is of lost history.
-            _ if self.lane.is_outdated() => None,
+            _ if self.source.is_outdated() => None,
             Ok(Loaded(chunk)) => self.take(&chunk, form),
             // Retention has overtaken the read.
             Err(error)
                 if error.code == ErrorCode::OffsetOutOfRange
-                    && self.next < self.lane.partition.start() =>
+                    && self.next < self.source.partition.start() =>
             {
                 None
             }
@@ -160,7 +160,7 @@ impl Cursor {
                 let since = *self
                     .crowded_since
                     .insert(crowded_since.unwrap_or_else(Instant::now));
-                match since.elapsed() < self.stream.shelves.instance_wait_max {
+                match since.elapsed() < self.stream.shared.instance_wait_max {
                     true => Some(Next::Retry),
                     false => Some(Next::Ended(error)),
                 }
@@ -189,7 +189,7 @@ impl Cursor {
         Some(Progress {
             stream: self.stream.id,
             partition: self.partition(),
-            epoch: self.lane.epoch,
+            epoch: self.source.epoch,
             next: self.next,
         })
     }
@@ -198,13 +198,13 @@ impl Cursor {
     fn go_over(&mut self) -> Option<Gap> {
         let stored = StoredPosition {
             offset: self.next,
-            epoch: Some(self.lane.epoch),
+            epoch: Some(self.source.epoch),
         };
         let next = stored
-            .lost(&self.lane.partition)
+            .lost(&self.source.partition)
             .map_or(self.next, LostHistory::next);
         self.held = None;
-        self.lane = self.stream.lane(self.partition())?;
+        self.source = self.stream.source(self.partition())?;
         Some(self.jump(next))
     }
 
@@ -219,19 +219,23 @@ impl Cursor {
         Gap {
             stream: self.stream.id,
             partition: self.partition(),
-            epoch: self.lane.epoch,
+            epoch: self.source.epoch,
             expected,
             next,
         }
     }
 
     fn load(&self, form: Form) -> Load {
-        let made = self.lane.make(self.next, self.filter());
-        let (from, stream, partition, epoch) =
-            (self.next, self.stream.id, self.partition(), self.lane.epoch);
+        let made = self.source.make(self.next, self.filter());
+        let (from, stream, partition, epoch) = (
+            self.next,
+            self.stream.id,
+            self.partition(),
+            self.source.epoch,
+        );
         Box::pin(async move {
             let chunk = made.await?;
-            let position = frame::Position {
+            let position = frame::DeliverHead {
                 stream,
                 partition,
                 epoch,
@@ -254,10 +258,10 @@ impl Cursor {
             self.held = Some(chunk.clone());
             return Some(Next::Progress(progress));
         }
-        let position = frame::Position {
+        let position = frame::DeliverHead {
             stream: self.stream.id,
             partition: self.partition(),
-            epoch: self.lane.epoch,
+            epoch: self.source.epoch,
             next: chunk.next,
         };
         let is_whole = form == Form::Binary || !chunk.begins_before(self.next);
@@ -274,7 +278,7 @@ impl Cursor {
     fn send(&self, frame: Encoded, records: u64) -> Next {
         match frame {
             Ok(frame) => {
-                let meters = self.lane.partition.meters();
+                let meters = self.source.partition.meters();
                 meters.delivered(records, frame.len() as u64);
                 Next::Frame(frame)
             }
@@ -287,7 +291,7 @@ impl Cursor {
 async fn ready_to_send(
     mut chunk: Arc<Chunk>,
     from: u64,
-    position: frame::Position,
+    position: frame::DeliverHead,
     form: Form,
 ) -> Result<Loaded, WireError> {
     if form == Form::Json && chunk.begins_before(from) {

@@ -1,5 +1,5 @@
-//! What was delivered last, kept for those who come next. Each lane keeps a
-//! little; all of them together keep no more than the shelf holds, frames
+//! What was delivered last, kept for those who come next. Each source keeps a
+//! little; all of them together keep no more than the budget allows, frames
 //! included; and what nobody made anew for a while is let go.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 
 use super::chunk::Chunk;
 
-/// What one lane keeps at most.
-const LANE_BYTES_MAX: usize = 1 << 20;
+/// What one source keeps at most.
+const SOURCE_BYTES_MAX: usize = 1 << 20;
 /// Whoever comes later than this reads again.
 const AGE_MAX: Duration = Duration::from_secs(5);
 
-/// The chunks of many lanes, in the order in which they were made.
-pub(super) struct Shelf {
+/// The chunks of many sources, in the order in which they were made.
+pub(super) struct ChunkBudget {
     bytes_max: usize,
     /// Of all chunks that are alive, kept here or held by a cursor.
     bytes: Arc<AtomicUsize>,
@@ -36,9 +36,9 @@ pub(super) struct Charge {
     bytes: AtomicUsize,
 }
 
-/// The newest chunks of one lane.
+/// The newest chunks of one source.
 pub(super) struct Recent {
-    shelf: Arc<Shelf>,
+    budget: Arc<ChunkBudget>,
     kept: Arc<Mutex<Kept>>,
 }
 
@@ -50,16 +50,16 @@ struct Kept {
     bytes: usize,
 }
 
-impl Shelf {
-    pub(super) fn new(bytes_max: usize) -> Arc<Shelf> {
-        Arc::new(Shelf {
+impl ChunkBudget {
+    pub(super) fn new(bytes_max: usize) -> Arc<ChunkBudget> {
+        Arc::new(ChunkBudget {
             bytes_max,
             bytes: Arc::default(),
             order: Mutex::default(),
         })
     }
 
-    /// What the chunks of all lanes hold.
+    /// What the chunks of all sources hold.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
@@ -134,15 +134,15 @@ impl Drop for Charge {
 }
 
 impl Recent {
-    pub(super) fn new(shelf: &Arc<Shelf>) -> Recent {
+    pub(super) fn new(budget: &Arc<ChunkBudget>) -> Recent {
         Recent {
-            shelf: shelf.clone(),
+            budget: budget.clone(),
             kept: Arc::default(),
         }
     }
 
     pub(super) fn charge(&self) -> Charge {
-        self.shelf.charge()
+        self.budget.charge()
     }
 
     /// The chunk that begins at `offset`.
@@ -178,7 +178,7 @@ impl Recent {
         let is_new = kept.insert(&chunk);
         drop(kept);
         if is_new {
-            self.shelf.note(&self.kept, &chunk);
+            self.budget.note(&self.kept, &chunk);
         }
         Ok(chunk)
     }
@@ -186,7 +186,7 @@ impl Recent {
     pub(super) fn keep(&self, chunk: &Arc<Chunk>) {
         let is_new = self.kept.lock().insert(chunk);
         if is_new {
-            self.shelf.note(&self.kept, chunk);
+            self.budget.note(&self.kept, chunk);
         }
     }
 }
@@ -200,7 +200,7 @@ impl Kept {
         self.by_start.insert(chunk.start, chunk.clone());
         self.order.push_back((chunk.start, bytes));
         self.bytes += bytes;
-        while self.bytes > LANE_BYTES_MAX && self.order.len() > 1 {
+        while self.bytes > SOURCE_BYTES_MAX && self.order.len() > 1 {
             self.drop_oldest();
         }
         true
@@ -247,33 +247,33 @@ mod tests {
     }
 
     #[test]
-    fn all_lanes_together_keep_no_more_than_the_shelf_holds_and_the_oldest_goes_first() {
-        let shelf = Shelf::new(10 * VALUE);
-        let lanes: Vec<_> = (0..20).map(|_| Recent::new(&shelf)).collect();
-        for lane in &lanes {
+    fn all_sources_together_keep_no_more_than_the_budget_allows_and_the_oldest_goes_first() {
+        let budget = ChunkBudget::new(10 * VALUE);
+        let sources: Vec<_> = (0..20).map(|_| Recent::new(&budget)).collect();
+        for source in &sources {
             for offset in 0..5 {
-                lane.keep(&chunk(lane, offset));
-                assert!(shelf.bytes() <= 10 * VALUE, "{}", shelf.bytes());
+                source.keep(&chunk(source, offset));
+                assert!(budget.bytes() <= 10 * VALUE, "{}", budget.bytes());
             }
         }
-        assert!(lanes[0].at(4).is_none());
-        assert!(lanes[19].at(4).is_some());
+        assert!(sources[0].at(4).is_none());
+        assert!(sources[19].at(4).is_some());
     }
 
     #[test]
-    fn a_lane_keeps_its_newest_and_frees_everything_when_it_goes() {
-        let shelf = Shelf::new(usize::MAX);
-        let lane = Recent::new(&shelf);
+    fn a_source_keeps_its_newest_and_frees_everything_when_it_goes() {
+        let budget = ChunkBudget::new(usize::MAX);
+        let source = Recent::new(&budget);
         for offset in 0..100 {
-            lane.keep(&chunk(&lane, offset));
+            source.keep(&chunk(&source, offset));
         }
-        assert!(lane.at(0).is_none());
-        assert!(lane.holding(99).is_some_and(|chunk| chunk.start == 99));
-        assert!(lane.is_past(0) && !lane.is_past(99));
-        assert!(shelf.bytes() <= LANE_BYTES_MAX, "{}", shelf.bytes());
-        drop(lane);
-        assert_eq!(shelf.bytes(), 0);
-        shelf.tidy();
-        assert!(shelf.order.lock().is_empty());
+        assert!(source.at(0).is_none());
+        assert!(source.holding(99).is_some_and(|chunk| chunk.start == 99));
+        assert!(source.is_past(0) && !source.is_past(99));
+        assert!(budget.bytes() <= SOURCE_BYTES_MAX, "{}", budget.bytes());
+        drop(source);
+        assert_eq!(budget.bytes(), 0);
+        budget.tidy();
+        assert!(budget.order.lock().is_empty());
     }
 }

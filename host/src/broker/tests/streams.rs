@@ -623,3 +623,30 @@ async fn a_reader_is_told_what_a_repair_gave_up_and_gets_the_rest() {
         "nothing to repair",
     );
 }
+
+#[tokio::test]
+async fn a_filter_that_gets_no_instance_in_time_ends_its_stream_and_names_the_setting() {
+    for (instance_wait_max, ends) in [(Duration::ZERO, true), (Duration::from_secs(600), false)] {
+        let config = Config {
+            instance_wait_max,
+            ..Config::default()
+        };
+        let broker = broker_with(config).await;
+        broker.with_topic("t", 1, TopicSettings::default()).await;
+        broker.with_plugin("all", Guest::default()).await;
+        let mut cursor = broker.reader(&through("all")).await;
+        broker.append("t", &["a"]).await;
+        let taken = broker.engine.reserve(16).expect("nobody else has one");
+        match (next(&mut cursor, Form::Binary).await, ends) {
+            (Next::Ended(error), true) => {
+                assert_eq!(error.code, ErrorCode::TooMany);
+                assert!(error.message.contains("plugin.instances_max"), "{error}");
+            }
+            (Next::Retry, false) => {
+                drop(taken);
+                drop(frame(&mut cursor, Form::Binary).await);
+            }
+            (other, _) => panic!("{}", describe(&other)),
+        }
+    }
+}

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use eddy_protocol::admin::{DeploymentState, InstanceInfo, LostHistory};
 use parking_lot::Mutex;
 
-use crate::plugin::Place;
+use crate::plugin::Reservation;
 use crate::store::Partition;
 
 /// One partition of a deployment.
-pub(super) struct Lane {
+pub(super) struct InstanceStatus {
     /// Where its instance is made; reserved until the deployment is stopped or gone.
-    place: Mutex<Option<Place>>,
+    place: Mutex<Option<Reservation>>,
     state: Mutex<State>,
     position: AtomicU64,
     records_in: AtomicU64,
@@ -48,10 +48,10 @@ pub(super) struct Moved {
     pub(super) missed: u64,
 }
 
-impl Lane {
+impl InstanceStatus {
     /// Not at work yet, at this position.
-    pub(super) fn new(place: Place, position: u64) -> Lane {
-        Lane {
+    pub(super) fn new(place: Reservation, position: u64) -> InstanceStatus {
+        InstanceStatus {
             place: Mutex::new(Some(place)),
             state: Mutex::new(State {
                 state: DeploymentState::Starting,
@@ -79,12 +79,12 @@ impl Lane {
     }
 
     /// Where its instance is made; `None` once it was given back.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn place(&self) -> Option<Reservation> {
         self.place.lock().clone()
     }
 
     /// Gives the place back.
-    pub(super) fn leave(&self) -> Option<Place> {
+    pub(super) fn leave(&self) -> Option<Reservation> {
         self.place.lock().take()
     }
 

@@ -2,7 +2,7 @@
 //! once for all who want the same.
 //!
 //! Cursors that are near the partition's end share evaluations and chunks. Those
-//! that are far behind have a place of their own for both, so that a long
+//! that are far behind have a cache of their own for both, so that a long
 //! catch-up neither delays the others nor takes their chunks away; among
 //! themselves they share too, where they are at the same offset.
 
@@ -14,57 +14,57 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::OnceCell;
 
-use super::Shelves;
+use super::Shared;
 use super::chunk::Chunk;
 use super::recent::{Charge, Recent};
 use crate::broker::fetch;
-use crate::broker::filter::{Filter, Seat};
+use crate::broker::filter::{Filter, InstanceSlot};
 use crate::store::{Partition, TailRead};
 
 /// One partition of a stream.
-pub(super) struct Lane {
+pub(super) struct Source {
     pub(super) partition: Arc<Partition>,
     /// The partition's when this was made: of another one nothing is kept here.
     pub(super) epoch: u32,
-    shelves: Arc<Shelves>,
-    near: Place,
-    far: Place,
+    shared: Arc<Shared>,
+    near: Cache,
+    far: Cache,
     /// What is being made, by the offset that it is made for.
-    flights: Mutex<FxHashMap<u64, Weak<Flight>>>,
+    being_made: Mutex<FxHashMap<u64, Weak<Making>>>,
 }
 
-struct Place {
+struct Cache {
     recent: Recent,
-    seat: Seat,
+    slot: InstanceSlot,
 }
 
-type Flight = OnceCell<Arc<Chunk>>;
+type Making = OnceCell<Arc<Chunk>>;
 
 /// What there is without a wait.
-pub(super) enum Found {
+pub(super) enum Lookup {
     Chunk(Arc<Chunk>),
     AtEnd,
-    /// It must be [made](Lane::make).
+    /// It must be [made](Source::make).
     Nothing,
 }
 
-impl Lane {
-    pub(super) fn new(partition: Arc<Partition>, shelves: &Arc<Shelves>, filtered: bool) -> Lane {
-        let place = |shelf, seat| Place {
-            recent: Recent::new(shelf),
-            seat,
+impl Source {
+    pub(super) fn new(partition: Arc<Partition>, shared: &Arc<Shared>, filtered: bool) -> Source {
+        let cache = |budget, slot| Cache {
+            recent: Recent::new(budget),
+            slot,
         };
         let stays = match filtered {
-            true => shelves.seats.add(),
-            false => Seat::default(),
+            true => shared.slots.add(),
+            false => InstanceSlot::default(),
         };
-        Lane {
+        Source {
             epoch: partition.epoch(),
             partition,
-            near: place(&shelves.near, stays),
-            far: place(&shelves.far, Seat::default()),
-            shelves: shelves.clone(),
-            flights: Mutex::default(),
+            near: cache(&shared.near, stays),
+            far: cache(&shared.far, InstanceSlot::default()),
+            shared: shared.clone(),
+            being_made: Mutex::default(),
         }
     }
 
@@ -74,24 +74,24 @@ impl Lane {
     }
 
     /// What lies at `offset`, or with a filter the chunk that holds it.
-    pub(super) fn find(&self, offset: u64, filtered: bool) -> Found {
+    pub(super) fn find(&self, offset: u64, filtered: bool) -> Lookup {
         if filtered {
-            return self.holding(offset).map_or(Found::Nothing, Found::Chunk);
+            return self.holding(offset).map_or(Lookup::Nothing, Lookup::Chunk);
         }
         if let Some(chunk) = self.near.recent.at(offset) {
-            return Found::Chunk(chunk);
+            return Lookup::Chunk(chunk);
         }
         let from_tail = |charge: Charge| match self.read_tail(offset) {
             TailRead::Batches(batches) => Ok(Chunk::new(offset, batches, charge)),
-            TailRead::AtEnd => Err(Found::AtEnd),
-            _ => Err(Found::Nothing),
+            TailRead::AtEnd => Err(Lookup::AtEnd),
+            _ => Err(Lookup::Nothing),
         };
-        let place = self.place(offset);
-        let found = place.recent.at_or(offset, from_tail);
-        match found.map_or_else(|found| found, Found::Chunk) {
-            Found::Nothing => {
+        let cache = self.cache(offset);
+        let found = cache.recent.at_or(offset, from_tail);
+        match found.map_or_else(|found| found, Lookup::Chunk) {
+            Lookup::Nothing => {
                 let far = self.far.recent.at(offset);
-                far.map_or(Found::Nothing, Found::Chunk)
+                far.map_or(Lookup::Nothing, Lookup::Chunk)
             }
             found => found,
         }
@@ -103,27 +103,27 @@ impl Lane {
         offset: u64,
         filter: Option<&Arc<Filter>>,
     ) -> impl Future<Output = Result<Arc<Chunk>, WireError>> + Send + use<> {
-        let (lane, flight, filter) = (self.clone(), self.flight(offset), filter.cloned());
+        let (source, making, filter) = (self.clone(), self.making(offset), filter.cloned());
         async move {
-            let made = flight.get_or_try_init(|| async {
+            let made = making.get_or_try_init(|| async {
                 match filter {
-                    None => lane.load(offset).await,
-                    Some(filter) => lane.evaluate(offset, &filter).await,
+                    None => source.load(offset).await,
+                    Some(filter) => source.evaluate(offset, &filter).await,
                 }
             });
             made.await.cloned()
         }
     }
 
-    fn flight(&self, offset: u64) -> Arc<Flight> {
-        let mut flights = self.flights.lock();
-        if let Some(flight) = flights.get(&offset).and_then(Weak::upgrade) {
-            return flight;
+    fn making(&self, offset: u64) -> Arc<Making> {
+        let mut being_made = self.being_made.lock();
+        if let Some(making) = being_made.get(&offset).and_then(Weak::upgrade) {
+            return making;
         }
-        flights.retain(|_, flight| flight.strong_count() > 0);
-        let flight = Arc::default();
-        flights.insert(offset, Arc::downgrade(&flight));
-        flight
+        being_made.retain(|_, making| making.strong_count() > 0);
+        let making = Arc::default();
+        being_made.insert(offset, Arc::downgrade(&making));
+        making
     }
 
     async fn load(&self, offset: u64) -> Result<Arc<Chunk>, WireError> {
@@ -136,33 +136,33 @@ impl Lane {
 
     async fn evaluate(&self, offset: u64, filter: &Filter) -> Result<Arc<Chunk>, WireError> {
         let is_far = self.is_far(offset);
-        let place = if is_far { &self.far } else { &self.near };
-        let mut seat = place.seat.take().await;
+        let cache = if is_far { &self.far } else { &self.near };
+        let mut slot = cache.slot.take().await;
         if let Some(chunk) = self.holding(offset) {
             return Ok(chunk);
         }
         let batches = self.read(offset).await?;
-        let charge = place.recent.charge();
+        let charge = cache.recent.charge();
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
             return Ok(Arc::new(Chunk::new(offset, batches, charge)));
         };
         let (start, end) = (first.base_offset(), last.end_offset());
-        let kept = filter.evaluate(&mut seat, &self.partition, batches).await;
+        let kept = filter.evaluate(&mut slot, &self.partition, batches).await;
         if is_far {
             // Who catches up comes by rarely; an instance should not wait for that.
-            *seat = None;
+            *slot = None;
         }
         let chunk = Arc::new(Chunk::covering(start, end, kept?, charge));
-        place.recent.keep(&chunk);
+        cache.recent.keep(&chunk);
         Ok(chunk)
     }
 
     async fn read(&self, offset: u64) -> Result<Vec<Batch>, WireError> {
-        fetch::read(&self.partition, offset, self.shelves.frame_bytes_target).await
+        fetch::read(&self.partition, offset, self.shared.frame_bytes_target).await
     }
 
     fn read_tail(&self, offset: u64) -> TailRead {
-        let bytes_max = self.shelves.frame_bytes_target as u64;
+        let bytes_max = self.shared.frame_bytes_target as u64;
         self.partition.read_tail(offset, bytes_max)
     }
 
@@ -172,7 +172,7 @@ impl Lane {
     }
 
     /// Where the chunks for `offset` are kept, as far as they come from memory.
-    fn place(&self, offset: u64) -> &Place {
+    fn cache(&self, offset: u64) -> &Cache {
         if self.near.recent.is_past(offset) {
             &self.far
         } else {
