@@ -118,6 +118,7 @@ fn measure(value_bytes: usize, compression: Compression) {
             Box::new(move || look_through(&fresh(&native)))
         }),
         ("Kafka, verbatim: checked at the door and wrapped", {
+            let kafka = kafka.clone();
             Box::new(move || Batch::from_kafka(&kafka).expect("whole").len())
         }),
         ("Kafka, verbatim: to a client of Kafka's", {
