@@ -43,15 +43,15 @@ pub(crate) fn read<T: Decode<()>, D: Decoder>(decoder: &mut D) -> Result<T, Deco
     Ok(fields)
 }
 
-/// A field that a later release added: its default where the block ends before it.
-pub(crate) struct Added<T>(pub(crate) T);
+/// A field that a later release added: none where the block ends before it.
+pub(crate) struct Added<T>(pub(crate) Option<T>);
 
-impl<C, T: Decode<C> + Default> Decode<C> for Added<T> {
+impl<C, T: Decode<C>> Decode<C> for Added<T> {
     fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
         if decoder.reader().peek_read(1).is_none() {
-            return Ok(Added(T::default()));
+            return Ok(Added(None));
         }
-        T::decode(decoder).map(Added)
+        T::decode(decoder).map(|value| Added(Some(value)))
     }
 }
 
@@ -81,9 +81,12 @@ pub(crate) fn decode_prefix<T: Decode<()>>(bytes: &[u8]) -> Result<(T, usize), D
 }
 
 /// A struct as a block of the fields named, in this order; those behind the
-/// semicolon were added after the first release.
+/// semicolon were added after the first release, with what their absence means
+/// where that is not the type's default.
 macro_rules! block {
-    ($name:ident { $($field:ident),* $(; $($added:ident),+)? }) => {
+    (@or $added:ident) => { $added.unwrap_or_default() };
+    (@or $added:ident $default:expr) => { $added.unwrap_or($default) };
+    ($name:ident { $($field:ident),* $(; $($added:ident $(= $default:expr)?),+)? }) => {
         impl bincode::Encode for $name {
             fn encode<E: bincode::enc::Encoder>(
                 &self,
@@ -100,7 +103,10 @@ macro_rules! block {
             ) -> Result<Self, bincode::error::DecodeError> {
                 let ($($field,)* $($($crate::block::Added($added),)+)?) =
                     $crate::block::read(decoder)?;
-                Ok(Self { $($field,)* $($($added,)+)? })
+                Ok(Self {
+                    $($field,)*
+                    $($($added: $crate::block::block!(@or $added $($default)?),)+)?
+                })
             }
         }
 

@@ -192,7 +192,7 @@ impl Encode for WireError {
 impl<C> Decode<C> for WireError {
     fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
         let (number, message, Added(retryable)) = block::read(decoder)?;
-        let code = ErrorCode::from_number(number, retryable);
+        let code = ErrorCode::from_number(number, retryable.unwrap_or_default());
         Ok(WireError { code, message })
     }
 }

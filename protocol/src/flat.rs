@@ -212,7 +212,7 @@ impl<'de> Fields<'de> for Id {
 
 /// A struct out of an object alone, and never out of an array of its fields,
 /// which serde takes as well.
-pub(crate) struct Object<D>(pub(crate) D);
+pub struct Object<D>(pub D);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Object<D> {
     type Error = D::Error;

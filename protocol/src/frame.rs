@@ -225,9 +225,12 @@ impl Welcome {
 /// An older broker passes over such a field: who relies on one looks for it here.
 const ADDED_TO_REQUESTS: &[&str] = &[
     "hello.capabilities",
+    "open_producer.current",
     "commit.cursors.expect",
     "commit.cursors.epoch",
     "cursors.reset",
+    "create_topic.timestamps",
+    "alter_topic.timestamps",
 ];
 
 /// Fields that frames of the broker have got since the first release, as `frame.field`.

@@ -10,6 +10,8 @@ use std::fmt;
 
 use serde::Deserialize;
 
+pub use crate::flat::Object;
+
 pub(crate) const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Why a text is not what was expected.
@@ -47,13 +49,21 @@ impl JsonError {
 
 /// Reads a text that holds one object.
 pub fn from_slice<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, JsonError> {
+    check_beginning(text)?;
     match text.trim_ascii_start() {
         [b'{', ..] => serde_json::from_slice(text).map_err(|_| explain::<T>(text)),
+        _ => Err(explain::<T>(text)),
+    }
+}
+
+/// Refuses what is no JSON before its first character.
+pub fn check_beginning(text: &[u8]) -> Result<(), JsonError> {
+    match text.trim_ascii_start() {
+        [] => Err(JsonError::of_the_whole("the text is empty")),
         text if text.starts_with(BYTE_ORDER_MARK) => Err(JsonError::of_the_whole(
             "the text begins with a byte order mark, which JSON does not have",
         )),
-        [] => Err(JsonError::of_the_whole("the text is empty")),
-        _ => Err(explain::<T>(text)),
+        _ => Ok(()),
     }
 }
 

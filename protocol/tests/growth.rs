@@ -12,8 +12,8 @@ use bincode::error::EncodeError;
 use eddy_protocol::codec::{Form, decode_client, decode_server, encode_client, encode_server};
 use eddy_protocol::error::{ErrorCode, WireError};
 use eddy_protocol::frame::{
-    Answer, ClientFrame, Deliver, Durability, Hello, Position, Request, ServerFrame, Start,
-    Subscribe, TopicSettings, Welcome, broker_capabilities, client_capabilities,
+    Answer, ClientFrame, CreateTopic, Deliver, Durability, Hello, Position, Request, ServerFrame,
+    Start, Subscribe, TopicSettings, Welcome, broker_capabilities, client_capabilities,
 };
 use eddy_protocol::{FrameError, TopicName};
 use serde::{Deserialize, Serialize};
@@ -350,4 +350,26 @@ fn what_is_said_of_capabilities_is_what_there_is() {
         let message = encode_server(&frame, form).expect("no batch");
         assert_eq!(decode_server(&message, form), Ok(frame.clone()));
     }
+}
+
+/// What an absent field means is the same in both forms, also where it is not zero.
+#[test]
+fn a_topic_of_an_older_client_gets_the_settings_that_it_does_not_know() {
+    let settings = block((0u32, None::<u64>, Some(5u64)));
+    from_client(
+        "older-client-create_topic",
+        &bytes((7u32, 9u32, block(("t", 1u32, settings)))),
+        r#"{"id":7,"create_topic":{"topic":"t","partitions":1,"retention_bytes":5}}"#,
+        Ok(ClientFrame {
+            id: 7,
+            request: Request::CreateTopic(CreateTopic {
+                topic: topic("t"),
+                partitions: 1,
+                settings: TopicSettings {
+                    retention_bytes: Some(5),
+                    ..TopicSettings::default()
+                },
+            }),
+        }),
+    );
 }

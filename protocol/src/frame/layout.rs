@@ -73,20 +73,16 @@ block!(CreateTopic {
     settings
 });
 block!(TopicSettings {
-    durability,
-    retention_ms,
-    retention_bytes,
-    timestamps,
-    timestamp_ahead_ms,
-    timestamp_behind_ms,
-    out_of_bounds
+    durability, retention_ms, retention_bytes;
+    timestamps, timestamp_ahead_ms = TopicSettings::default().timestamp_ahead_ms,
+    timestamp_behind_ms, out_of_bounds
 });
 block!(AlterTopic {
     topic,
     partitions,
     durability,
     retention_ms,
-    retention_bytes,
+    retention_bytes;
     timestamps,
     timestamp_ahead_ms,
     timestamp_behind_ms,
@@ -165,9 +161,7 @@ block!(Fetched {
     batches
 });
 block!(TopicInfo {
-    topic,
-    settings,
-    partitions,
+    topic, settings, partitions;
     uuid
 });
 block!(PartitionInfo {

@@ -6,6 +6,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use eddy_protocol::batch::json::{JsonBytes, JsonHeaders};
+use eddy_protocol::json::{Object, check_beginning};
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -17,7 +18,7 @@ use crate::http::error::{Failure, invalid};
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 struct Record {
     #[serde(default)]
     partition: Option<u32>,
@@ -35,6 +36,12 @@ struct Record {
     _offset: Option<IgnoredAny>,
 }
 
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Record::deserialize(Object(deserializer))
+    }
+}
+
 /// Gives the records of a body to `each`, each with its own partition or else
 /// `partition`.
 pub(super) fn read(
@@ -45,6 +52,7 @@ pub(super) fn read(
 ) -> Result<(), Failure> {
     let wrong =
         |error: &dyn fmt::Display| invalid(format!("the body is not a list of records: {error}"));
+    check_beginning(body).map_err(|error| wrong(&error))?;
     // The parser looks into no string that it passes over.
     let body = std::str::from_utf8(body).map_err(|error| wrong(&error))?;
     if body.starts_with(BYTE_ORDER_MARK) {
@@ -230,7 +238,14 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
         for (body, part) in [
-            ("", "line 1"),
+            ("", "the text is empty"),
+            ("\u{feff}{\"records\":[]}", "byte order mark"),
+            (r#"{"records":[[1,2,"k","v"]]}"#, "invalid type: sequence"),
+            (r#"{"records":[{"value":1,"value":2}]}"#, "duplicate field"),
+            (
+                r#"{"records":[{"value":1,"headers":{"a":1,"a":2}}]}"#,
+                "`a` is there twice",
+            ),
             ("{}", "missing field `records`"),
             (r#"{"records":[{"value":1},{}]}"#, "missing field `value`"),
             (
