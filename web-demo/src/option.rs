@@ -52,6 +52,9 @@ pub(crate) fn subscribe(options: &JsValue) -> Result<Subscribe, JsValue> {
     })
 }
 
+/// The name of a header, and its value, which may be null.
+pub(crate) type Header = (String, Option<Vec<u8>>);
+
 /// `ProduceOptions` of the TypeScript side.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
@@ -85,7 +88,7 @@ fn from_js<T: for<'de> Deserialize<'de>>(value: &JsValue) -> Result<T, JsValue> 
 pub(crate) struct Record {
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
-    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+    pub(crate) headers: Vec<Header>,
     pub(crate) timestamp: i64,
 }
 
@@ -138,7 +141,7 @@ fn one_record(row: usize, record: &JsValue) -> Result<Record, JsValue> {
 }
 
 /// An object of names and values.
-fn headers(row: usize, headers: &JsValue) -> Result<Vec<(String, Option<Vec<u8>>)>, JsValue> {
+fn headers(row: usize, headers: &JsValue) -> Result<Vec<Header>, JsValue> {
     if headers.is_undefined() {
         return Ok(Vec::new());
     }

@@ -129,7 +129,7 @@ async fn lines(awaited: Awaited, from: Start, mut pieces: Pieces) -> Result<(), 
     let mut shown = Shown::new(awaited, from, Form::Lines);
     let mut length = 0_u64;
     loop {
-        let piece = shown.piece(&mut pieces).await?;
+        let piece = shown.piece(&pieces).await?;
         length += piece.bytes.len() as u64;
         if piece.is_last {
             break;
@@ -554,7 +554,7 @@ mod tests {
     /// The text of batches, in pieces of this size.
     fn text(form: Form, from: Start, batches: &[Batch], piece_bytes: usize) -> String {
         let mut loaded = Loaded {
-            batches: batches.to_vec().into_iter(),
+            batches: Vec::from(batches).into_iter(),
             current: None,
             piece_bytes,
             _held: Budget::new(1, PATIENCE).try_take(1).expect("it is free"),
