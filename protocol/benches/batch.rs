@@ -131,11 +131,9 @@ fn measure(value_bytes: usize, compression: Compression) {
             })
         }),
         ("Kafka, verbatim: to columns, once for all readers", {
-            let body = body.clone();
             Box::new(move || fresh(&body).as_columns().expect("columns").len())
         }),
         ("Kafka, re-encoded: checked at the door and made columns", {
-            let kafka = kafka.clone();
             Box::new(move || {
                 let batch = Batch::from_kafka(&kafka).expect("whole");
                 batch.as_columns().expect("columns").len()
