@@ -2,11 +2,11 @@
 //! is synced there, and the journal's head can go.
 //!
 //! What recovery needs besides the tables and the segments lies in the same file
-//! and the same transaction as the tables (see [`row`](super::row)).
+//! and the same transaction as the tables (see [`row`]).
 //!
 //! Nothing that a single partition cannot do stands in the way of a checkpoint
 //! for long: what the system refuses for a while is tried again, and then the
-//! partition comes to rest (see [`aside`](super::aside)).
+//! partition comes to rest (see [`aside`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

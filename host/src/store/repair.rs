@@ -3,7 +3,7 @@
 //! What that is, is found out before the commit that says so, outside of the
 //! writer's lock: nothing comes to a stopped partition meanwhile. What the last
 //! checkpoint does not cover is written to segments again from where it is whole,
-//! the journal and what was kept [aside](super::aside); the rest may have holes.
+//! the journal and what was kept [aside]; the rest may have holes.
 //! Recovery does the same when it meets the repair in the journal.
 
 use std::collections::BTreeSet;

@@ -2,7 +2,7 @@
 //! serves.
 //!
 //! Records go through three places: *pending* (in the journal, not visible
-//! yet), the [tail](tail) (visible, in memory, shared by all readers) and
+//! yet), the [tail] (visible, in memory, shared by all readers) and
 //! [segments]. What is not in a segment yet stays in the tail. The locks here
 //! and in a segment are held for moving pointers only, never over a read, a
 //! write or a watcher's call.
