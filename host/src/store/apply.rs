@@ -65,7 +65,7 @@ impl Engine {
         let written = self.write_segments(&partition, &batches);
         let applied = &batches[..written.batches];
         let bytes: u64 = applied.iter().map(|batch| batch.len() as u64).sum();
-        partition.applied(applied, self.clock.now_ms(), self.config.tail_bytes);
+        partition.applied(applied, self.config.tail_bytes);
         self.unapplied_bytes.fetch_sub(bytes, Ordering::Relaxed);
         if let Some((segment, damage)) = written.left {
             partition.stop(damage.to_string(), Cause::Segment(segment));

@@ -445,6 +445,7 @@ impl Engine {
         if let Some((_, Answer::Commit(_, committed))) = draft.answers.first_mut() {
             committed.created = created;
         }
+        let now_ms = self.clock.now_ms();
         let mut partitions = Vec::with_capacity(draft.pushes.len());
         for push in draft.pushes {
             self.unapplied_bytes
@@ -453,7 +454,7 @@ impl Engine {
                 .touched
                 .entry(push.key)
                 .or_insert_with(|| push.partition.clone());
-            push.partition.push(push.needs, push.batch);
+            push.partition.push(push.needs, push.batch, now_ms);
             partitions.push((push.needs, push.partition));
         }
         let (now, synced, refused) = self.flight.add(writer.sequence, partitions, draft.answers);

@@ -45,7 +45,7 @@ pub struct Partition {
     end: AtomicU64,
     /// What its segments take on disk.
     bytes: AtomicU64,
-    /// When a record came to its segments last; the least there is: not known.
+    /// When a record was appended last; the least there is: not known.
     appended_ms: AtomicI64,
     /// Whether `stop` has something, for readers to see without a lock.
     is_stopped: AtomicBool,
@@ -298,9 +298,10 @@ impl Partition {
 
 // Records on their way to the tail and from there to segments.
 impl Partition {
-    /// Takes a batch that is in the journal; it becomes visible once the group
-    /// `needs` is synced, and not before those that were pushed earlier.
-    pub(crate) fn push(&self, needs: u64, batch: Batch) {
+    /// Takes a batch that came to the journal at `now_ms`; it becomes visible once
+    /// the group `needs` is synced, and not before those that were pushed earlier.
+    pub(crate) fn push(&self, needs: u64, batch: Batch, now_ms: i64) {
+        self.appended_ms.store(now_ms, Ordering::Relaxed);
         self.inner.lock().tail.push(needs, batch);
     }
 
@@ -321,9 +322,8 @@ impl Partition {
     }
 
     /// Takes note that batches are in a segment.
-    pub(crate) fn applied(&self, batches: &[Batch], now_ms: i64, tail_bytes_max: u64) {
+    pub(crate) fn applied(&self, batches: &[Batch], tail_bytes_max: u64) {
         let Some(last) = batches.last() else { return };
-        self.appended_ms.store(now_ms, Ordering::Relaxed);
         let bytes: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut inner = self.inner.lock();
@@ -369,7 +369,7 @@ impl Partition {
 
 // Its segments.
 impl Partition {
-    /// When a record came to its segments last; `None`: not known.
+    /// When a record was appended last; `None`: not known.
     pub(crate) fn appended_ms(&self) -> Option<i64> {
         let time_ms = self.appended_ms.load(Ordering::Relaxed);
         (time_ms != i64::MIN).then_some(time_ms)
