@@ -16,7 +16,7 @@ use eddy_protocol::Batch;
 
 use super::journal;
 use super::journal::operation::Operation;
-use super::journal::scan::{Found, Scan};
+use super::journal::scan::{Scan, Scanned};
 use super::producer::PartitionKey;
 use super::segment::{Fault, HEADER_BYTES, Key, read};
 use crate::io::{Disk, read_all};
@@ -68,7 +68,7 @@ impl Aside {
             batches.push(batch);
         }
         let base = batches.first().map_or(self.end, Batch::base_offset);
-        let checked = key_of(key, base).check_header(&bytes);
+        let checked = Key::of(key, base).check_header(&bytes);
         checked.map_err(|reason| damaged(0, reason))?;
         Ok(batches)
     }
@@ -115,7 +115,7 @@ impl Draft {
         } else {
             disk.create_dir(FOLDER)?;
             let file = disk.create(&path)?;
-            let header = key_of(self.key, first.base_offset()).header(0);
+            let header = Key::of(self.key, first.base_offset()).header(0);
             file.write_at(&mut [IoSlice::new(&header)], 0)?;
             self.begun = true;
             file
@@ -176,14 +176,6 @@ pub(crate) fn follow(mut end: u64, batches: &[Batch]) -> Vec<&Batch> {
     batches.iter().filter(goes_on).collect()
 }
 
-fn key_of((topic, partition): PartitionKey, base: u64) -> Key {
-    Key {
-        topic,
-        partition,
-        base,
-    }
-}
-
 /// Calls `found` with the batches that the journal has of one partition after
 /// the other, in their order, in `groups` but for the first; at most a file's at once.
 pub(crate) fn journalled(
@@ -204,7 +196,9 @@ pub(crate) fn journalled(
         let mut batches: BTreeMap<PartitionKey, Vec<Batch>> = BTreeMap::new();
         for group in Scan::new(bytes, salt, *first) {
             // What the writer has begun is not read to its end.
-            let Found::Group(group) = group else { continue };
+            let Scanned::Group(group) = group else {
+                continue;
+            };
             let sequence = group.header.sequence;
             if sequence <= after || sequence > through || sequence >= next {
                 continue;
@@ -215,7 +209,7 @@ pub(crate) fn journalled(
                     continue;
                 };
                 let batch = own.next().flatten();
-                let key = (placed.topic, placed.partition);
+                let key = placed.key;
                 let Some(batch) = batch.filter(|_| is_wanted(key)) else {
                     continue;
                 };

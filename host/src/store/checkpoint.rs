@@ -20,11 +20,12 @@ use super::commit::TopicId;
 use super::engine::Engine;
 use super::error::TableError;
 use super::journal::group::Frame;
+use super::journal::operation::TopicEntry;
 use super::journal::{self, FileHeader};
 use super::partition::Partition;
 use super::partition::stop::Cause;
 use super::producer::{Changed, PartitionKey};
-use super::row::{self, PartitionEntry, State, TopicEntry};
+use super::row::{self, PartitionEntry, State};
 use super::segment::{Fault, SyncFault};
 use super::state::Collected;
 use super::table::{Changes, WriteError};
@@ -298,7 +299,7 @@ impl Engine {
     /// Removes what earlier checkpoints kept of the partitions of deleted topics.
     fn forget_deleted(&self, frozen: &Frozen, own: &mut Changes) -> Result<(), TableError> {
         for (id, _) in frozen.topics.iter().filter(|(_, entry)| entry.is_none()) {
-            for prefix in row::partitions_prefixes(*id) {
+            for prefix in [row::PARTITION.prefix(*id), row::ASIDE.prefix(*id)] {
                 for (key, _) in self.tables.scan_stored(&prefix)? {
                     own.insert(key, None);
                 }
@@ -516,23 +517,23 @@ impl Engine {
 
 fn own_entries(frozen: &Frozen, partitions: &[Entry]) -> Changes {
     let mut own = Changes::new();
-    own.extend([row::state_row(&frozen.state)]);
+    own.extend([row::STATE.row((), Some(&frozen.state))]);
     let topics = frozen.topics.iter();
-    own.extend(topics.map(|(id, entry)| row::topic_row(*id, entry.as_ref())));
+    own.extend(topics.map(|(id, entry)| row::TOPIC.row(*id, entry.as_ref())));
     for entry in partitions {
         let key = entry.partition.key();
         let row = Some(&entry.row).filter(|row| row.has_history(key.0));
-        own.extend([row::partition_row(key, row)]);
+        own.extend([row::PARTITION.row(key, row)]);
         if entry.aside.is_some() || entry.partition.covered().1.is_some() {
-            own.extend([row::aside_row(key, entry.aside.as_ref())]);
+            own.extend([row::ASIDE.row(key, entry.aside.as_ref())]);
         }
     }
     let changed = &frozen.producers;
     let identities = changed.identities.iter();
-    own.extend(identities.map(|(id, identity)| row::identity_row(*id, Some(identity))));
+    own.extend(identities.map(|(id, identity)| row::IDENTITY.row(*id, Some(identity))));
     let windows = changed.windows.iter();
-    own.extend(windows.map(|(id, key, window)| row::window_row(*id, *key, window.as_ref())));
-    own.extend(changed.gone.iter().map(|id| row::identity_row(*id, None)));
+    own.extend(windows.map(|(id, key, window)| row::WINDOW.row((*id, *key), window.as_ref())));
+    own.extend(changed.gone.iter().map(|id| row::IDENTITY.row(*id, None)));
     own
 }
 

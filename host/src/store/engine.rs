@@ -471,20 +471,15 @@ impl Engine {
 
     fn change_catalog(&self, writer: &mut Writer, operation: Operation) -> Option<Arc<Topic>> {
         match operation {
-            Operation::CreateTopic {
-                topic,
-                name,
-                partitions,
-                settings,
-                uuid,
-            } => {
-                let made = (0..partitions).map(|number| {
-                    Arc::new(self.partition(topic, &name, number, Opened::fresh(topic, number)))
+            Operation::CreateTopic { topic, entry } => {
+                let name = &entry.name;
+                let made = (0..entry.partitions).map(|number| {
+                    Arc::new(self.partition(topic, name, number, Opened::fresh(topic, number)))
                 });
                 let created = Arc::new(Topic::new(
                     topic,
-                    (name.clone(), uuid.unwrap_or_else(new_uuid)),
-                    settings,
+                    (name.clone(), entry.uuid.unwrap_or_else(new_uuid)),
+                    entry.settings,
                     made.collect(),
                 ));
                 writer.next_topic = writer.next_topic.max(topic.0 + 1);
@@ -523,22 +518,19 @@ impl Engine {
                 (self.wake)(Work::Keep);
             }
             Operation::Repair {
-                topic,
-                partition,
+                key,
                 epoch,
                 from,
                 holes,
             } => {
-                let log = writer.logs.get_mut(&(topic, partition))?;
+                let log = writer.logs.get_mut(&key)?;
                 log.last_needs = writer.sequence;
                 log.next = log.partition.end();
                 let from = from.unwrap_or(log.next);
                 for lost in log.partition.repair(epoch, from, holes) {
                     self.files.set_aside(lost);
                 }
-                writer
-                    .touched
-                    .insert((topic, partition), log.partition.clone());
+                writer.touched.insert(key, log.partition.clone());
             }
             _ => {}
         }

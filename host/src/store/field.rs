@@ -12,6 +12,10 @@
 //! the writer raises `needs` above what that reader knows, and it refuses.
 
 use bytes::{Buf, BufMut, Bytes};
+use eddy_protocol::TopicName;
+use uuid::Uuid;
+
+use super::commit::TopicId;
 
 /// The highest `needs` that this release understands.
 pub(crate) const KNOWN: u8 = 0;
@@ -52,26 +56,6 @@ pub(crate) fn open(from: &mut Bytes) -> Result<Bytes, Unreadable> {
     Ok(fields)
 }
 
-/// Appends a list of entries.
-pub(crate) fn list<T>(out: &mut Vec<u8>, items: &[T], fields: impl Fn(&T, &mut Vec<u8>)) {
-    out.put_u32_le(u32::try_from(items.len()).expect("lists are bounded"));
-    for item in items {
-        entry(out, |out| fields(item, out));
-    }
-}
-
-/// The entries of a list; `None` if one of them makes no sense.
-pub(crate) fn read_list<T>(
-    from: &mut Bytes,
-    fields: impl Fn(&mut Bytes) -> Option<T>,
-) -> Option<Vec<T>> {
-    let mut found = Vec::new();
-    for _ in 0..from.try_get_u32_le().ok()? {
-        found.push(fields(&mut read_entry(from)?)?);
-    }
-    Some(found)
-}
-
 /// Appends one entry.
 pub(crate) fn entry(out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
@@ -98,43 +82,204 @@ pub(crate) fn copy(from: &mut Bytes, length: usize) -> Option<Bytes> {
     take(from, length).map(|bytes| Bytes::copy_from_slice(&bytes))
 }
 
+/// A value with one form on disk.
+pub(crate) trait Field: Sized {
+    fn encode(&self, out: &mut Vec<u8>);
+
+    /// Reads the value that `from` begins with; `None` if the bytes are not one.
+    fn decode(from: &mut Bytes) -> Option<Self>;
+
+    /// Whether these values may stand in a list, in this order.
+    fn is_valid_list(_list: &[Self]) -> bool {
+        true
+    }
+}
+
+/// A struct's fields in the order in which they are packed.
+macro_rules! fields {
+    ($type:ty { $($field:ident),* $(,)? }) => {
+        impl $crate::store::field::Field for $type {
+            fn encode(&self, out: &mut Vec<u8>) {
+                $($crate::store::field::Field::encode(&self.$field, out);)*
+            }
+
+            fn decode(from: &mut ::bytes::Bytes) -> Option<Self> {
+                Some(Self { $($field: $crate::store::field::Field::decode(from)?,)* })
+            }
+        }
+    };
+}
+pub(crate) use fields;
+
+/// The value of a block that holds one.
+pub(crate) fn decode_block<T: Field>(from: &mut Bytes) -> Result<T, Unreadable> {
+    T::decode(&mut open(from)?).ok_or(Unreadable::Damaged)
+}
+
 /// A field that earlier releases did not write: `absent` where it is missing.
-#[cfg(test)]
-pub(crate) fn added<T>(
-    from: &mut Bytes,
-    absent: T,
-    read: impl FnOnce(&mut Bytes) -> Option<T>,
-) -> Option<T> {
+pub(crate) fn added<T: Field>(from: &mut Bytes, absent: T) -> Option<T> {
     if from.is_empty() {
         return Some(absent);
     }
-    read(from)
+    T::decode(from)
+}
+
+macro_rules! numbers {
+    ($($type:ty: $put:ident, $get:ident;)*) => {
+        $(impl Field for $type {
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.$put(*self);
+            }
+
+            fn decode(from: &mut Bytes) -> Option<$type> {
+                from.$get().ok()
+            }
+        })*
+    };
+}
+
+numbers! {
+    u8: put_u8, try_get_u8;
+    u16: put_u16_le, try_get_u16_le;
+    u32: put_u32_le, try_get_u32_le;
+    u64: put_u64_le, try_get_u64_le;
+    i64: put_i64_le, try_get_i64_le;
+}
+
+impl Field for bool {
+    fn encode(&self, out: &mut Vec<u8>) {
+        u8::from(*self).encode(out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<bool> {
+        u8::decode(from).map(|byte| byte == 1)
+    }
+}
+
+/// All bits set: none.
+impl Field for Option<u64> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.unwrap_or(u64::MAX).encode(out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<Option<u64>> {
+        u64::decode(from).map(|value| (value != u64::MAX).then_some(value))
+    }
+}
+
+/// The least there is: none.
+impl Field for Option<i64> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.unwrap_or(i64::MIN).encode(out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<Option<i64>> {
+        i64::decode(from).map(|value| (value != i64::MIN).then_some(value))
+    }
+}
+
+/// 16 bytes; zeros: none.
+impl Field for Option<Uuid> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_slice(self.unwrap_or_default().as_bytes());
+    }
+
+    fn decode(from: &mut Bytes) -> Option<Option<Uuid>> {
+        let uuid = Uuid::from_slice(&take(from, size_of::<Uuid>())?).ok()?;
+        Some((!uuid.is_nil()).then_some(uuid))
+    }
+}
+
+impl<A: Field, B: Field> Field for (A, B) {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+        self.1.encode(out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<(A, B)> {
+        Some((A::decode(from)?, B::decode(from)?))
+    }
+}
+
+/// A list: the number of entries (u32), then each.
+impl<T: Field> Field for Vec<T> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        list(self, out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<Vec<T>> {
+        let mut found = Vec::new();
+        for _ in 0..u32::decode(from)? {
+            found.push(T::decode(&mut read_entry(from)?)?);
+        }
+        T::is_valid_list(&found).then_some(found)
+    }
+}
+
+/// Appends a list of entries.
+pub(crate) fn list<T: Field>(items: &[T], out: &mut Vec<u8>) {
+    out.put_u32_le(u32::try_from(items.len()).expect("lists are bounded"));
+    for item in items {
+        entry(out, |out| item.encode(out));
+    }
 }
 
 /// Marks an absent text.
 const NO_TEXT: u16 = u16::MAX;
 
-/// A text of at most 65,534 bytes (a longer one is cut), or none.
-pub(crate) fn text(text: Option<&str>, out: &mut Vec<u8>) {
-    let Some(text) = text else {
-        return out.put_u16_le(NO_TEXT);
-    };
-    let mut end = text.len().min(usize::from(NO_TEXT) - 1);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
+/// Its length (u16) and a text of at most 65,534 bytes (a longer one is cut).
+pub(crate) fn text(text: &str, out: &mut Vec<u8>) {
+    let end = text.floor_char_boundary(usize::from(NO_TEXT) - 1);
     out.put_u16_le(u16::try_from(end).unwrap_or(NO_TEXT - 1));
     out.put_slice(&text.as_bytes()[..end]);
 }
 
-/// What [`text`] wrote.
-pub(crate) fn read_text(from: &mut Bytes) -> Option<Option<String>> {
-    let length = from.try_get_u16_le().ok()?;
-    if length == NO_TEXT {
-        return Some(None);
+impl Field for Option<String> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Some(it) => text(it, out),
+            None => out.put_u16_le(NO_TEXT),
+        }
     }
-    let text = take(from, usize::from(length))?;
-    Some(Some(std::str::from_utf8(&text).ok()?.to_owned()))
+
+    fn decode(from: &mut Bytes) -> Option<Option<String>> {
+        let length = u16::decode(from)?;
+        if length == NO_TEXT {
+            return Some(None);
+        }
+        let text = take(from, usize::from(length))?;
+        Some(Some(std::str::from_utf8(&text).ok()?.to_owned()))
+    }
+}
+
+impl Field for String {
+    fn encode(&self, out: &mut Vec<u8>) {
+        text(self, out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<String> {
+        Option::<String>::decode(from)?
+    }
+}
+
+impl Field for TopicName {
+    fn encode(&self, out: &mut Vec<u8>) {
+        text(self.as_ref(), out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<TopicName> {
+        TopicName::parse(&String::decode(from)?).ok()
+    }
+}
+
+impl Field for TopicId {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<TopicId> {
+        u64::decode(from).map(TopicId)
+    }
 }
 
 #[cfg(test)]
@@ -142,20 +287,16 @@ mod tests {
     use super::*;
 
     /// A pair as one release has it, and the triple that a later one has.
-    fn read_pair(mut from: Bytes) -> Option<(u32, u32)> {
-        Some((from.try_get_u32_le().ok()?, from.try_get_u32_le().ok()?))
-    }
+    type Pair = (u32, u32);
 
-    fn read_triple(mut from: Bytes) -> Option<(u32, u32, u32)> {
-        let pair = (from.try_get_u32_le().ok()?, from.try_get_u32_le().ok()?);
-        let third = added(&mut from, 7, |from| from.try_get_u32_le().ok())?;
-        Some((pair.0, pair.1, third))
+    fn read_triple(mut from: Bytes) -> Option<(Pair, u32)> {
+        Some((Pair::decode(&mut from)?, added(&mut from, 7)?))
     }
 
     fn written(values: &[u32]) -> Bytes {
         let mut out = Vec::new();
         block(&mut out, |out| {
-            values.iter().for_each(|value| out.put_u32_le(*value));
+            values.iter().for_each(|value| value.encode(out));
         });
         out.put_u8(99);
         out.into()
@@ -164,14 +305,11 @@ mod tests {
     #[test]
     fn an_older_reader_skips_new_fields_and_a_newer_one_takes_defaults() {
         let mut new = written(&[1, 2, 3]);
-        assert_eq!(
-            read_pair(open(&mut new).expect("it is whole")),
-            Some((1, 2))
-        );
+        assert_eq!(decode_block(&mut new), Ok((1u32, 2u32)));
         assert_eq!(&new[..], [99], "what follows is found");
         let mut old = written(&[1, 2]);
         let fields = open(&mut old).expect("it is whole");
-        assert_eq!(read_triple(fields), Some((1, 2, 7)));
+        assert_eq!(read_triple(fields), Some(((1, 2), 7)));
     }
 
     #[test]
@@ -185,13 +323,10 @@ mod tests {
     #[test]
     fn entries_of_lists_can_gain_fields() {
         let mut out = Vec::new();
-        list(&mut out, &[(1u32, 2u32), (3, 4)], |pair, out| {
-            out.put_u32_le(pair.0);
-            out.put_u32_le(pair.1);
-        });
-        let firsts = |from: &mut Bytes| from.try_get_u32_le().ok();
-        assert_eq!(read_list(&mut out.clone().into(), firsts), Some(vec![1, 3]));
-        let cut = Bytes::from(out[..out.len() - 1].to_vec());
-        assert_eq!(read_list(&mut { cut }, firsts), None);
+        list(&[(1u32, 2u32), (3, 4)], &mut out);
+        let firsts = Vec::<u32>::decode(&mut out.clone().into());
+        assert_eq!(firsts, Some(vec![1, 3]));
+        let cut = out[..out.len() - 1].to_vec();
+        assert_eq!(Vec::<u32>::decode(&mut cut.into()), None);
     }
 }

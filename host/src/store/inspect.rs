@@ -14,7 +14,7 @@ use super::commit::TopicId;
 use super::error::OpenError;
 use super::format;
 use super::journal::operation::Operation;
-use super::journal::scan::{Found, Group, Scan};
+use super::journal::scan::{Group, Scan, Scanned};
 use super::journal::{self, FileHeader};
 use super::producer::PartitionKey;
 use super::recovery::list_segments;
@@ -191,13 +191,10 @@ impl Ends {
         for operation in &group.operations {
             match operation {
                 Operation::Append(placed) => {
-                    let end = placed.base + u64::from(placed.span);
-                    self.reach((placed.topic, placed.partition), end);
+                    self.reach(placed.key, placed.end());
                 }
-                Operation::CreateTopic {
-                    topic, settings, ..
-                }
-                | Operation::AlterTopic {
+                Operation::CreateTopic { topic, entry } => self.note(*topic, entry.settings),
+                Operation::AlterTopic {
                     topic, settings, ..
                 } => self.note(*topic, *settings),
                 Operation::DeleteTopic { topic } => drop(self.deleted.insert(*topic)),
@@ -276,17 +273,9 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     let partitions_of = |id: TopicId| {
         let of_topic = keys.iter().filter(move |(topic, _)| *topic == id);
         of_topic.map(|(topic, partition)| {
-            let bases = listing[&(*topic, *partition)].keys();
-            let segments = bases.filter_map(|base| {
-                segment_file(
-                    &**disk,
-                    Key {
-                        topic: *topic,
-                        partition: *partition,
-                        base: *base,
-                    },
-                )
-            });
+            let key = (*topic, *partition);
+            let bases = listing[&key].keys();
+            let segments = bases.filter_map(|base| segment_file(&**disk, Key::of(key, *base)));
             PartitionFiles {
                 partition: *partition,
                 segments: segments.collect(),
@@ -469,12 +458,12 @@ fn journal_file(
     let length = file.bytes;
     for found in Scan::new(bytes, salt, first) {
         match found {
-            Found::Newer { what } => file.damage.push(Damage {
+            Scanned::Newer { what } => file.damage.push(Damage {
                 at: file.groups.last().map_or(0, |group| group.at + group.bytes),
                 bytes: length,
                 reason: format!("a newer eddy wrote {what}"),
             }),
-            Found::Group(group) => {
+            Scanned::Group(group) => {
                 ends.group(&group);
                 let group = group_info(&group);
                 if !group.is_whole {
@@ -486,7 +475,7 @@ fn journal_file(
                 }
                 file.groups.push(group);
             }
-            Found::Lost {
+            Scanned::Lost {
                 at,
                 bytes,
                 sequences: (first, last),
@@ -494,7 +483,7 @@ fn journal_file(
                 let reason = format!("groups {first} to {last} cannot be read");
                 file.damage.push(Damage { at, bytes, reason });
             }
-            Found::Rest {
+            Scanned::Rest {
                 at,
                 bytes,
                 sequence,
@@ -519,8 +508,8 @@ fn group_info(group: &Group) -> GroupInfo {
     for operation in &group.operations {
         match operation {
             Operation::Append(placed) => appends.push(AppendInfo {
-                topic: placed.topic,
-                partition: placed.partition,
+                topic: placed.key.0,
+                partition: placed.key.1,
                 base: placed.base,
                 count: placed.count,
                 bytes: placed.length,

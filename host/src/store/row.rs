@@ -37,38 +37,136 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Buf, BufMut, Bytes};
-use eddy_protocol::TopicName;
-use eddy_protocol::frame::TopicSettings;
+use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
-use uuid::Uuid;
 
 use super::aside::Aside;
 use super::commit::TopicId;
 use super::epoch::{Epochs, Start};
 use super::error::TableError;
-use super::field::{self, Unreadable};
+use super::field::{self, Field, Unreadable, added, fields};
 use super::journal::old;
-use super::journal::operation::{
-    decode_holes, decode_settings, decode_uuid, encode_holes, encode_settings, encode_uuid,
-};
+use super::journal::operation::TopicEntry;
 use super::partition::segments::Covered;
 use super::producer::{Identity, PartitionKey, Sent, Window};
 use super::segment::{HEADER_BYTES, Hole};
-use super::table::{Changes, Tables, full_key};
+use super::table::{Changes, Tables};
 
-const STATE: u8 = 204;
-const TOPIC: u8 = 205;
-const PARTITION: u8 = 206;
-const IDENTITY: u8 = 207;
-const WINDOW: u8 = 211;
-const ASIDE: u8 = 210;
+pub(crate) const STATE: Kind<(), State> = Kind::new(204);
+pub(crate) const TOPIC: Kind<TopicId, TopicEntry> = Kind::new(205);
+pub(crate) const PARTITION: Kind<PartitionKey, PartitionEntry> = Kind::new(206);
+pub(crate) const IDENTITY: Kind<u64, Identity> = Kind::new(207);
+pub(crate) const ASIDE: Kind<PartitionKey, Aside> = Kind::new(210);
+pub(crate) const WINDOW: Kind<(u64, PartitionKey), Window> = Kind::new(211);
 const OLD_STATE: u8 = 200;
 const OLD_TOPIC: u8 = 201;
 const OLD_PARTITION: u8 = 202;
 const OLD_IDENTITY: u8 = 203;
-/// Marks an epoch of which nobody knows where it began.
-const UNKNOWN: u64 = u64::MAX;
+
+type Row = (Bytes, Option<Bytes>);
+
+/// A kind of rows: their number, keys and values.
+pub(crate) struct Kind<K, V> {
+    number: u8,
+    of: std::marker::PhantomData<(K, V)>,
+}
+
+impl<K: Key, V: Field> Kind<K, V> {
+    const fn new(number: u8) -> Kind<K, V> {
+        let of = std::marker::PhantomData;
+        Kind { number, of }
+    }
+
+    /// The row of this key; without a value, its end.
+    pub(crate) fn row(&self, key: K, value: Option<&V>) -> Row {
+        let value = value.map(|value| {
+            let mut out = Vec::new();
+            field::block(&mut out, |out| value.encode(out));
+            out.into()
+        });
+        (self.prefix(key), value)
+    }
+
+    /// What the keys of all rows begin with whose own keys begin with this one.
+    pub(crate) fn prefix<P: Key>(&self, key: P) -> Bytes {
+        let mut out = BytesMut::from(&[self.number][..]);
+        key.put(&mut out);
+        out.freeze()
+    }
+
+    fn read(&self, tables: &Tables) -> Result<Vec<(K, V)>, RowError> {
+        let mut found = Vec::new();
+        for (key, mut value) in tables.scan_stored(&[self.number])? {
+            // What is behind the fields that are known is skipped.
+            found.push((own_key(&key)?, field::decode_block(&mut value)?));
+        }
+        Ok(found)
+    }
+}
+
+/// A row's key, big endian.
+pub(crate) trait Key: Sized {
+    fn put(self, out: &mut BytesMut);
+    fn take(from: &mut &[u8]) -> Option<Self>;
+}
+
+impl Key for () {
+    fn put(self, _: &mut BytesMut) {}
+
+    fn take(_: &mut &[u8]) -> Option<()> {
+        Some(())
+    }
+}
+
+impl Key for u64 {
+    fn put(self, out: &mut BytesMut) {
+        out.extend_from_slice(&self.to_be_bytes());
+    }
+
+    fn take(from: &mut &[u8]) -> Option<u64> {
+        let bytes = from.split_off(..8)?;
+        bytes.try_into().ok().map(u64::from_be_bytes)
+    }
+}
+
+impl Key for u32 {
+    fn put(self, out: &mut BytesMut) {
+        out.extend_from_slice(&self.to_be_bytes());
+    }
+
+    fn take(from: &mut &[u8]) -> Option<u32> {
+        let bytes = from.split_off(..4)?;
+        bytes.try_into().ok().map(u32::from_be_bytes)
+    }
+}
+
+impl Key for TopicId {
+    fn put(self, out: &mut BytesMut) {
+        self.0.put(out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<TopicId> {
+        u64::take(from).map(TopicId)
+    }
+}
+
+impl<A: Key, B: Key> Key for (A, B) {
+    fn put(self, out: &mut BytesMut) {
+        self.0.put(out);
+        self.1.put(out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<(A, B)> {
+        Some((A::take(from)?, B::take(from)?))
+    }
+}
+
+/// A row's key without its number.
+fn own_key<K: Key>(full: &[u8]) -> Result<K, Unreadable> {
+    let mut rest = full.get(1..).unwrap_or_default();
+    let key = K::take(&mut rest).filter(|_| rest.is_empty());
+    key.ok_or(Unreadable::Damaged)
+}
 
 /// The numbers that a checkpoint keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,15 +180,25 @@ pub(crate) struct State {
     pub(crate) closed: bool,
 }
 
-/// What a checkpoint keeps of a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TopicEntry {
-    pub(crate) settings: TopicSettings,
-    pub(crate) partitions: u32,
-    pub(crate) name: TopicName,
-    /// Absent in what the first release wrote.
-    pub(crate) uuid: Option<Uuid>,
-}
+fields!(State {
+    sequence,
+    records,
+    changes,
+    next_topic,
+    next_producer,
+    closed
+});
+fields!(Aside {
+    sequence,
+    bytes,
+    end
+});
+fields!(Start { epoch, from });
+fields!(Sent {
+    sequence,
+    count,
+    offset
+});
 
 /// What a checkpoint keeps of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +239,74 @@ impl PartitionEntry {
             || !self.holes.is_empty()
             || !self.missed.is_empty()
             || self.epochs != Epochs::first(topic)
+    }
+
+    fn is_plausible(&self) -> bool {
+        self.length == 0 || self.length >= HEADER_BYTES
+    }
+}
+
+impl Field for PartitionEntry {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.start.encode(out);
+        self.segment.encode(out);
+        self.length.encode(out);
+        self.end.encode(out);
+        self.stopped.encode(out);
+        field::list(self.epochs.starts(), out);
+        self.holes.encode(out);
+        self.missed.encode(out);
+        self.appended_ms.encode(out);
+        self.journalled.encode(out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<PartitionEntry> {
+        let (start, segment) = Field::decode(from)?;
+        let (length, end) = Field::decode(from)?;
+        let entry = PartitionEntry {
+            start,
+            segment,
+            length,
+            end,
+            stopped: Field::decode(from)?,
+            epochs: Epochs::kept(Field::decode(from)?)?,
+            holes: Field::decode(from)?,
+            missed: Field::decode(from)?,
+            appended_ms: Field::decode(from)?,
+            journalled: added(from, end)?,
+        };
+        entry.is_plausible().then_some(entry)
+    }
+}
+
+/// Its windows have rows of their own.
+impl Field for Identity {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.epoch.encode(out);
+        self.used_ms.encode(out);
+        self.name.encode(out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<Identity> {
+        Some(Identity {
+            epoch: Field::decode(from)?,
+            used_ms: Field::decode(from)?,
+            name: Field::decode(from)?,
+            ..Identity::default()
+        })
+    }
+}
+
+impl Field for Window {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.epoch.encode(out);
+        self.next.encode(out);
+        field::list(self.remembered(), out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<Window> {
+        let (epoch, next) = Field::decode(from)?;
+        Window::kept(epoch, next, &Vec::decode(from)?)
     }
 }
 
@@ -174,34 +350,18 @@ impl From<Unreadable> for RowError {
 impl Kept {
     /// Reads what the last checkpoint kept besides the tables.
     pub(crate) fn read(tables: &Tables) -> Result<Kept, RowError> {
-        let mut kept = Kept::default();
-        for (key, value) in tables.scan_stored(&[STATE])? {
-            if key.len() == 1 {
-                kept.state = Some(fields(value, decode_state)?);
-            }
-        }
-        for (key, value) in tables.scan_stored(&[TOPIC])? {
-            let entry = fields(value, decode_topic)?;
-            kept.topics.insert(topic_of(&key)?, entry);
-        }
-        for (key, value) in tables.scan_stored(&[PARTITION])? {
-            let entry = fields(value, decode_partition)?;
-            kept.partitions.insert(partition_of(&key)?, entry);
-        }
-        for (key, value) in tables.scan_stored(&[IDENTITY])? {
-            let identity = fields(value, decode_identity)?;
-            kept.identities.insert(number_of(&key)?, identity);
-        }
-        for (key, value) in tables.scan_stored(&[WINDOW])? {
-            let (id, of) = window_of(&key)?;
-            let window = fields(value, decode_window)?;
+        let mut kept = Kept {
+            state: STATE.read(tables)?.pop().map(|(_, state)| state),
+            topics: TOPIC.read(tables)?.into_iter().collect(),
+            partitions: PARTITION.read(tables)?.into_iter().collect(),
+            identities: IDENTITY.read(tables)?.into_iter().collect(),
+            asides: ASIDE.read(tables)?.into_iter().collect(),
+            old: Vec::new(),
+        };
+        for ((id, of), window) in WINDOW.read(tables)? {
             if let Some(identity) = kept.identities.get_mut(&id) {
                 identity.windows.insert(of, window);
             }
-        }
-        for (key, value) in tables.scan_stored(&[ASIDE])? {
-            let aside = fields(value, decode_aside)?;
-            kept.asides.insert(partition_of(&key)?, aside);
         }
         kept.read_old(tables)?;
         Ok(kept)
@@ -209,26 +369,24 @@ impl Kept {
 
     fn read_old(&mut self, tables: &Tables) -> Result<(), RowError> {
         let damaged = || Unreadable::Damaged;
-        for (key, value) in tables.scan_stored(&[OLD_STATE])? {
-            if key.len() == 1 {
-                self.state = Some(decode_state(&mut { value }).ok_or_else(damaged)?);
-                self.old.push(key);
-            }
-        }
-        for (key, value) in tables.scan_stored(&[OLD_TOPIC])? {
-            let entry = old_topic(&mut { value }).ok_or_else(damaged)?;
-            self.topics.insert(topic_of(&key)?, entry);
+        for (key, mut value) in tables.scan_stored(&[OLD_STATE])? {
+            self.state = Some(State::decode(&mut value).ok_or_else(damaged)?);
             self.old.push(key);
         }
-        for (key, value) in tables.scan_stored(&[OLD_PARTITION])? {
-            let of = partition_of(&key)?;
-            let entry = old_partition(of.0, &mut { value }).ok_or_else(damaged)?;
+        for (key, mut value) in tables.scan_stored(&[OLD_TOPIC])? {
+            let entry = old_topic(&mut value).ok_or_else(damaged)?;
+            self.topics.insert(own_key(&key)?, entry);
+            self.old.push(key);
+        }
+        for (key, mut value) in tables.scan_stored(&[OLD_PARTITION])? {
+            let of: PartitionKey = own_key(&key)?;
+            let entry = old_partition(of.0, &mut value).ok_or_else(damaged)?;
             self.partitions.insert(of, entry);
             self.old.push(key);
         }
-        for (key, value) in tables.scan_stored(&[OLD_IDENTITY])? {
-            let identity = old_identity(&mut { value }).ok_or_else(damaged)?;
-            self.identities.insert(number_of(&key)?, identity);
+        for (key, mut value) in tables.scan_stored(&[OLD_IDENTITY])? {
+            let identity = old_identity(&mut value).ok_or_else(damaged)?;
+            self.identities.insert(own_key(&key)?, identity);
             self.old.push(key);
         }
         Ok(())
@@ -237,248 +395,18 @@ impl Kept {
     /// The rows of the first release as this one writes them.
     pub(crate) fn renewed(&self) -> Changes {
         let mut rows: Changes = self.old.iter().map(|key| (key.clone(), None)).collect();
-        rows.extend(self.state.iter().map(state_row));
-        rows.extend(
-            self.topics
-                .iter()
-                .map(|(id, entry)| topic_row(*id, Some(entry))),
-        );
+        rows.extend(self.state.iter().map(|state| STATE.row((), Some(state))));
+        let topics = self.topics.iter();
+        rows.extend(topics.map(|(id, entry)| TOPIC.row(*id, Some(entry))));
         let partitions = self.partitions.iter();
-        rows.extend(partitions.map(|(key, entry)| partition_row(*key, Some(entry))));
+        rows.extend(partitions.map(|(key, entry)| PARTITION.row(*key, Some(entry))));
         for (id, identity) in &self.identities {
-            rows.extend([identity_row(*id, Some(identity))]);
+            rows.extend([IDENTITY.row(*id, Some(identity))]);
             let windows = identity.windows.iter();
-            rows.extend(windows.map(|(of, window)| window_row(*id, *of, Some(window))));
+            rows.extend(windows.map(|(of, window)| WINDOW.row((*id, *of), Some(window))));
         }
         rows
     }
-}
-
-type Row = (Bytes, Option<Bytes>);
-
-/// The row of the checkpoint's numbers.
-pub(crate) fn state_row(state: &State) -> Row {
-    let value = block(|out| {
-        out.put_u64_le(state.sequence);
-        out.put_u64_le(state.records);
-        out.put_u64_le(state.changes);
-        out.put_u64_le(state.next_topic);
-        out.put_u64_le(state.next_producer);
-        out.put_u8(u8::from(state.closed));
-    });
-    (full_key(STATE, b""), Some(value))
-}
-
-/// A topic's row; without an entry, its end.
-pub(crate) fn topic_row(topic: TopicId, entry: Option<&TopicEntry>) -> Row {
-    let value = entry.map(|entry| {
-        block(|out| {
-            out.put_u32_le(entry.partitions);
-            field::text(Some(entry.name.as_ref()), out);
-            encode_settings(&entry.settings, out);
-            encode_uuid(entry.uuid, out);
-        })
-    });
-    (full_key(TOPIC, &topic.0.to_be_bytes()), value)
-}
-
-/// A partition's row; without an entry, its end.
-pub(crate) fn partition_row(key: PartitionKey, entry: Option<&PartitionEntry>) -> Row {
-    let value = entry.map(|entry| block(|out| encode_partition(entry, out)));
-    (partition_key(PARTITION, key), value)
-}
-
-/// The row of what a partition at rest has besides; without one, its end.
-pub(crate) fn aside_row(key: PartitionKey, aside: Option<&Aside>) -> Row {
-    let value = aside.map(|aside| {
-        block(|out| {
-            out.put_u64_le(aside.sequence);
-            out.put_u64_le(aside.bytes);
-            out.put_u64_le(aside.end);
-        })
-    });
-    (partition_key(ASIDE, key), value)
-}
-
-fn partition_key(number: u8, (topic, partition): PartitionKey) -> Bytes {
-    let mut key = topic.0.to_be_bytes().to_vec();
-    key.extend_from_slice(&partition.to_be_bytes());
-    full_key(number, &key)
-}
-
-/// What the keys of a topic's partitions begin with.
-pub(crate) fn partitions_prefixes(topic: TopicId) -> [Bytes; 2] {
-    [PARTITION, ASIDE].map(|number| full_key(number, &topic.0.to_be_bytes()))
-}
-
-/// A producer's row; without an identity, its end.
-pub(crate) fn identity_row(id: u64, identity: Option<&Identity>) -> Row {
-    let value = identity.map(|identity| block(|out| encode_identity(identity, out)));
-    (full_key(IDENTITY, &id.to_be_bytes()), value)
-}
-
-/// The row of what a producer sent to a partition last; without a window, its end.
-pub(crate) fn window_row(id: u64, of: PartitionKey, window: Option<&Window>) -> Row {
-    let mut key = id.to_be_bytes().to_vec();
-    key.extend_from_slice(&of.0.0.to_be_bytes());
-    key.extend_from_slice(&of.1.to_be_bytes());
-    let value = window.map(|window| block(|out| encode_window(window, out)));
-    (full_key(WINDOW, &key), value)
-}
-
-fn block(fields: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let mut out = Vec::new();
-    field::block(&mut out, fields);
-    out.into()
-}
-
-/// Reads a row's value. What is behind the fields that are known is skipped.
-fn fields<T>(
-    mut value: Bytes,
-    decode: impl FnOnce(&mut Bytes) -> Option<T>,
-) -> Result<T, Unreadable> {
-    let mut fields = field::open(&mut value)?;
-    decode(&mut fields).ok_or(Unreadable::Damaged)
-}
-
-fn number_of(key: &[u8]) -> Result<u64, Unreadable> {
-    let number = key.get(1..).and_then(|number| number.try_into().ok());
-    number.map(u64::from_be_bytes).ok_or(Unreadable::Damaged)
-}
-
-fn topic_of(key: &[u8]) -> Result<TopicId, Unreadable> {
-    number_of(key).map(TopicId)
-}
-
-fn partition_of(key: &[u8]) -> Result<PartitionKey, Unreadable> {
-    let (topic, partition) = key.split_last_chunk::<4>().ok_or(Unreadable::Damaged)?;
-    Ok((topic_of(topic)?, u32::from_be_bytes(*partition)))
-}
-
-fn window_of(key: &[u8]) -> Result<(u64, PartitionKey), Unreadable> {
-    let id = key.get(..9).ok_or(Unreadable::Damaged)?;
-    // What follows looks as a partition's key does behind its number.
-    Ok((number_of(id)?, partition_of(&key[8..])?))
-}
-
-fn decode_state(from: &mut Bytes) -> Option<State> {
-    Some(State {
-        sequence: from.try_get_u64_le().ok()?,
-        records: from.try_get_u64_le().ok()?,
-        changes: from.try_get_u64_le().ok()?,
-        next_topic: from.try_get_u64_le().ok()?,
-        next_producer: from.try_get_u64_le().ok()?,
-        closed: from.try_get_u8().ok()? == 1,
-    })
-}
-
-fn decode_aside(from: &mut Bytes) -> Option<Aside> {
-    Some(Aside {
-        sequence: from.try_get_u64_le().ok()?,
-        bytes: from.try_get_u64_le().ok()?,
-        end: from.try_get_u64_le().ok()?,
-    })
-}
-
-fn decode_topic(from: &mut Bytes) -> Option<TopicEntry> {
-    Some(TopicEntry {
-        partitions: from.try_get_u32_le().ok()?,
-        name: TopicName::parse(&field::read_text(from)??).ok()?,
-        settings: decode_settings(from)?,
-        uuid: decode_uuid(from)?,
-    })
-}
-
-fn encode_partition(entry: &PartitionEntry, out: &mut Vec<u8>) {
-    out.put_u64_le(entry.start);
-    out.put_u64_le(entry.segment);
-    out.put_u64_le(entry.length);
-    out.put_u64_le(entry.end);
-    field::text(entry.stopped.as_deref(), out);
-    field::list(out, entry.epochs.starts(), |start, out| {
-        out.put_u32_le(start.epoch);
-        out.put_u64_le(start.from.unwrap_or(UNKNOWN));
-    });
-    encode_holes(&entry.holes, out);
-    field::list(out, &entry.missed, |(segment, length), out| {
-        out.put_u64_le(*segment);
-        out.put_u64_le(*length);
-    });
-    out.put_i64_le(entry.appended_ms.unwrap_or(i64::MIN));
-    out.put_u64_le(entry.journalled);
-}
-
-fn decode_partition(from: &mut Bytes) -> Option<PartitionEntry> {
-    let (start, segment) = (from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?);
-    let (length, end) = (from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?);
-    let entry = PartitionEntry {
-        start,
-        segment,
-        length,
-        end,
-        stopped: field::read_text(from)?,
-        epochs: Epochs::kept(field::read_list(from, decode_start)?)?,
-        holes: decode_holes(from)?,
-        missed: field::read_list(from, decode_pair)?,
-        appended_ms: Some(from.try_get_i64_le().ok()?).filter(|time| *time != i64::MIN),
-        journalled: from.try_get_u64_le().unwrap_or(end),
-    };
-    is_plausible(&entry).then_some(entry)
-}
-
-fn is_plausible(entry: &PartitionEntry) -> bool {
-    entry.length == 0 || entry.length >= HEADER_BYTES
-}
-
-fn decode_start(from: &mut Bytes) -> Option<Start> {
-    let epoch = from.try_get_u32_le().ok()?;
-    let begin = from.try_get_u64_le().ok()?;
-    Some(Start {
-        epoch,
-        from: (begin != UNKNOWN).then_some(begin),
-    })
-}
-
-fn decode_pair(from: &mut Bytes) -> Option<(u64, u64)> {
-    Some((from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?))
-}
-
-fn encode_identity(identity: &Identity, out: &mut Vec<u8>) {
-    out.put_u16_le(identity.epoch);
-    out.put_i64_le(identity.used_ms);
-    field::text(identity.name.as_deref(), out);
-}
-
-fn decode_identity(from: &mut Bytes) -> Option<Identity> {
-    Some(Identity {
-        epoch: from.try_get_u16_le().ok()?,
-        used_ms: from.try_get_i64_le().ok()?,
-        name: field::read_text(from)?,
-        ..Identity::default()
-    })
-}
-
-fn encode_window(window: &Window, out: &mut Vec<u8>) {
-    out.put_u16_le(window.epoch);
-    out.put_u32_le(window.next);
-    field::list(out, window.remembered(), |sent, out| {
-        out.put_u32_le(sent.sequence);
-        out.put_u32_le(sent.count);
-        out.put_u64_le(sent.offset);
-    });
-}
-
-fn decode_window(from: &mut Bytes) -> Option<Window> {
-    let (epoch, next) = (from.try_get_u16_le().ok()?, from.try_get_u32_le().ok()?);
-    Window::kept(epoch, next, &field::read_list(from, decode_sent)?)
-}
-
-fn decode_sent(from: &mut Bytes) -> Option<Sent> {
-    Some(Sent {
-        sequence: from.try_get_u32_le().ok()?,
-        count: from.try_get_u32_le().ok()?,
-        offset: from.try_get_u64_le().ok()?,
-    })
 }
 
 // The rows of the first release:
@@ -497,23 +425,23 @@ fn decode_sent(from: &mut Bytes) -> Option<Sent> {
 fn old_topic(from: &mut Bytes) -> Option<TopicEntry> {
     Some(TopicEntry {
         settings: old::settings(from)?,
-        partitions: from.try_get_u32_le().ok()?,
-        name: TopicName::parse(&field::read_text(from)??).ok()?,
+        partitions: Field::decode(from)?,
+        name: Field::decode(from)?,
         uuid: None,
     })
 }
 
 fn old_partition(topic: TopicId, from: &mut Bytes) -> Option<PartitionEntry> {
-    let epoch = from.try_get_u32_le().ok()?;
-    let (start, segment) = (from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?);
-    let (length, end) = (from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?);
+    let epoch = Field::decode(from)?;
+    let (start, segment) = Field::decode(from)?;
+    let (length, end) = Field::decode(from)?;
     let mut entry = PartitionEntry {
         epochs: Epochs::alone(topic, epoch),
         start,
         segment,
         length,
         end,
-        stopped: field::read_text(from)?,
+        stopped: Field::decode(from)?,
         holes: Vec::new(),
         missed: Vec::new(),
         appended_ms: None,
@@ -523,58 +451,56 @@ fn old_partition(topic: TopicId, from: &mut Bytes) -> Option<PartitionEntry> {
         entry.holes = old::holes(from)?;
     }
     while !from.is_empty() {
-        entry.missed.push(decode_pair(from)?);
+        entry.missed.push(Field::decode(from)?);
     }
-    is_plausible(&entry).then_some(entry)
+    entry.is_plausible().then_some(entry)
 }
 
 fn old_identity(from: &mut Bytes) -> Option<Identity> {
-    let mut identity = Identity {
-        epoch: from.try_get_u16_le().ok()?,
-        used_ms: from.try_get_i64_le().ok()?,
-        name: field::read_text(from)?,
-        ..Identity::default()
-    };
-    for _ in 0..from.try_get_u32_le().ok()? {
-        let key = (
-            TopicId(from.try_get_u64_le().ok()?),
-            from.try_get_u32_le().ok()?,
-        );
-        let (epoch, next) = (from.try_get_u16_le().ok()?, from.try_get_u32_le().ok()?);
-        let count = from.try_get_u8().ok()?;
-        let sent: Option<Vec<Sent>> = (0..count).map(|_| decode_sent(from)).collect();
-        identity
-            .windows
-            .insert(key, Window::kept(epoch, next, &sent?)?);
+    let mut identity = Identity::decode(from)?;
+    for _ in 0..u32::decode(from)? {
+        let key = Field::decode(from)?;
+        let (epoch, next) = Field::decode(from)?;
+        let count = u8::decode(from)?;
+        let sent: Option<Vec<Sent>> = (0..count).map(|_| Sent::decode(from)).collect();
+        let window = Window::kept(epoch, next, &sent?)?;
+        identity.windows.insert(key, window);
     }
     from.is_empty().then_some(identity)
 }
 
 #[cfg(test)]
 mod tests {
-    use eddy_protocol::frame::Durability;
+    use std::fmt::Debug;
+
+    use eddy_protocol::TopicName;
+    use eddy_protocol::frame::{Durability, TopicSettings};
+    use uuid::Uuid;
 
     use super::*;
 
     /// Checks that a row is read as it was written, also by a reader to whom its
     /// last fields are unknown, and refused where it must not be.
-    fn check<T: PartialEq + std::fmt::Debug>(
-        row: Row,
-        written: &T,
-        decode: fn(&mut Bytes) -> Option<T>,
-    ) {
-        let value = row.1.expect("there is an entry");
-        assert_eq!(fields(value.clone(), decode).as_ref(), Ok(written));
+    fn check<K, V>(kind: &Kind<K, V>, key: K, written: &V)
+    where
+        K: Key + Copy + PartialEq + Debug,
+        V: Field + PartialEq + Debug,
+    {
+        let (full, value) = kind.row(key, Some(written));
+        let value = value.expect("there is an entry");
+        assert_eq!(own_key(&full), Ok(key));
+        let decode = |bytes: &[u8]| field::decode_block(&mut Bytes::copy_from_slice(bytes));
+        assert_eq!(decode(&value).as_ref(), Ok(written));
         let mut newer = value.to_vec();
         newer.extend([7; 5]);
         let length = u32::try_from(newer.len() - 5).expect("it is short");
         newer[1..5].copy_from_slice(&length.to_le_bytes());
-        assert_eq!(fields(newer.clone().into(), decode).as_ref(), Ok(written));
+        assert_eq!(decode(&newer).as_ref(), Ok(written));
         newer[0] = 9;
         let refused = Unreadable::Newer("needs 9".to_owned());
-        assert_eq!(fields(newer.into(), decode), Err(refused));
+        assert_eq!(decode(&newer), Err(refused));
         for end in 0..value.len() {
-            assert!(fields(value.slice(..end), decode).is_err(), "cut at {end}");
+            assert!(decode(&value[..end]).is_err(), "cut at {end}");
         }
     }
 
@@ -588,7 +514,7 @@ mod tests {
             next_producer: 5,
             closed: true,
         };
-        check(state_row(&state), &state, decode_state);
+        check(&STATE, (), &state);
         let topic = TopicEntry {
             settings: TopicSettings {
                 durability: Durability::Memory,
@@ -599,7 +525,7 @@ mod tests {
             name: TopicName::parse("t").expect("it is plain"),
             uuid: Some(Uuid::from_u128(7)),
         };
-        check(topic_row(TopicId(1), Some(&topic)), &topic, decode_topic);
+        check(&TOPIC, TopicId(1), &topic);
         let mut epochs = Epochs::alone(TopicId(1), 5);
         epochs.begin(6, 90);
         let partition = PartitionEntry {
@@ -618,23 +544,19 @@ mod tests {
             appended_ms: Some(-5),
             journalled: 70,
         };
-        let row = partition_row((TopicId(1), 2), Some(&partition));
-        assert_eq!(partition_of(&row.0), Ok((TopicId(1), 2)));
-        check(row, &partition, decode_partition);
+        check(&PARTITION, (TopicId(1), 2), &partition);
         let sent = Sent {
             sequence: 1,
             count: 2,
             offset: 3,
         };
         let window = Window::kept(4, 3, &[sent, sent]).expect("it is one");
-        let row = window_row(9, (TopicId(1), 2), Some(&window));
-        assert_eq!(window_of(&row.0), Ok((9, (TopicId(1), 2))));
-        check(row, &window, decode_window);
+        check(&WINDOW, (9, (TopicId(1), 2)), &window);
         let identity = Identity {
             epoch: 4,
             used_ms: -1,
             ..Identity::default()
         };
-        check(identity_row(9, Some(&identity)), &identity, decode_identity);
+        check(&IDENTITY, 9, &identity);
     }
 }

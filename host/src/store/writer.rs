@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::commit::{Append, Appended, CatalogChange, Commit, Committed, Producer, TopicId};
 use super::error::CommitError;
 use super::journal::Journal;
-use super::journal::operation::{Operation, Placed, PlacedDelta};
+use super::journal::operation::{Operation, Placed, PlacedDelta, TopicEntry};
 use super::partition::Partition;
 use super::producer::{self, Limits, PartitionKey, Producers, Verdict};
 use super::request::Answer;
@@ -330,11 +330,7 @@ impl Writer {
                 .sent(key, stamp, batch.count(), (offset, now_ms));
             draft.undo.extend(undo.map(Undo::Producer));
         }
-        draft.note(&Operation::Append(Placed::of(
-            append.topic,
-            append.partition,
-            &batch,
-        )));
+        draft.note(&Operation::Append(Placed::of(key, &batch)));
         draft.payload.push(batch.bytes().clone());
         draft.payload_bytes += batch.len() as u64;
         draft.spans += u64::from(batch.span());
@@ -405,7 +401,7 @@ impl Writer {
                 partitions,
                 settings,
             } => {
-                let is_new = |operation: &Operation| matches!(operation, Operation::CreateTopic { name: other, .. } if other == name);
+                let is_new = |operation: &Operation| matches!(operation, Operation::CreateTopic { entry, .. } if entry.name == *name);
                 if catalog.by_name(name).is_some() || before.iter().any(is_new) {
                     return Err(CommitError::TopicExists(name.clone()));
                 }
@@ -415,13 +411,13 @@ impl Writer {
                     .filter(|operation| matches!(operation, Operation::CreateTopic { .. }))
                     .count();
                 let topic = TopicId(self.next_topic + created as u64);
-                Ok(Operation::CreateTopic {
-                    topic,
-                    name: name.clone(),
+                let entry = TopicEntry {
                     partitions: *partitions,
+                    name: name.clone(),
                     settings: *settings,
                     uuid: Some(new_uuid()),
-                })
+                };
+                Ok(Operation::CreateTopic { topic, entry })
             }
             CatalogChange::Alter {
                 topic,
@@ -447,7 +443,8 @@ impl Writer {
                 Ok(Operation::DeleteTopic { topic: *topic })
             }
             CatalogChange::Repair { topic, partition } => {
-                let Some(log) = self.logs.get(&(*topic, *partition)) else {
+                let key = (*topic, *partition);
+                let Some(log) = self.logs.get(&key) else {
                     return Err(self.no_such_partition(*topic, *partition));
                 };
                 let stop = log.partition.stop_state();
@@ -458,8 +455,7 @@ impl Writer {
                     });
                 };
                 Ok(Operation::Repair {
-                    topic: *topic,
-                    partition: *partition,
+                    key,
                     epoch: repair.epoch,
                     from: Some(log.partition.end()),
                     holes: repair.holes,

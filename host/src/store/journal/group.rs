@@ -64,11 +64,11 @@ pub(crate) struct Header {
     pub(crate) needs: u32,
 }
 
-/// Which of its two places a header was found in.
+/// Which of the two copies of a group's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    Head,
-    Tail,
+pub(crate) enum HeaderCopy {
+    First,
+    Second,
 }
 
 impl Header {
@@ -84,7 +84,7 @@ impl Header {
         HEADER_BYTES as u64 + u64::from(self.directory_bytes).next_multiple_of(8)
     }
 
-    fn encode(&self, place: Place, directory: &[u8]) -> [u8; HEADER_BYTES] {
+    fn encode(&self, copy: HeaderCopy, directory: &[u8]) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         let mut out = &mut bytes[8..];
         out.put_u64_le(self.salt);
@@ -100,15 +100,15 @@ impl Header {
         bytes[CHECK_AT..CHECK_AT + 4].copy_from_slice(&check.to_le_bytes());
         bytes[CHECK_AT + 4..].copy_from_slice(&self.needs.to_le_bytes());
         let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[8..]), directory);
-        bytes[..4].copy_from_slice(&place.magic().to_le_bytes());
+        bytes[..4].copy_from_slice(&copy.magic().to_le_bytes());
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
     /// Reads a header's numbers; says nothing yet about whether they are right.
-    fn decode(bytes: &[u8], place: Place) -> Option<(Header, u32)> {
+    fn decode(bytes: &[u8], copy: HeaderCopy) -> Option<(Header, u32)> {
         let mut from = bytes.get(..HEADER_BYTES)?;
-        if from.get_u32_le() != place.magic() {
+        if from.get_u32_le() != copy.magic() {
             return None;
         }
         let crc = from.get_u32_le();
@@ -128,11 +128,11 @@ impl Header {
     }
 }
 
-impl Place {
+impl HeaderCopy {
     fn magic(self) -> u32 {
         match self {
-            Place::Head => HEAD,
-            Place::Tail => TAIL,
+            HeaderCopy::First => HEAD,
+            HeaderCopy::Second => TAIL,
         }
     }
 }
@@ -149,20 +149,20 @@ pub(crate) fn encode(header: &Header, directory: &[u8]) -> Frame {
     let padding = |length: usize| length.next_multiple_of(8) - length;
     let payload_padding = (8 - header.payload_bytes % 8) % 8;
     let mut before = Vec::with_capacity(HEADER_BYTES + directory.len() + 8);
-    before.extend_from_slice(&header.encode(Place::Head, directory));
+    before.extend_from_slice(&header.encode(HeaderCopy::First, directory));
     before.extend_from_slice(directory);
     before.resize(before.len() + padding(directory.len()), 0);
     let mut after = Vec::with_capacity(HEADER_BYTES + directory.len() + 16);
     after.put_bytes(0, usize::try_from(payload_padding).unwrap_or(0));
     after.extend_from_slice(directory);
     after.put_bytes(0, padding(directory.len()));
-    after.extend_from_slice(&header.encode(Place::Tail, directory));
+    after.extend_from_slice(&header.encode(HeaderCopy::Second, directory));
     Frame { before, after }
 }
 
 /// The header at the beginning of `bytes` and its directory, if they are whole.
 pub(crate) fn head(bytes: &Bytes, salt: u64) -> Option<(Header, Bytes)> {
-    let (header, crc) = Header::decode(bytes, Place::Head)?;
+    let (header, crc) = Header::decode(bytes, HeaderCopy::First)?;
     let end = HEADER_BYTES.checked_add(header.directory_bytes as usize)?;
     let directory = (end <= bytes.len()).then(|| bytes.slice(HEADER_BYTES..end))?;
     is_whole(bytes, &directory, crc, header.salt == salt).then_some((header, directory))
@@ -177,7 +177,7 @@ pub(crate) fn is_cut_off(bytes: &Bytes, salt: u64, sequence: u64) -> bool {
     if bytes.len() < HEADER_BYTES {
         return true;
     }
-    let Some((header, _)) = Header::decode(bytes, Place::Head) else {
+    let Some((header, _)) = Header::decode(bytes, HeaderCopy::First) else {
         return false;
     };
     let has_directory = HEADER_BYTES + header.directory_bytes as usize <= bytes.len();
@@ -196,7 +196,7 @@ fn has_check(bytes: &[u8]) -> bool {
 /// The second copies of header and directory that end at `end`, if they are whole.
 pub(crate) fn tail(bytes: &Bytes, end: usize, salt: u64) -> Option<(Header, Bytes)> {
     let at = end.checked_sub(HEADER_BYTES)?;
-    let (header, crc) = Header::decode(bytes.get(at..end)?, Place::Tail)?;
+    let (header, crc) = Header::decode(bytes.get(at..end)?, HeaderCopy::Second)?;
     let length = header.directory_bytes as usize;
     let from = at.checked_sub(length.next_multiple_of(8))?;
     let directory = bytes.slice(from..from + length);
@@ -204,11 +204,11 @@ pub(crate) fn tail(bytes: &Bytes, end: usize, salt: u64) -> Option<(Header, Byte
 }
 
 /// Whether a header may begin at `bytes`: the two magics, cheap to look for.
-pub(crate) fn looks_like(bytes: &[u8]) -> Option<Place> {
+pub(crate) fn looks_like(bytes: &[u8]) -> Option<HeaderCopy> {
     let magic = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
     match magic {
-        HEAD => Some(Place::Head),
-        TAIL => Some(Place::Tail),
+        HEAD => Some(HeaderCopy::First),
+        TAIL => Some(HeaderCopy::Second),
         _ => None,
     }
 }

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 
 use self::group::Frame;
-use self::scan::{Found, Scan};
+use self::scan::{Scan, Scanned};
 use crate::io::{Disk, File, read_all};
 
 /// The journal's folder.
@@ -200,7 +200,7 @@ fn is_prepared(bytes: &Bytes, header: &FileHeader, name: &str) -> bool {
     let mut groups = Scan::new(bytes.clone(), header.salt, header.first_sequence);
     let is_whole = match groups.next() {
         None => true,
-        Some(Found::Group(group)) => group.is_whole && groups.next().is_none(),
+        Some(Scanned::Group(group)) => group.is_whole && groups.next().is_none(),
         Some(_) => false,
     };
     is_whole && path_of(header.first_sequence) == format!("{FOLDER}/{name}")

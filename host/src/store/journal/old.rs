@@ -21,15 +21,13 @@
 
 use std::ops::RangeInclusive;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use eddy_protocol::TopicName;
 use eddy_protocol::frame::TopicSettings;
 
-use super::operation::{
-    Operation, decode_append, decode_hole, decode_partition, in_order, settings_fields,
-};
+use super::operation::{Operation, TopicEntry, settings_fields};
 use crate::store::commit::{Change, Table, TopicId};
-use crate::store::field::{copy, read_text, take};
+use crate::store::field::{Field, copy, take};
 use crate::store::segment::Hole;
 
 /// The kinds that the first release had.
@@ -37,84 +35,24 @@ pub(super) const KINDS: RangeInclusive<u8> = 1..=12;
 
 /// The operation whose kind was just read.
 pub(super) fn operation(kind: u8, from: &mut Bytes) -> Option<Operation> {
-    match kind {
-        1 => decode_append(from).map(Operation::Append),
-        2 | 3 => change(kind, from).map(Operation::Change),
-        4..=8 => whole(kind, from),
-        _ => state(kind, from),
-    }
-}
-
-fn change(kind: u8, from: &mut Bytes) -> Option<Change> {
-    let table = Table::from_number(from.try_get_u8().ok()?)?;
-    let key = from.try_get_u32_le().ok()?;
-    if kind == 3 {
-        let key = copy(from, key as usize)?;
-        return Some(Change::Delete { table, key });
-    }
-    let value = from.try_get_u32_le().ok()?;
-    let key = copy(from, key as usize)?;
-    let value = copy(from, value as usize)?;
-    Some(Change::Put { table, key, value })
-}
-
-fn whole(kind: u8, from: &mut Bytes) -> Option<Operation> {
-    let id = from.try_get_u64_le().ok()?;
-    let topic = TopicId(id);
     Some(match kind {
-        4 => {
-            let partitions = from.try_get_u32_le().ok()?;
-            let settings = settings(from)?;
-            let length = from.try_get_u8().ok()?;
-            let name = take(from, usize::from(length))?;
-            let name = TopicName::parse(std::str::from_utf8(&name).ok()?).ok()?;
-            Operation::CreateTopic {
-                topic,
-                name,
-                partitions,
-                settings,
-                uuid: None,
-            }
-        }
+        // Their fields are those of today.
+        1 | 6 | 7 | 8 | 10 => return Operation::decode_fields(kind + 31, from),
+        2 | 3 => Operation::Change(change(kind, from)?),
+        4 => create_topic(from)?,
         5 => Operation::AlterTopic {
-            topic,
-            partitions: from.try_get_u32_le().ok()?,
+            topic: Field::decode(from)?,
+            partitions: Field::decode(from)?,
             settings: settings(from)?,
         },
-        6 => Operation::DeleteTopic { topic },
-        7 => Operation::OpenProducer {
-            id,
-            epoch: from.try_get_u16_le().ok()?,
-            name: read_text(from)?,
-        },
-        _ => Operation::ForgetProducer { id },
-    })
-}
-
-fn state(kind: u8, from: &mut Bytes) -> Option<Operation> {
-    let (topic, partition) = decode_partition(from)?;
-    if kind == 10 {
-        let end = from.try_get_u64_le().ok()?;
-        let reason = read_text(from)??;
-        return Some(Operation::Stop {
-            topic,
-            partition,
-            end,
-            reason,
-        });
-    }
-    let epoch = from.try_get_u32_le().ok()?;
-    Some(match kind {
         9 => Operation::SetEpoch {
-            topic,
-            partition,
-            epoch,
+            key: Field::decode(from)?,
+            epoch: Field::decode(from)?,
             from: None,
         },
         _ => Operation::Repair {
-            topic,
-            partition,
-            epoch,
+            key: Field::decode(from)?,
+            epoch: Field::decode(from)?,
             from: None,
             holes: match kind {
                 12 => holes(from)?,
@@ -124,15 +62,40 @@ fn state(kind: u8, from: &mut Bytes) -> Option<Operation> {
     })
 }
 
+fn change(kind: u8, from: &mut Bytes) -> Option<Change> {
+    let table = Table::from_number(u8::decode(from)?)?;
+    let key = u32::decode(from)?;
+    if kind == 3 {
+        let key = copy(from, key as usize)?;
+        return Some(Change::Delete { table, key });
+    }
+    let value = u32::decode(from)?;
+    let key = copy(from, key as usize)?;
+    let value = copy(from, value as usize)?;
+    Some(Change::Put { table, key, value })
+}
+
+fn create_topic(from: &mut Bytes) -> Option<Operation> {
+    let (topic, partitions) = <(TopicId, u32)>::decode(from)?;
+    let settings = settings(from)?;
+    let length = u8::decode(from)?;
+    let name = take(from, usize::from(length))?;
+    let entry = TopicEntry {
+        partitions,
+        name: TopicName::parse(std::str::from_utf8(&name).ok()?).ok()?,
+        settings,
+        uuid: None,
+    };
+    Some(Operation::CreateTopic { topic, entry })
+}
+
 pub(crate) fn settings(from: &mut Bytes) -> Option<TopicSettings> {
     const BYTES: usize = 17;
     settings_fields(&mut take(from, BYTES)?)
 }
 
 pub(crate) fn holes(from: &mut Bytes) -> Option<Vec<Hole>> {
-    let mut holes = Vec::new();
-    for _ in 0..from.try_get_u32_le().ok()? {
-        holes.push(decode_hole(from)?);
-    }
-    in_order(holes)
+    let count = u32::decode(from)?;
+    let holes: Option<Vec<Hole>> = (0..count).map(|_| Hole::decode(from)).collect();
+    holes.filter(|holes| Hole::is_valid_list(holes))
 }

@@ -35,17 +35,16 @@
 use bytes::{Buf, BufMut, Bytes};
 use eddy_protocol::frame::{Durability, OutOfBounds, Timestamps, TopicSettings};
 use eddy_protocol::{Batch, ProducerStamp, TopicName};
-
 use uuid::Uuid;
 
 use super::old;
 use crate::store::commit::{Change, Table, TopicId};
 use crate::store::delta::{Delta, StateId};
-use crate::store::field::{self, Unreadable, copy};
+use crate::store::field::{self, Field, Unreadable, added, copy, fields};
+use crate::store::producer::PartitionKey;
 use crate::store::segment::Hole;
 use crate::store::state::Deletion;
 
-const NO_LIMIT: u64 = u64::MAX;
 /// Kinds from here on are skipped where they are not known.
 const SKIPPED_FROM: u8 = 128;
 
@@ -56,11 +55,7 @@ pub(crate) enum Operation {
     Change(Change),
     CreateTopic {
         topic: TopicId,
-        name: TopicName,
-        partitions: u32,
-        settings: TopicSettings,
-        /// Absent in what the first release wrote.
-        uuid: Option<Uuid>,
+        entry: TopicEntry,
     },
     AlterTopic {
         topic: TopicId,
@@ -79,21 +74,18 @@ pub(crate) enum Operation {
         id: u64,
     },
     SetEpoch {
-        topic: TopicId,
-        partition: u32,
+        key: PartitionKey,
         epoch: u32,
         /// Where it begins; absent: at the partition's end (an earlier release).
         from: Option<u64>,
     },
     Stop {
-        topic: TopicId,
-        partition: u32,
+        key: PartitionKey,
         end: u64,
         reason: String,
     },
     Repair {
-        topic: TopicId,
-        partition: u32,
+        key: PartitionKey,
         epoch: u32,
         /// As for `SetEpoch`.
         from: Option<u64>,
@@ -103,7 +95,7 @@ pub(crate) enum Operation {
     /// A topic of the first release is given its UUID.
     SetUuid {
         topic: TopicId,
-        uuid: Uuid,
+        uuid: Option<Uuid>,
     },
     /// A delta of a state.
     State(PlacedDelta),
@@ -112,11 +104,27 @@ pub(crate) enum Operation {
     Skipped,
 }
 
+/// What is kept of a topic, here and in a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TopicEntry {
+    pub(crate) partitions: u32,
+    pub(crate) name: TopicName,
+    pub(crate) settings: TopicSettings,
+    /// Absent in what the first release wrote.
+    pub(crate) uuid: Option<Uuid>,
+}
+
+fields!(TopicEntry {
+    partitions,
+    name,
+    settings,
+    uuid
+});
+
 /// Where a batch was put, and what of it the producers' state needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Placed {
-    pub(crate) topic: TopicId,
-    pub(crate) partition: u32,
+    pub(crate) key: PartitionKey,
     pub(crate) base: u64,
     pub(crate) span: u32,
     pub(crate) count: u32,
@@ -124,6 +132,16 @@ pub(crate) struct Placed {
     pub(crate) crc: u32,
     pub(crate) stamp: Option<ProducerStamp>,
 }
+
+fields!(Placed {
+    key,
+    base,
+    span,
+    count,
+    length,
+    crc,
+    stamp
+});
 
 /// A delta in the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +151,13 @@ pub(crate) struct PlacedDelta {
     pub(crate) length: u32,
     pub(crate) crc: u32,
 }
+
+fields!(PlacedDelta {
+    state,
+    rows,
+    length,
+    crc
+});
 
 impl PlacedDelta {
     pub(crate) fn of(state: StateId, delta: &Delta) -> PlacedDelta {
@@ -155,10 +180,9 @@ impl PlacedDelta {
 
 impl Placed {
     /// The entry of a batch that has its offset.
-    pub(crate) fn of(topic: TopicId, partition: u32, batch: &Batch) -> Placed {
+    pub(crate) fn of(key: PartitionKey, batch: &Batch) -> Placed {
         Placed {
-            topic,
-            partition,
+            key,
             base: batch.base_offset(),
             span: batch.span(),
             count: batch.count(),
@@ -168,135 +192,85 @@ impl Placed {
         }
     }
 
+    /// The offset behind the batch.
+    pub(crate) fn end(&self) -> u64 {
+        self.base + u64::from(self.span)
+    }
+
     /// Whether these bytes are the batch that was put there.
     pub(crate) fn matches(&self, batch: &Batch) -> bool {
-        batch.base_offset() == self.base
-            && batch.span() == self.span
-            && batch.count() == self.count
-            && batch.len() == self.length as usize
-            && batch.header().crc() == self.crc
-            && batch.producer() == self.stamp
+        *self == Placed::of(self.key, batch)
     }
 }
 
+/// The operations whose fields are packed one after the other, by their kinds.
+macro_rules! packed {
+    (
+        ($($single_kind:literal $single:ident),*)
+        $($kind:literal $variant:ident { $($field:ident),* })*
+    ) => {
+        impl Operation {
+            fn kind(&self) -> u8 {
+                match self {
+                    Operation::Change(Change::Put { .. }) => PUT,
+                    Operation::Change(Change::Delete { .. }) => DELETE,
+                    $(Operation::$single(_) => $single_kind,)*
+                    $(Operation::$variant { .. } => $kind,)*
+                    Operation::Skipped => SKIPPED_FROM,
+                }
+            }
+
+            fn encode_fields(&self, out: &mut Vec<u8>) {
+                match self {
+                    Operation::Change(change) => encode_change(change, out),
+                    $(Operation::$single(it) => it.encode(out),)*
+                    $(Operation::$variant { $($field),* } => { $($field.encode(out);)* })*
+                    Operation::Skipped => {}
+                }
+            }
+
+            /// Reads the fields of an operation of a kind that is known.
+            pub(super) fn decode_fields(kind: u8, from: &mut Bytes) -> Option<Operation> {
+                Some(match kind {
+                    $($single_kind => Operation::$single(Field::decode(from)?),)*
+                    $($kind => Operation::$variant { $($field: Field::decode(from)?),* },)*
+                    _ => return None,
+                })
+            }
+        }
+
+        const PACKED: &[u8] = &[$($single_kind,)* $($kind,)*];
+    };
+}
+
+packed! {
+    (32 Append, 43 State, 44 DeleteState)
+    35 CreateTopic { topic, entry }
+    36 AlterTopic { topic, partitions, settings }
+    37 DeleteTopic { topic }
+    38 OpenProducer { id, epoch, name }
+    39 ForgetProducer { id }
+    40 SetEpoch { key, epoch, from }
+    41 Stop { key, end, reason }
+    42 Repair { key, epoch, from, holes }
+    45 SetUuid { topic, uuid }
+}
+
+const PUT: u8 = 33;
+const DELETE: u8 = 34;
+
 impl Operation {
-    fn kind(&self) -> u8 {
+    /// The batch's entry, of an append.
+    pub(crate) fn append(&self) -> Option<&Placed> {
         match self {
-            Operation::Append(_) => 32,
-            Operation::Change(Change::Put { .. }) => 33,
-            Operation::Change(Change::Delete { .. }) => 34,
-            Operation::CreateTopic { .. } => 35,
-            Operation::AlterTopic { .. } => 36,
-            Operation::DeleteTopic { .. } => 37,
-            Operation::OpenProducer { .. } => 38,
-            Operation::ForgetProducer { .. } => 39,
-            Operation::SetEpoch { .. } => 40,
-            Operation::Stop { .. } => 41,
-            Operation::Repair { .. } => 42,
-            Operation::State(_) => 43,
-            Operation::DeleteState(_) => 44,
-            Operation::SetUuid { .. } => 45,
-            Operation::Skipped => SKIPPED_FROM,
+            Operation::Append(placed) => Some(placed),
+            _ => None,
         }
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(self.kind());
         field::block(out, |out| self.encode_fields(out));
-    }
-
-    fn encode_fields(&self, out: &mut Vec<u8>) {
-        match self {
-            Operation::Append(placed) => encode_append(placed, out),
-            Operation::Change(Change::Put { table, key, value }) => {
-                out.put_u8(*table as u8);
-                out.put_u32_le(u32::try_from(key.len()).expect("a commit is far below 4 GiB"));
-                out.put_slice(key);
-                out.put_slice(value);
-            }
-            Operation::Change(Change::Delete { table, key }) => {
-                out.put_u8(*table as u8);
-                out.put_slice(key);
-            }
-            Operation::CreateTopic {
-                topic,
-                name,
-                partitions,
-                settings,
-                uuid,
-            } => {
-                out.put_u64_le(topic.0);
-                out.put_u32_le(*partitions);
-                field::text(Some(name.as_ref()), out);
-                encode_settings(settings, out);
-                encode_uuid(*uuid, out);
-            }
-            Operation::AlterTopic {
-                topic,
-                partitions,
-                settings,
-            } => {
-                out.put_u64_le(topic.0);
-                out.put_u32_le(*partitions);
-                encode_settings(settings, out);
-            }
-            Operation::DeleteTopic { topic } => out.put_u64_le(topic.0),
-            Operation::OpenProducer { id, epoch, name } => {
-                out.put_u64_le(*id);
-                out.put_u16_le(*epoch);
-                field::text(name.as_deref(), out);
-            }
-            Operation::ForgetProducer { id } => out.put_u64_le(*id),
-            Operation::SetEpoch {
-                topic,
-                partition,
-                epoch,
-                from,
-            } => {
-                encode_partition(*topic, *partition, out);
-                out.put_u32_le(*epoch);
-                out.put_u64_le(from.unwrap_or(NO_LIMIT));
-            }
-            Operation::Stop {
-                topic,
-                partition,
-                end,
-                reason,
-            } => {
-                encode_partition(*topic, *partition, out);
-                out.put_u64_le(*end);
-                field::text(Some(reason), out);
-            }
-            Operation::Repair {
-                topic,
-                partition,
-                epoch,
-                from,
-                holes,
-            } => {
-                encode_partition(*topic, *partition, out);
-                out.put_u32_le(*epoch);
-                out.put_u64_le(from.unwrap_or(NO_LIMIT));
-                encode_holes(holes, out);
-            }
-            Operation::SetUuid { topic, uuid } => {
-                out.put_u64_le(topic.0);
-                encode_uuid(Some(*uuid), out);
-            }
-            Operation::State(placed) => {
-                field::text(Some(&placed.state.deployment), out);
-                out.put_u32_le(placed.state.instance);
-                field::text(Some(&placed.state.store), out);
-                out.put_u32_le(placed.rows);
-                out.put_u32_le(placed.length);
-                out.put_u32_le(placed.crc);
-            }
-            Operation::DeleteState(deletion) => {
-                field::text(Some(&deletion.deployment), out);
-                out.put_u64_le(deletion.instance.map_or(NO_LIMIT, u64::from));
-            }
-            Operation::Skipped => {}
-        }
     }
 
     /// The next operation of a directory.
@@ -307,21 +281,32 @@ impl Operation {
         }
         let mut fields = field::open(directory)?;
         match kind {
-            32 => decode_append(&mut fields).map(Operation::Append),
-            33 | 34 => {
+            PUT | DELETE => {
                 let number = fields.try_get_u8().map_err(|_| Unreadable::Damaged)?;
                 let table = Table::from_number(number);
                 let table = table.ok_or_else(|| Unreadable::newer("table", number))?;
-                decode_change(table, kind == 34, &mut fields).map(Operation::Change)
+                decode_change(table, kind == DELETE, &mut fields).map(Operation::Change)
             }
-            35..=39 | 45 => decode_whole(kind, &mut fields),
-            40..=42 => decode_state(kind, &mut fields),
-            43 => decode_delta(&mut fields).map(Operation::State),
-            44 => decode_deletion(&mut fields).map(Operation::DeleteState),
             SKIPPED_FROM.. => Some(Operation::Skipped),
+            _ if PACKED.contains(&kind) => Operation::decode_fields(kind, &mut fields),
             _ => return Err(Unreadable::newer("operations of kind", kind)),
         }
         .ok_or(Unreadable::Damaged)
+    }
+}
+
+fn encode_change(change: &Change, out: &mut Vec<u8>) {
+    match change {
+        Change::Put { table, key, value } => {
+            out.put_u8(*table as u8);
+            out.put_u32_le(u32::try_from(key.len()).expect("a commit is far below 4 GiB"));
+            out.put_slice(key);
+            out.put_slice(value);
+        }
+        Change::Delete { table, key } => {
+            out.put_u8(*table as u8);
+            out.put_slice(key);
+        }
     }
 }
 
@@ -336,238 +321,112 @@ fn decode_change(table: Table, is_delete: bool, from: &mut Bytes) -> Option<Chan
     Some(Change::Put { table, key, value })
 }
 
-fn decode_delta(from: &mut Bytes) -> Option<PlacedDelta> {
-    let deployment = field::read_text(from)??;
-    let instance = from.try_get_u32_le().ok()?;
-    let store = field::read_text(from)??;
-    Some(PlacedDelta {
-        state: StateId::new(&deployment, instance, &store)?,
-        rows: from.try_get_u32_le().ok()?,
-        length: from.try_get_u32_le().ok()?,
-        crc: from.try_get_u32_le().ok()?,
-    })
+impl Field for StateId {
+    fn encode(&self, out: &mut Vec<u8>) {
+        field::text(&self.deployment, out);
+        self.instance.encode(out);
+        field::text(&self.store, out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<StateId> {
+        let (deployment, instance) = <(String, u32)>::decode(from)?;
+        StateId::new(&deployment, instance, &String::decode(from)?)
+    }
 }
 
-fn decode_deletion(from: &mut Bytes) -> Option<Deletion> {
-    let deployment = field::read_text(from)??.into();
-    let instance = limit(from.try_get_u64_le().ok()?).map(u32::try_from);
-    Some(Deletion {
-        deployment,
-        instance: instance.transpose().ok()?,
-    })
+impl Field for Deletion {
+    fn encode(&self, out: &mut Vec<u8>) {
+        field::text(&self.deployment, out);
+        self.instance.map(u64::from).encode(out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<Deletion> {
+        let (deployment, instance) = <(String, Option<u64>)>::decode(from)?;
+        Some(Deletion {
+            deployment: deployment.into(),
+            instance: instance.map(u32::try_from).transpose().ok()?,
+        })
+    }
 }
 
-/// Operations on topics and producers.
-fn decode_whole(kind: u8, from: &mut Bytes) -> Option<Operation> {
-    let id = from.try_get_u64_le().ok()?;
-    let topic = TopicId(id);
-    Some(match kind {
-        35 => Operation::CreateTopic {
-            topic,
-            partitions: from.try_get_u32_le().ok()?,
-            name: TopicName::parse(&field::read_text(from)??).ok()?,
-            settings: decode_settings(from)?,
-            uuid: decode_uuid(from)?,
-        },
-        36 => Operation::AlterTopic {
-            topic,
-            partitions: from.try_get_u32_le().ok()?,
-            settings: decode_settings(from)?,
-        },
-        37 => Operation::DeleteTopic { topic },
-        38 => Operation::OpenProducer {
-            id,
-            epoch: from.try_get_u16_le().ok()?,
-            name: field::read_text(from)?,
-        },
-        39 => Operation::ForgetProducer { id },
-        _ => Operation::SetUuid {
-            topic,
-            uuid: decode_uuid(from)??,
-        },
-    })
+/// A producer's id of 0: none.
+impl Field for Option<ProducerStamp> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let (id, epoch, sequence) = self.map_or((0, 0, 0), |it| (it.id, it.epoch, it.sequence));
+        id.encode(out);
+        epoch.encode(out);
+        sequence.encode(out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<Option<ProducerStamp>> {
+        let stamp = ProducerStamp {
+            id: Field::decode(from)?,
+            epoch: Field::decode(from)?,
+            sequence: Field::decode(from)?,
+        };
+        Some((stamp.id != 0).then_some(stamp))
+    }
 }
 
-/// Operations on a partition's state.
-fn decode_state(kind: u8, from: &mut Bytes) -> Option<Operation> {
-    let (topic, partition) = decode_partition(from)?;
-    if kind == 41 {
-        let end = from.try_get_u64_le().ok()?;
-        let reason = field::read_text(from)??;
-        return Some(Operation::Stop {
-            topic,
-            partition,
-            end,
-            reason,
+impl Field for Hole {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.from.encode(out);
+        self.to.encode(out);
+        self.at.encode(out);
+    }
+
+    fn decode(from: &mut Bytes) -> Option<Hole> {
+        Some(Hole {
+            from: Field::decode(from)?,
+            to: Field::decode(from)?,
+            at: Field::decode(from)?,
+        })
+    }
+
+    /// Going over holes must come to an end.
+    fn is_valid_list(holes: &[Hole]) -> bool {
+        let is_one = |hole: &Hole| hole.from < hole.to;
+        let rises = |pair: &[Hole]| pair[0].to <= pair[1].from;
+        holes.iter().all(is_one) && holes.windows(2).all(rises)
+    }
+}
+
+/// An entry, as in the picture above.
+impl Field for TopicSettings {
+    fn encode(&self, out: &mut Vec<u8>) {
+        field::entry(out, |out| {
+            // The broker refuses settings that it does not know.
+            (self.durability == Durability::Memory).encode(out);
+            self.retention_ms.encode(out);
+            self.retention_bytes.encode(out);
+            (self.timestamps == Timestamps::Append).encode(out);
+            self.timestamp_ahead_ms.encode(out);
+            self.timestamp_behind_ms.encode(out);
+            (self.out_of_bounds == OutOfBounds::Append).encode(out);
         });
     }
-    let epoch = from.try_get_u32_le().ok()?;
-    let begin = limit(from.try_get_u64_le().ok()?);
-    Some(if kind == 40 {
-        Operation::SetEpoch {
-            topic,
-            partition,
-            epoch,
-            from: begin,
-        }
-    } else {
-        Operation::Repair {
-            topic,
-            partition,
-            epoch,
-            from: begin,
-            holes: decode_holes(from)?,
-        }
-    })
-}
 
-fn encode_append(placed: &Placed, out: &mut Vec<u8>) {
-    let stamp = placed.stamp.unwrap_or(ProducerStamp {
-        id: 0,
-        epoch: 0,
-        sequence: 0,
-    });
-    encode_partition(placed.topic, placed.partition, out);
-    out.put_u64_le(placed.base);
-    out.put_u32_le(placed.span);
-    out.put_u32_le(placed.count);
-    out.put_u32_le(placed.length);
-    out.put_u32_le(placed.crc);
-    out.put_u64_le(stamp.id);
-    out.put_u16_le(stamp.epoch);
-    out.put_u32_le(stamp.sequence);
-}
-
-pub(super) fn decode_append(from: &mut Bytes) -> Option<Placed> {
-    let (topic, partition) = decode_partition(from)?;
-    let base = from.try_get_u64_le().ok()?;
-    let span = from.try_get_u32_le().ok()?;
-    let count = from.try_get_u32_le().ok()?;
-    let length = from.try_get_u32_le().ok()?;
-    let crc = from.try_get_u32_le().ok()?;
-    let stamp = ProducerStamp {
-        id: from.try_get_u64_le().ok()?,
-        epoch: from.try_get_u16_le().ok()?,
-        sequence: from.try_get_u32_le().ok()?,
-    };
-    Some(Placed {
-        topic,
-        partition,
-        base,
-        span,
-        count,
-        length,
-        crc,
-        stamp: (stamp.id != 0).then_some(stamp),
-    })
-}
-
-fn encode_partition(topic: TopicId, partition: u32, out: &mut Vec<u8>) {
-    out.put_u64_le(topic.0);
-    out.put_u32_le(partition);
-}
-
-pub(super) fn decode_partition(from: &mut Bytes) -> Option<(TopicId, u32)> {
-    Some((
-        TopicId(from.try_get_u64_le().ok()?),
-        from.try_get_u32_le().ok()?,
-    ))
-}
-
-/// The holes as in the picture above; the checkpoint keeps them the same way.
-pub(crate) fn encode_holes(holes: &[Hole], out: &mut Vec<u8>) {
-    field::list(out, holes, |hole, out| {
-        out.put_u64_le(hole.from);
-        out.put_u64_le(hole.to);
-        out.put_u64_le(hole.at);
-    });
-}
-
-pub(crate) fn decode_holes(from: &mut Bytes) -> Option<Vec<Hole>> {
-    in_order(field::read_list(from, decode_hole)?)
-}
-
-pub(super) fn decode_hole(from: &mut Bytes) -> Option<Hole> {
-    Some(Hole {
-        from: from.try_get_u64_le().ok()?,
-        to: from.try_get_u64_le().ok()?,
-        at: from.try_get_u64_le().ok()?,
-    })
-}
-
-/// Whoever goes over holes must come to an end.
-pub(super) fn in_order(holes: Vec<Hole>) -> Option<Vec<Hole>> {
-    let is_one = |hole: &Hole| hole.from < hole.to;
-    let rises = |pair: &[Hole]| pair[0].to <= pair[1].from;
-    (holes.iter().all(is_one) && holes.windows(2).all(rises)).then_some(holes)
-}
-
-/// The settings as in the picture above; the checkpoint keeps them the same way.
-pub(crate) fn encode_settings(settings: &TopicSettings, out: &mut Vec<u8>) {
-    field::entry(out, |out| {
-        out.put_u8(match settings.durability {
-            // The broker refuses what is unknown; the stricter promise is right for it.
-            Durability::Disk | Durability::Unknown => 0,
-            Durability::Memory => 1,
-        });
-        out.put_u64_le(settings.retention_ms.unwrap_or(NO_LIMIT));
-        out.put_u64_le(settings.retention_bytes.unwrap_or(NO_LIMIT));
-        // The broker refuses what is unknown.
-        out.put_u8(u8::from(settings.timestamps == Timestamps::Append));
-        out.put_u64_le(settings.timestamp_ahead_ms.unwrap_or(NO_LIMIT));
-        out.put_u64_le(settings.timestamp_behind_ms.unwrap_or(NO_LIMIT));
-        out.put_u8(u8::from(settings.out_of_bounds == OutOfBounds::Append));
-    });
-}
-
-pub(crate) fn decode_settings(from: &mut Bytes) -> Option<TopicSettings> {
-    settings_fields(&mut field::read_entry(from)?)
+    fn decode(from: &mut Bytes) -> Option<TopicSettings> {
+        settings_fields(&mut field::read_entry(from)?)
+    }
 }
 
 /// The fields of settings, of which the first release wrote the first three.
 pub(super) fn settings_fields(from: &mut Bytes) -> Option<TopicSettings> {
-    let durability = match from.try_get_u8().ok()? {
-        0 => Durability::Disk,
-        1 => Durability::Memory,
-        _ => return None,
-    };
-    let mut settings = TopicSettings {
-        durability,
-        retention_ms: limit(from.try_get_u64_le().ok()?),
-        retention_bytes: limit(from.try_get_u64_le().ok()?),
-        ..TopicSettings::default()
-    };
-    if from.is_empty() {
-        return Some(settings);
-    }
-    settings.timestamps = match from.try_get_u8().ok()? {
-        0 => Timestamps::Create,
-        1 => Timestamps::Append,
-        _ => return None,
-    };
-    settings.timestamp_ahead_ms = limit(from.try_get_u64_le().ok()?);
-    settings.timestamp_behind_ms = limit(from.try_get_u64_le().ok()?);
-    settings.out_of_bounds = match from.try_get_u8().ok()? {
-        0 => OutOfBounds::Refuse,
-        1 => OutOfBounds::Append,
-        _ => return None,
-    };
-    Some(settings)
+    let default = TopicSettings::default();
+    Some(TopicSettings {
+        durability: choice(u8::decode(from)?, [Durability::Disk, Durability::Memory])?,
+        retention_ms: Field::decode(from)?,
+        retention_bytes: Field::decode(from)?,
+        timestamps: choice(added(from, 0)?, [Timestamps::Create, Timestamps::Append])?,
+        timestamp_ahead_ms: added(from, default.timestamp_ahead_ms)?,
+        timestamp_behind_ms: added(from, default.timestamp_behind_ms)?,
+        out_of_bounds: choice(added(from, 0)?, [OutOfBounds::Refuse, OutOfBounds::Append])?,
+    })
 }
 
-/// 16 bytes; zeros: none.
-pub(crate) fn encode_uuid(uuid: Option<Uuid>, out: &mut Vec<u8>) {
-    out.put_slice(uuid.unwrap_or_default().as_bytes());
-}
-
-pub(crate) fn decode_uuid(from: &mut Bytes) -> Option<Option<Uuid>> {
-    let bytes = field::take(from, size_of::<Uuid>())?;
-    let uuid = Uuid::from_slice(&bytes).ok()?;
-    Some((!uuid.is_nil()).then_some(uuid))
-}
-
-fn limit(value: u64) -> Option<u64> {
-    (value != NO_LIMIT).then_some(value)
+fn choice<T>(number: u8, choices: [T; 2]) -> Option<T> {
+    choices.into_iter().nth(usize::from(number))
 }
 
 #[cfg(test)]
@@ -575,10 +434,6 @@ mod tests {
     use super::*;
 
     const GOLDEN: &str = include_str!("../../../tests/fixtures/operations-2.hex");
-
-    fn name() -> TopicName {
-        TopicName::parse("t").expect("it is plain")
-    }
 
     fn settings() -> TopicSettings {
         TopicSettings {
@@ -593,13 +448,12 @@ mod tests {
     }
 
     fn all() -> Vec<Operation> {
-        let (topic, partition) = (TopicId(1), 2);
-        let (key, value) = (Bytes::from("key"), Bytes::from("value"));
+        let (topic, key) = (TopicId(1), (TopicId(1), 2));
+        let (name, value) = (Bytes::from("key"), Bytes::from("value"));
         let table = Table::Cursors;
         vec![
             Operation::Append(Placed {
-                topic,
-                partition,
+                key,
                 base: 3,
                 span: 5,
                 count: 4,
@@ -613,20 +467,22 @@ mod tests {
             }),
             Operation::Change(Change::Put {
                 table,
-                key: key.clone(),
+                key: name.clone(),
                 value,
             }),
-            Operation::Change(Change::Delete { table, key }),
+            Operation::Change(Change::Delete { table, key: name }),
             Operation::CreateTopic {
                 topic,
-                name: name(),
-                partitions: 3,
-                settings: settings(),
-                uuid: Some(Uuid::from_u128(5)),
+                entry: TopicEntry {
+                    partitions: 3,
+                    name: TopicName::parse("t").expect("it is plain"),
+                    settings: settings(),
+                    uuid: Some(Uuid::from_u128(5)),
+                },
             },
             Operation::SetUuid {
                 topic,
-                uuid: Uuid::from_u128(6),
+                uuid: Some(Uuid::from_u128(6)),
             },
             Operation::AlterTopic {
                 topic,
@@ -641,20 +497,17 @@ mod tests {
             },
             Operation::ForgetProducer { id: 7 },
             Operation::SetEpoch {
-                topic,
-                partition,
+                key,
                 epoch: 5,
                 from: Some(90),
             },
             Operation::Stop {
-                topic,
-                partition,
+                key,
                 end: 90,
                 reason: "it is".to_owned(),
             },
             Operation::Repair {
-                topic,
-                partition,
+                key,
                 epoch: 6,
                 from: None,
                 holes: vec![Hole {

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use eddy_protocol::Batch;
 
 use super::FILE_HEADER_BYTES;
-use super::group::{self, Header, Place};
+use super::group::{self, Header, HeaderCopy};
 use super::operation::Operation;
 use crate::store::delta::Delta;
 use crate::store::field::{Unreadable, take};
 
 /// Something found in a journal file.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum Scanned {
     /// A group of which at least one copy of the directory is whole.
     Group(Group),
     /// Bytes that are no group any more, behind which a group follows.
@@ -45,6 +45,18 @@ pub(crate) enum Found {
         /// What that is.
         what: String,
     },
+}
+
+impl Scanned {
+    /// The first sequence that this is about.
+    pub(crate) fn sequence(&self) -> u64 {
+        match self {
+            Scanned::Group(group) => group.header.sequence,
+            Scanned::Lost { sequences, .. } => sequences.0,
+            Scanned::Rest { sequence, .. } => *sequence,
+            Scanned::Newer { .. } => u64::MAX,
+        }
+    }
 }
 
 /// A group as it was found.
@@ -86,11 +98,11 @@ impl Scan {
         self.sequence
     }
 
-    fn rest(&mut self) -> Found {
+    fn rest(&mut self) -> Scanned {
         let at = self.at;
         let is_cut_off = group::is_cut_off(&self.bytes.slice(at..), self.salt, self.sequence);
         self.at = self.bytes.len();
-        Found::Rest {
+        Scanned::Rest {
             at: at as u64,
             bytes: (self.bytes.len() - at) as u64,
             sequence: self.sequence,
@@ -99,7 +111,7 @@ impl Scan {
     }
 
     /// The group at the scan's place, read from its first header.
-    fn head_group(&mut self) -> Option<Found> {
+    fn head_group(&mut self) -> Option<Scanned> {
         let here = self.bytes.slice(self.at..);
         let (header, directory) = group::head(&here, self.salt)?;
         if header.sequence != self.sequence {
@@ -110,7 +122,7 @@ impl Scan {
             return None;
         }
         let found = self.group(self.at, header, &directory, true)?;
-        if matches!(found, Found::Newer { .. }) {
+        if matches!(found, Scanned::Newer { .. }) {
             self.at = self.bytes.len();
             return Some(found);
         }
@@ -119,10 +131,16 @@ impl Scan {
         Some(found)
     }
 
-    fn group(&self, at: usize, header: Header, directory: &Bytes, is_whole: bool) -> Option<Found> {
+    fn group(
+        &self,
+        at: usize,
+        header: Header,
+        directory: &Bytes,
+        is_whole: bool,
+    ) -> Option<Scanned> {
         let operations = match group::operations(&header, directory.clone()) {
             Ok(operations) => operations,
-            Err(Unreadable::Newer(what)) => return Some(Found::Newer { what }),
+            Err(Unreadable::Newer(what)) => return Some(Scanned::Newer { what }),
             Err(Unreadable::Damaged) => return None,
         };
         let payload_at = at.checked_add(usize::try_from(header.payload_at()).ok()?)?;
@@ -147,7 +165,7 @@ impl Scan {
         }
         let is_whole =
             is_whole && batches.iter().all(Option::is_some) && deltas.iter().all(Option::is_some);
-        Some(Found::Group(Group {
+        Some(Scanned::Group(Group {
             at: at as u64,
             header,
             operations,
@@ -158,17 +176,17 @@ impl Scan {
     }
 
     /// Behind a group that cannot be read from its beginning.
-    fn resync(&mut self) -> Found {
+    fn resync(&mut self) -> Scanned {
         let lost_at = self.at;
         let mut at = lost_at + 8;
         while at + 4 <= self.bytes.len() {
             match group::looks_like(&self.bytes[at..]) {
-                Some(Place::Tail) => {
+                Some(HeaderCopy::Second) => {
                     if let Some(found) = self.tail_group(lost_at, at) {
                         return found;
                     }
                 }
-                Some(Place::Head) => {
+                Some(HeaderCopy::First) => {
                     if let Some(found) = self.lost_until(lost_at, at) {
                         return found;
                     }
@@ -181,7 +199,7 @@ impl Scan {
     }
 
     /// The group whose second header is at `at`.
-    fn tail_group(&mut self, lost_at: usize, at: usize) -> Option<Found> {
+    fn tail_group(&mut self, lost_at: usize, at: usize) -> Option<Scanned> {
         let end = at + group::HEADER_BYTES;
         let (header, directory) = group::tail(&self.bytes, end, self.salt)?;
         let begin = end.checked_sub(usize::try_from(header.group_bytes()).ok()?)?;
@@ -195,7 +213,7 @@ impl Scan {
             return None;
         }
         let found = self.group(begin, header, &directory, false)?;
-        if matches!(found, Found::Newer { .. }) {
+        if matches!(found, Scanned::Newer { .. }) {
             self.at = self.bytes.len();
             return Some(found);
         }
@@ -205,19 +223,19 @@ impl Scan {
     }
 
     /// The bytes before the group whose first header is at `at`.
-    fn lost_until(&mut self, lost_at: usize, at: usize) -> Option<Found> {
+    fn lost_until(&mut self, lost_at: usize, at: usize) -> Option<Scanned> {
         let (header, _) = group::head(&self.bytes.slice(at..), self.salt)?;
         self.lost(lost_at, at, header.sequence)
     }
 
-    fn lost(&mut self, lost_at: usize, until: usize, next: u64) -> Option<Found> {
+    fn lost(&mut self, lost_at: usize, until: usize, next: u64) -> Option<Scanned> {
         if next <= self.sequence {
             return None;
         }
         let sequences = (self.sequence, next - 1);
         self.at = until;
         self.sequence = next;
-        Some(Found::Lost {
+        Some(Scanned::Lost {
             at: lost_at as u64,
             bytes: (until - lost_at) as u64,
             sequences,
@@ -226,9 +244,9 @@ impl Scan {
 }
 
 impl Iterator for Scan {
-    type Item = Found;
+    type Item = Scanned;
 
-    fn next(&mut self) -> Option<Found> {
+    fn next(&mut self) -> Option<Scanned> {
         if self.at >= self.bytes.len() {
             return None;
         }

@@ -11,7 +11,7 @@ use eddy_protocol::Batch;
 use super::Partition;
 use super::stop::Cause;
 use crate::store::error::ReadError;
-use crate::store::segment::read::{self, Place};
+use crate::store::segment::read::{self, Position};
 use crate::store::segment::{Fault, Segment};
 
 /// What the newest batches in memory say about an offset.
@@ -130,8 +130,7 @@ impl Partition {
         {
             return Ok(None);
         }
-        let (offset, at) = segment.locate_time(&self.files, time_ms)?;
-        let mut from = Place { offset, at };
+        let mut from = segment.locate_time(&self.files, time_ms)?;
         loop {
             let found = segment.read(&self.files, from, from.offset, 1 << 18)?;
             self.files.watch(segment);
@@ -151,35 +150,33 @@ impl Partition {
 
     /// The batches from `offset` on; a fault comes with its segment's base.
     fn read_segment(&self, offset: u64, bytes_max: u64) -> Result<Vec<Batch>, (u64, Fault)> {
-        let (segment, place) = {
+        let (segment, mut position) = {
             let segments = &self.inner.lock().segments;
             let Some(segment) = segments.of(offset).cloned() else {
-                let path = self.files.disk().describe(&segments.key_of(offset).path());
+                let path = self.files.path(segments.key_of(offset));
                 return Err((offset, Fault::Missing { path }));
             };
-            let place = segments.place(&segment, offset);
-            (segment, place)
+            let position = segments.position(&segment, offset);
+            (segment, position)
         };
-        let mut place = place;
-        let look = || self.read_at(&segment, offset, bytes_max, place.take());
+        let look = || self.read_at(&segment, offset, bytes_max, position.take());
         let found = self
             .look(&segment, look)
             .map_err(|fault| (segment.key.base, fault))?;
         self.files.watch(&segment);
         if found.batches.is_empty() {
-            let path = self.files.disk().describe(&segment.key.path());
             let reason = format!(
                 "it ends at offset {}, offset {offset} should be in it",
                 found.next.offset
             );
-            let at = found.next.at;
-            return Err((segment.key.base, Fault::Damaged { path, at, reason }));
+            let fault = self.files.damaged(segment.key, found.next.at, reason);
+            return Err((segment.key.base, fault));
         }
         self.inner.lock().segments.remember(&segment, &found);
         Ok(found.batches)
     }
 
-    /// A wrong index sends readers to a wrong place; only a second look, with an index made from
+    /// A wrong index sends readers to a wrong position; only a second look, with an index made from
     /// the segment itself, tells that from a damaged segment.
     fn look<T>(
         &self,
@@ -200,16 +197,13 @@ impl Partition {
         segment: &Segment,
         offset: u64,
         bytes_max: u64,
-        place: Option<Place>,
-    ) -> Result<read::Found, Fault> {
-        let place = match place {
-            Some(place) => place,
-            None => {
-                let (offset, at) = segment.locate(&self.files, offset)?;
-                Place { offset, at }
-            }
+        position: Option<Position>,
+    ) -> Result<read::Fetched, Fault> {
+        let position = match position {
+            Some(position) => position,
+            None => segment.locate(&self.files, offset)?,
         };
-        segment.read(&self.files, place, offset, bytes_max)
+        segment.read(&self.files, position, offset, bytes_max)
     }
 
     /// Damage stops the partition; what the system could not do may work the next time.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use crate::store::producer::PartitionKey;
 use crate::store::segment::files::Files;
-use crate::store::segment::read::{Found, Place};
+use crate::store::segment::read::{Fetched, Position};
 use crate::store::segment::{Fault, Hole, Key, Segment, is_lost};
 
-/// How many readers' places are remembered, so that each goes on without
+/// How many readers' positions are remembered, so that each goes on without
 /// looking for its batch again.
-const PLACES: usize = 8;
-const NO_PLACES: [(u64, Place); PLACES] = [(u64::MAX, Place { offset: 0, at: 0 }); PLACES];
+const POSITIONS: usize = 8;
+const NO_POSITIONS: [(u64, Position); POSITIONS] =
+    [(u64::MAX, Position { offset: 0, at: 0 }); POSITIONS];
 
 /// What is on disk.
 #[derive(Debug, Clone)]
@@ -24,8 +25,8 @@ pub(crate) struct Segments {
     holes: Arc<[Hole]>,
     /// Records below this offset are in segments.
     end: u64,
-    places: [(u64, Place); PLACES],
-    place_next: usize,
+    positions: [(u64, Position); POSITIONS],
+    position_next: usize,
 }
 
 /// How much of a partition's segments the last checkpoint has.
@@ -56,8 +57,8 @@ impl Segments {
             list: Arc::new(list),
             holes,
             end,
-            places: NO_PLACES,
-            place_next: 0,
+            positions: NO_POSITIONS,
+            position_next: 0,
         }
     }
 
@@ -108,16 +109,20 @@ impl Segments {
     }
 
     /// Where a reader left off that goes on at `offset`.
-    pub(crate) fn place(&self, segment: &Segment, offset: u64) -> Option<Place> {
-        let is_it =
-            |(base, place): &&(u64, Place)| *base == segment.key.base && place.offset == offset;
-        self.places.iter().find(is_it).map(|(_, place)| *place)
+    pub(crate) fn position(&self, segment: &Segment, offset: u64) -> Option<Position> {
+        let is_it = |(base, position): &&(u64, Position)| {
+            *base == segment.key.base && position.offset == offset
+        };
+        self.positions
+            .iter()
+            .find(is_it)
+            .map(|(_, position)| *position)
     }
 
     /// Remembers where a read ended.
-    pub(crate) fn remember(&mut self, segment: &Segment, found: &Found) {
-        self.places[self.place_next] = (segment.key.base, found.next);
-        self.place_next = (self.place_next + 1) % PLACES;
+    pub(crate) fn remember(&mut self, segment: &Segment, found: &Fetched) {
+        self.positions[self.position_next] = (segment.key.base, found.next);
+        self.position_next = (self.position_next + 1) % POSITIONS;
     }
 
     /// The first offset at or behind `offset` that is in no hole.
@@ -205,11 +210,6 @@ impl Segments {
     }
 
     pub(crate) fn key_of(&self, base: u64) -> Key {
-        let (topic, partition) = self.key;
-        Key {
-            topic,
-            partition,
-            base,
-        }
+        Key::of(self.key, base)
     }
 }

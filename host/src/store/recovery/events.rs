@@ -7,58 +7,26 @@ use bytes::Bytes;
 
 use crate::io::{Disk, read_all};
 use crate::store::error::OpenError;
-use crate::store::journal::scan::{Found, Group, Scan};
+use crate::store::journal::scan::{Scan, Scanned};
 use crate::store::journal::{self, FILE_HEADER_BYTES, FileHeader};
 
 /// Something in the journal, and the file that it is in (by its first sequence).
 #[derive(Debug)]
 pub(crate) struct Event {
     pub(crate) file: u64,
-    pub(crate) what: What,
-}
-
-#[derive(Debug)]
-pub(crate) enum What {
-    Group(Group),
-    /// Groups with these sequences are not there any more.
-    Lost {
-        /// 0: the file before this one ends without them, or is missing.
-        at: u64,
-        bytes: u64,
-        sequences: (u64, u64),
-    },
-    /// Nothing can be read from here to the journal's end.
-    Rest {
-        at: u64,
-        bytes: u64,
-        sequence: u64,
-        /// Whether it is the beginning of a group: a write that a crash cut off.
-        is_cut_off: bool,
-    },
+    pub(crate) what: Scanned,
 }
 
 impl Event {
     /// Whether something here is not as it was written.
     pub(crate) fn is_damage(&self) -> bool {
-        match &self.what {
-            What::Group(group) => !group.is_whole,
-            What::Lost { .. } | What::Rest { .. } => true,
-        }
-    }
-
-    /// The first sequence that this is about.
-    pub(crate) fn sequence(&self) -> u64 {
-        match &self.what {
-            What::Group(group) => group.header.sequence,
-            What::Lost { sequences, .. } => sequences.0,
-            What::Rest { sequence, .. } => *sequence,
-        }
+        !matches!(&self.what, Scanned::Group(group) if group.is_whole)
     }
 
     /// The newest sequence that was known to be synced when this was written.
     pub(crate) fn synced_through(&self) -> u64 {
         match &self.what {
-            What::Group(group) => group.header.synced_through,
+            Scanned::Group(group) => group.header.synced_through,
             _ => 0,
         }
     }
@@ -135,67 +103,42 @@ impl Events {
                     self.next = self.next.max(scan.next_sequence().min(self.until));
                     self.scan = None;
                 }
-                Some(Found::Newer { what }) => {
+                Some(Scanned::Newer { what }) => {
                     let path = self.disk.describe(&journal::path_of(file));
                     return Err(OpenError::Newer { path, what });
                 }
-                Some(found) => self.take(file, found),
+                Some(what) => self.take(Event { file, what }),
             }
         }
     }
 
-    fn take(&mut self, file: u64, found: Found) {
-        let event = |what| Event { file, what };
-        let begin = match &found {
-            Found::Group(group) => group.header.sequence,
-            Found::Lost { sequences, .. } => sequences.0,
-            Found::Rest { sequence, .. } => *sequence,
-            Found::Newer { .. } => return,
-        };
-        if begin >= self.until {
-            if self.cut.last() != Some(&file) {
-                self.cut.push(file);
+    fn take(&mut self, mut event: Event) {
+        if event.what.sequence() >= self.until {
+            if self.cut.last() != Some(&event.file) {
+                self.cut.push(event.file);
             }
             return;
         }
-        match found {
+        match &mut event.what {
             // Already covered: by the checkpoint, or because an older file was cut.
-            Found::Group(group) if group.header.sequence < self.next => {}
-            Found::Group(group) => {
-                self.next = group.header.sequence + 1;
-                self.queue.push_back(event(What::Group(group)));
-            }
-            Found::Lost {
-                at,
-                bytes,
-                sequences: (first, last),
-            } => {
-                let last = last.min(self.until - 1);
-                if last >= self.next {
-                    let sequences = (first.max(self.next), last);
-                    self.queue.push_back(event(What::Lost {
-                        at,
-                        bytes,
-                        sequences,
-                    }));
-                    self.next = last + 1;
+            Scanned::Group(group) if group.header.sequence < self.next => return,
+            Scanned::Group(group) => self.next = group.header.sequence + 1,
+            Scanned::Lost { sequences, .. } => {
+                sequences.0 = sequences.0.max(self.next);
+                sequences.1 = sequences.1.min(self.until - 1);
+                if sequences.1 < self.next {
+                    return;
                 }
+                self.next = sequences.1 + 1;
             }
-            Found::Rest {
-                at,
-                bytes,
-                sequence,
-                is_cut_off,
-            } => {
-                self.held = Some(event(What::Rest {
-                    at,
-                    bytes,
-                    sequence: sequence.max(self.next),
-                    is_cut_off,
-                }));
+            Scanned::Rest { sequence, .. } => {
+                *sequence = self.next.max(*sequence);
+                self.held = Some(event);
+                return;
             }
-            Found::Newer { .. } => {}
+            Scanned::Newer { .. } => {}
         }
+        self.queue.push_back(event);
     }
 
     fn open_next(&mut self) -> Result<bool, OpenError> {
@@ -219,18 +162,9 @@ impl Events {
             // No crash leaves it so: a file gets its name when its header is synced.
             None => self.headless = self.files.is_empty().then_some(first),
         }
-        if let Some(held) = self.held.take() {
-            if first > self.next {
-                self.queue.push_back(held.lost_until(first));
-                self.next = first;
-            }
-        } else if first > self.next {
-            let what = What::Lost {
-                at: 0,
-                bytes: 0,
-                sequences: (self.next, first - 1),
-            };
-            self.queue.push_back(Event { file: first, what });
+        let held = self.held.take();
+        if first > self.next {
+            self.queue.push_back(lost(held, self.next, first));
             self.next = first;
         }
         self.scan = Some((first, Scan::new(bytes, self.salt, first)));
@@ -238,27 +172,26 @@ impl Events {
     }
 }
 
-impl Event {
-    /// A rest behind which a file with this first sequence follows.
-    fn lost_until(self, next: u64) -> Event {
-        match self.what {
-            What::Rest {
-                at,
-                bytes,
-                sequence,
-                ..
-            } => Event {
-                file: self.file,
-                what: What::Lost {
+/// What is missing before the file `first`: a rest that was held back, or all from `next` on.
+fn lost(held: Option<Event>, next: u64, first: u64) -> Event {
+    let (file, at, bytes, from) = match held {
+        Some(Event {
+            file,
+            what:
+                Scanned::Rest {
                     at,
                     bytes,
-                    sequences: (sequence, next - 1),
+                    sequence,
+                    ..
                 },
-            },
-            other => Event {
-                file: self.file,
-                what: other,
-            },
-        }
-    }
+        }) => (file, at, bytes, sequence),
+        _ => (first, 0, 0, next),
+    };
+    let sequences = (from, first - 1);
+    let what = Scanned::Lost {
+        at,
+        bytes,
+        sequences,
+    };
+    Event { file, what }
 }

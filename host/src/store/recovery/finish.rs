@@ -226,9 +226,8 @@ impl Recovery<'_> {
             boot: self.boot,
         };
         let again = std::mem::take(&mut self.again);
-        let placed = again.iter().map(|((topic, partition), batch)| {
-            Operation::Append(Placed::of(*topic, *partition, batch))
-        });
+        let placed = again.iter();
+        let placed = placed.map(|(key, batch)| Operation::Append(Placed::of(*key, batch)));
         let operations: Vec<Operation> = placed.chain(operations).collect();
         let mut directory = Vec::new();
         operations
@@ -271,18 +270,19 @@ impl Recovery<'_> {
         let mut operations = Vec::new();
         for (topic, known) in &mut self.replay.topics {
             if known.uuid.is_none() {
-                let uuid = *known.uuid.insert(new_uuid());
-                let topic = *topic;
-                operations.push(Operation::SetUuid { topic, uuid });
-                self.replay.touched_topics.insert(topic);
+                known.uuid = Some(new_uuid());
+                operations.push(Operation::SetUuid {
+                    topic: *topic,
+                    uuid: known.uuid,
+                });
+                self.replay.touched_topics.insert(*topic);
             }
         }
         for part in self.replay.parts() {
-            let (topic, partition) = part.key;
+            let key = part.key;
             if lost.contains(&part.key) || part.is_restored {
                 operations.push(Operation::SetEpoch {
-                    topic,
-                    partition,
+                    key,
                     epoch: part.epochs.current(),
                     from: part.epochs.starts().last().and_then(|start| start.from),
                 });
@@ -292,8 +292,7 @@ impl Recovery<'_> {
                 && part.is_touched
             {
                 operations.push(Operation::Stop {
-                    topic,
-                    partition,
+                    key,
                     end: part.end,
                     reason: stop.reason.to_string(),
                 });

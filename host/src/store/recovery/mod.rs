@@ -30,7 +30,7 @@ use std::sync::Arc;
 use eddy_protocol::Batch;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use self::events::{Event, Events, What};
+use self::events::{Event, Events};
 use self::replay::Replay;
 use super::aside;
 use super::commit::TopicId;
@@ -40,7 +40,7 @@ use super::error::{OpenError, TableError};
 use super::format;
 use super::journal;
 use super::journal::operation::Operation;
-use super::journal::scan::Group;
+use super::journal::scan::{Group, Scanned};
 use super::partition::stop::Cause;
 use super::producer::PartitionKey;
 use super::room::release_reserve;
@@ -232,7 +232,7 @@ impl Recovery<'_> {
         let proven = self.proven(&events);
         let cut = events
             .iter()
-            .position(|event| event.is_damage() && event.sequence() > proven);
+            .position(|event| event.is_damage() && event.what.sequence() > proven);
         let mut events = events;
         let tail = events.split_off(cut.unwrap_or(events.len()));
         self.gaps.look_ahead(&events);
@@ -242,15 +242,15 @@ impl Recovery<'_> {
                 self.damaged.push(event.file);
                 tracing::error!(
                     path = journal::path_of(event.file),
-                    sequence = event.sequence(),
+                    sequence = event.what.sequence(),
                     "the journal is damaged where it was synced",
                 );
                 self.replay.damages += 1;
             }
             match event.what {
-                What::Group(_) => self.group(event)?,
-                What::Lost { .. } => self.gap()?,
-                What::Rest { .. } => {}
+                Scanned::Group(_) => self.group(event)?,
+                Scanned::Lost { .. } => self.gap()?,
+                Scanned::Rest { .. } | Scanned::Newer { .. } => {}
             }
         }
         let has_stopped = self.has_machine_stopped();
@@ -264,7 +264,7 @@ impl Recovery<'_> {
         let proofs = events.iter().map(|event| {
             // What a process wrote before this is there as long as the machine runs.
             if is_same_boot && !event.is_damage() {
-                event.sequence()
+                event.what.sequence()
             } else {
                 event.synced_through()
             }
@@ -284,7 +284,7 @@ impl Recovery<'_> {
     }
 
     fn group(&mut self, event: Event) -> Result<(), OpenError> {
-        let What::Group(group) = event.what else {
+        let Scanned::Group(group) = event.what else {
             return Ok(());
         };
         if self.file.replace(event.file) != Some(event.file) {
@@ -368,24 +368,14 @@ impl Tail {
         };
         for event in events {
             match &event.what {
-                What::Group(group) => {
+                Scanned::Group(group) => {
                     tail.at.get_or_insert(group.at);
                     tail.bytes += group.header.group_bytes();
                     tail.groups += 1;
-                    tail.partitions
-                        .extend(
-                            group
-                                .operations
-                                .iter()
-                                .filter_map(|operation| match operation {
-                                    Operation::Append(placed) => {
-                                        Some((placed.topic, placed.partition))
-                                    }
-                                    _ => None,
-                                }),
-                        );
+                    let appends = group.operations.iter().filter_map(Operation::append);
+                    tail.partitions.extend(appends.map(|placed| placed.key));
                 }
-                What::Lost {
+                Scanned::Lost {
                     at,
                     bytes,
                     sequences,
@@ -395,7 +385,7 @@ impl Tail {
                     tail.groups += sequences.1 - sequences.0 + 1;
                     tail.has_unknown = true;
                 }
-                What::Rest {
+                Scanned::Rest {
                     at,
                     bytes,
                     is_cut_off,
@@ -408,6 +398,7 @@ impl Tail {
                     tail.is_torn |= *is_cut_off && events.len() == 1;
                     tail.has_unknown |= !is_cut_off;
                 }
+                Scanned::Newer { .. } => {}
             }
         }
         tail
@@ -468,7 +459,7 @@ pub(crate) fn list_segments(disk: &dyn Disk) -> std::io::Result<(Listing, Vec<To
             let Ok(number) = partition.name.parse() else {
                 continue;
             };
-            let files = disk.list(&segment::folder(id, number))?;
+            let files = disk.list(&segment::folder((id, number)))?;
             let segments = files
                 .iter()
                 .filter_map(|file| {
@@ -527,9 +518,5 @@ fn unknown_segment(kept: &Kept, listing: &Listing) -> Option<segment::Key> {
         .iter()
         .flat_map(|(key, segments)| segments.iter().map(move |(base, bytes)| (key, base, bytes)));
     let (key, base, _) = all.find(|(key, base, bytes)| is_unknown(key, **base, **bytes))?;
-    Some(segment::Key {
-        topic: key.0,
-        partition: key.1,
-        base: *base,
-    })
+    Some(segment::Key::of(*key, *base))
 }

@@ -18,11 +18,11 @@ use crate::store::config::Config;
 use crate::store::delta::{Delta, StateId};
 use crate::store::epoch::Epochs;
 use crate::store::error::OpenError;
-use crate::store::journal::operation::{Operation, Placed};
+use crate::store::journal::operation::{Operation, Placed, TopicEntry};
 use crate::store::partition::segments::{Covered, Segments};
 use crate::store::partition::stop::{Cause, Stop};
 use crate::store::producer::{PartitionKey, Producers};
-use crate::store::row::{PartitionEntry, TopicEntry};
+use crate::store::row::PartitionEntry;
 use crate::store::segment::append::Run;
 use crate::store::segment::files::Files;
 use crate::store::segment::{self, AppendFault, Fault, HEADER_BYTES, Hole, Key, Segment};
@@ -240,13 +240,7 @@ impl Part {
     }
 
     fn describe(&self, base: u64, files: &Files) -> String {
-        let (topic, partition) = self.key;
-        let key = Key {
-            topic,
-            partition,
-            base,
-        };
-        files.disk().describe(&key.path())
+        files.path(Key::of(self.key, base))
     }
 
     /// The oldest offset.
@@ -340,7 +334,7 @@ impl Part {
     }
 
     /// Where the partition's newest records end on disk: segment base and byte.
-    pub(crate) fn place(&self) -> Option<(u64, u64)> {
+    pub(crate) fn written_to(&self) -> Option<(u64, u64)> {
         self.newest()
             .map(|segment| (segment.key.base, segment.len()))
     }
@@ -409,7 +403,7 @@ impl<'a> Replay<'a> {
         match operation {
             Operation::Append(placed) => self
                 .topics
-                .get(&placed.topic)
+                .get(&placed.key.0)
                 .is_none_or(|topic| topic.settings.durability == Durability::Disk),
             Operation::Change(change) => change.waits_for_sync(),
             Operation::State(_) | Operation::DeleteState(_) => false,
@@ -432,17 +426,11 @@ impl<'a> Replay<'a> {
                 let (key, value) = entry(&change);
                 self.table.insert(key, value);
             }
-            Operation::CreateTopic {
-                topic,
-                name,
-                partitions,
-                settings,
-                uuid,
-            } => {
+            Operation::CreateTopic { topic, entry } => {
                 self.next_topic = self.next_topic.max(topic.0 + 1);
                 self.touched_topics.insert(topic);
-                let parts = self.new_parts(topic, 0..partitions);
-                let known = Known::new((name, uuid), settings, parts);
+                let parts = self.new_parts(topic, 0..entry.partitions);
+                let known = Known::new((entry.name, entry.uuid), entry.settings, parts);
                 self.topics.insert(topic, known);
             }
             Operation::AlterTopic {
@@ -472,34 +460,22 @@ impl<'a> Replay<'a> {
                 );
             }
             Operation::ForgetProducer { id } => drop(self.producers.forget(id)),
-            Operation::SetEpoch {
-                topic,
-                partition,
-                epoch,
-                from,
-            } => {
-                if let Some(part) = self.part((topic, partition)) {
+            Operation::SetEpoch { key, epoch, from } => {
+                if let Some(part) = self.part(key) {
                     part.set_epoch(epoch, from);
                 }
             }
-            Operation::Stop {
-                topic,
-                partition,
-                reason,
-                ..
-            } => {
-                if let Some(part) = self.part((topic, partition)) {
+            Operation::Stop { key, reason, .. } => {
+                if let Some(part) = self.part(key) {
                     part.stop(reason, Cause::Lost);
                 }
             }
             Operation::Repair {
-                topic,
-                partition,
+                key,
                 epoch,
                 from,
                 holes,
             } => {
-                let key = (topic, partition);
                 self.flush(key)?;
                 let damages = self.damages;
                 if let Some(part) = self.part(key) {
@@ -509,7 +485,7 @@ impl<'a> Replay<'a> {
             Operation::SetUuid { topic, uuid } => {
                 self.touched_topics.insert(topic);
                 if let Some(topic) = self.topics.get_mut(&topic) {
-                    topic.uuid = Some(uuid);
+                    topic.uuid = uuid;
                 }
             }
             Operation::DeleteState(deletion) => self.states.push(StateChange::Delete(deletion)),
@@ -527,7 +503,7 @@ impl<'a> Replay<'a> {
             None => self.states.lose(&state),
         }
         // What waits is slices of whole files.
-        self.states.settle();
+        self.states.apply_pending();
     }
 
     /// Topics that have segments and are not known, nor known to be deleted.
@@ -610,13 +586,13 @@ impl<'a> Replay<'a> {
         batch: Option<Batch>,
         time_ms: i64,
     ) -> Result<(), OpenError> {
-        let key = (placed.topic, placed.partition);
+        let key = placed.key;
         self.records += u64::from(placed.span);
         let damages = self.damages;
         if self.part(key).is_none() {
             // Whatever made the partition cannot be read, but it was there.
-            self.adopt(placed.topic);
-            self.grow(placed.topic, placed.partition + 1);
+            self.adopt(key.0);
+            self.grow(key.0, key.1 + 1);
         }
         let is_taken = |part: &&mut Part| !part.is_stopped_by(Cause::Lost);
         let Some(part) = self.part(key).filter(is_taken) else {
@@ -630,8 +606,7 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         part.proven = part.proven.max(damages);
-        let end = placed.base + u64::from(placed.span);
-        part.journalled = part.journalled.max(end);
+        part.journalled = part.journalled.max(placed.end());
         if placed.base == part.end {
             let batch = match batch {
                 Some(batch) => Some(batch),
@@ -776,7 +751,7 @@ impl<'a> Replay<'a> {
             Some(AppendFault::Full(source)) => {
                 return Err(OpenError::Io {
                     action: "write segments of",
-                    path: files.disk().describe(&segment::folder(key.0, key.1)),
+                    path: files.disk().describe(&segment::folder(key)),
                     source,
                 });
             }
@@ -805,9 +780,7 @@ impl<'a> Replay<'a> {
             }
             trim(files, part).map_err(|source| OpenError::Io {
                 action: "trim segments of",
-                path: files
-                    .disk()
-                    .describe(&segment::folder(part.key.0, part.key.1)),
+                path: files.disk().describe(&segment::folder(part.key)),
                 source,
             })?;
         }
@@ -816,7 +789,6 @@ impl<'a> Replay<'a> {
 }
 
 fn trim(files: &Files, part: &Part) -> std::io::Result<()> {
-    let (topic, partition) = part.key;
     let used: FxHashMap<u64, u64> = part
         .segments
         .list()
@@ -824,11 +796,7 @@ fn trim(files: &Files, part: &Part) -> std::io::Result<()> {
         .map(|segment| (segment.key.base, segment.len()))
         .collect();
     for (base, bytes) in &part.found {
-        let key = Key {
-            topic,
-            partition,
-            base: *base,
-        };
+        let key = Key::of(part.key, *base);
         match used.get(base) {
             // A missed one, or one beside it.
             None if part.is_incomplete && *base < part.covered.end => {}

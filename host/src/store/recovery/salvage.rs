@@ -9,25 +9,26 @@
 use eddy_protocol::Batch;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::events::{Event, What};
+use super::events::Event;
 use super::replay::{Part, Replay};
 use crate::store::commit::TopicId;
 use crate::store::journal::group::Header;
 use crate::store::journal::operation::{Operation, Placed};
+use crate::store::journal::scan::Scanned;
 use crate::store::partition::stop::Cause;
 use crate::store::producer::PartitionKey;
 use crate::store::segment::files::Files;
-use crate::store::segment::read::{self, Place, Wanted};
+use crate::store::segment::read::{self, Position, Wanted};
 use crate::store::segment::{HEADER_BYTES, Key};
 
 /// How much of a segment is looked at at a time.
 const REST_BYTES: u64 = 1 << 20;
 
-/// Where a batch may be: a segment, from this place, up to its length.
+/// Where a batch may be: a segment, from this position, up to its length.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
     key: Key,
-    from: Place,
+    from: Position,
     len: u64,
 }
 
@@ -102,20 +103,14 @@ pub(crate) fn has_more(files: &Files, part: &Part) -> bool {
 
 /// The rest of the newest segment, and the segments behind it.
 fn candidates(part: &Part) -> Vec<Candidate> {
-    let (topic, partition) = part.key;
-    let key = |base| Key {
-        topic,
-        partition,
-        base,
-    };
     let mut all = Vec::new();
-    if let Some((base, at)) = part.place()
+    if let Some((base, at)) = part.written_to()
         && let Some(len) = part.found.get(&base)
         && at < *len
     {
         all.push(Candidate {
-            key: key(base),
-            from: Place {
+            key: Key::of(part.key, base),
+            from: Position {
                 offset: part.end,
                 at,
             },
@@ -125,8 +120,8 @@ fn candidates(part: &Part) -> Vec<Candidate> {
     for (base, len) in part.found.range(part.end..) {
         if *len > HEADER_BYTES {
             all.push(Candidate {
-                key: key(*base),
-                from: Place {
+                key: Key::of(part.key, *base),
+                from: Position {
                     offset: *base,
                     at: HEADER_BYTES,
                 },
@@ -167,17 +162,17 @@ impl Gaps {
 
     /// Takes note of what comes behind the first damage.
     pub(crate) fn look_ahead(&mut self, events: &[Event]) {
-        for (place, event) in events.iter().enumerate() {
-            let What::Group(group) = &event.what else {
+        for (at, event) in events.iter().enumerate() {
+            let Scanned::Group(group) = &event.what else {
                 continue;
             };
             for operation in &group.operations {
                 match operation {
                     Operation::Append(placed) => self
                         .appends
-                        .entry((placed.topic, placed.partition))
+                        .entry(placed.key)
                         .or_default()
-                        .push((place, placed.base)),
+                        .push((at, placed.base)),
                     Operation::CreateTopic { topic, .. } => drop(self.created.insert(*topic)),
                     _ => {}
                 }
@@ -200,7 +195,7 @@ impl Gaps {
             .get(&key)
             .into_iter()
             .flatten()
-            .find(|(place, _)| *place > self.at);
+            .find(|(at, _)| *at > self.at);
         behind.map_or(u64::MAX, |(_, base)| *base)
     }
 

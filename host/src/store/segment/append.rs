@@ -90,16 +90,8 @@ impl Run<'_> {
 
     /// Closes the newest segment and begins the one that has `base` first.
     pub(crate) fn begin(&mut self, base: u64) -> io::Result<Arc<Segment>> {
-        let (topic, partition) = self.partition;
-        let segment = Arc::new(Segment::create(
-            self.files,
-            Key {
-                topic,
-                partition,
-                base,
-            },
-            self.now_ms,
-        )?);
+        let key = Key::of(self.partition, base);
+        let segment = Arc::new(Segment::create(self.files, key, self.now_ms)?);
         if let Some(closed) = self.newest.replace(segment.clone()) {
             closed.close(self.files);
         }

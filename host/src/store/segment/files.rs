@@ -61,12 +61,7 @@ impl Files {
         let mut header = [0; HEADER_BYTES as usize];
         let got = file.read_at(&mut header, 0).map_err(fault)?;
         if let Err(reason) = key.check_header(&header[..got]) {
-            let path = self.disk.describe(&key.path());
-            return Err(Fault::Damaged {
-                path,
-                at: 0,
-                reason,
-            });
+            return Err(self.damaged(key, 0, reason));
         }
         self.remember(key, file.clone());
         Ok(file)
@@ -135,7 +130,18 @@ impl Files {
 
     /// What an error of a segment's file means.
     pub(crate) fn fault(&self, key: Key, error: &io::Error) -> Fault {
-        Fault::of(self.disk.describe(&key.path()), error)
+        Fault::of(self.path(key), error)
+    }
+
+    /// A segment's file, for people.
+    pub(crate) fn path(&self, key: Key) -> String {
+        self.disk.describe(&key.path())
+    }
+
+    /// What is wrong with a segment's file at the byte `at`.
+    pub(crate) fn damaged(&self, key: Key, at: u64, reason: String) -> Fault {
+        let path = self.path(key);
+        Fault::Damaged { path, at, reason }
     }
 
     /// Lets the index of `segment` go when its file is closed.
@@ -155,7 +161,7 @@ impl Files {
         self.state
             .lock()
             .unsynced_folders
-            .insert(folder(key.topic, key.partition));
+            .insert(folder(key.of_partition()));
         self.remember(key, file.clone());
         Ok(file)
     }
@@ -200,12 +206,10 @@ impl Files {
     }
 
     /// Forgets the files and the folder of a partition, which may be gone.
-    pub(crate) fn forget_folder(&self, (topic, partition): PartitionKey) {
+    pub(crate) fn forget_folder(&self, partition: PartitionKey) {
         let mut state = self.state.lock();
-        state
-            .open
-            .retain(|key, _| (key.topic, key.partition) != (topic, partition));
-        state.known_folders.remove(&folder(topic, partition));
+        state.open.retain(|key, _| key.of_partition() != partition);
+        state.known_folders.remove(&folder(partition));
     }
 
     /// Makes all names durable that were created since the last call.
@@ -235,7 +239,7 @@ impl Files {
     }
 
     fn make_folders(&self, key: Key) -> io::Result<()> {
-        let wanted = folder(key.topic, key.partition);
+        let wanted = folder(key.of_partition());
         if self.state.lock().known_folders.contains(&wanted) {
             return Ok(());
         }

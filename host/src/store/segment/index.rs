@@ -22,7 +22,7 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, BufMut};
 
 use super::files::Files;
-use super::read::Place;
+use super::read::Position;
 use super::{HEADER_BYTES, Key};
 use crate::io::read_all;
 
@@ -30,8 +30,7 @@ const ENTRY_BYTES: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
-    pub(crate) offset: u64,
-    pub(crate) position: u64,
+    pub(crate) position: Position,
     pub(crate) timestamp_max: i64,
 }
 
@@ -48,8 +47,10 @@ impl Index {
     /// The index of a segment without batches.
     pub(crate) fn new(base: u64) -> Index {
         let first = Entry {
-            offset: base,
-            position: HEADER_BYTES,
+            position: Position {
+                offset: base,
+                at: HEADER_BYTES,
+            },
             timestamp_max: i64::MIN,
         };
         Index {
@@ -77,17 +78,10 @@ impl Index {
     }
 
     /// Takes note of a batch.
-    pub(crate) fn add(
-        &mut self,
-        offset: u64,
-        position: u64,
-        timestamp_max: i64,
-        interval_bytes: u64,
-    ) {
-        let last = self.entries.last().map_or(0, |entry| entry.position);
-        if position >= last.saturating_add(interval_bytes) {
+    pub(crate) fn add(&mut self, position: Position, timestamp_max: i64, interval_bytes: u64) {
+        let last = self.entries.last().map_or(0, |entry| entry.position.at);
+        if position.at >= last.saturating_add(interval_bytes) {
             self.entries.push(Entry {
-                offset,
                 position,
                 timestamp_max: self.timestamp_max,
             });
@@ -106,37 +100,30 @@ impl Index {
     }
 
     /// The newest entry: what is in the segment from there on may not be in the index.
-    pub(crate) fn covered(&self) -> (u64, u64) {
+    pub(crate) fn covered(&self) -> Position {
         self.locate(u64::MAX)
     }
 
     /// Where batches begin, as far as it knows.
-    pub(crate) fn places(&self) -> Vec<Place> {
-        self.entries
-            .iter()
-            .map(|entry| Place {
-                offset: entry.offset,
-                at: entry.position,
-            })
-            .collect()
+    pub(crate) fn positions(&self) -> Vec<Position> {
+        self.entries.iter().map(|entry| entry.position).collect()
     }
 
     pub(crate) fn timestamp_max(&self) -> i64 {
         self.timestamp_max
     }
 
-    pub(crate) fn locate(&self, offset: u64) -> (u64, u64) {
-        let behind = self.entries.partition_point(|entry| entry.offset <= offset);
-        let entry = self.entries[behind.saturating_sub(1)];
-        (entry.offset, entry.position)
+    pub(crate) fn locate(&self, offset: u64) -> Position {
+        self.last_before(|entry| entry.position.offset <= offset)
     }
 
-    pub(crate) fn locate_time(&self, time_ms: i64) -> (u64, u64) {
-        let behind = self
-            .entries
-            .partition_point(|entry| entry.timestamp_max < time_ms);
-        let entry = self.entries[behind.saturating_sub(1)];
-        (entry.offset, entry.position)
+    pub(crate) fn locate_time(&self, time_ms: i64) -> Position {
+        self.last_before(|entry| entry.timestamp_max < time_ms)
+    }
+
+    fn last_before(&self, is_before: impl Fn(&Entry) -> bool) -> Position {
+        let behind = self.entries.partition_point(is_before);
+        self.entries[behind.saturating_sub(1)].position
     }
 }
 
@@ -168,14 +155,17 @@ pub(crate) fn decode(bytes: &[u8], base: u64, len: u64) -> (Vec<Entry>, bool) {
             return (entries, true);
         };
         let rises = match entries.last() {
-            Some(last) => {
-                entry.offset > last.offset
-                    && entry.position > last.position
-                    && entry.timestamp_max >= last.timestamp_max
+            Some(Entry {
+                position: last,
+                timestamp_max,
+            }) => {
+                entry.position.offset > last.offset
+                    && entry.position.at > last.at
+                    && entry.timestamp_max >= *timestamp_max
             }
-            None => entry.offset == base && entry.position == HEADER_BYTES,
+            None => entry.position == Index::new(base).entries[0].position,
         };
-        if !rises || entry.position >= len.max(HEADER_BYTES + 1) {
+        if !rises || entry.position.at >= len.max(HEADER_BYTES + 1) {
             return (entries, true);
         }
         entries.push(entry);
@@ -185,8 +175,8 @@ pub(crate) fn decode(bytes: &[u8], base: u64, len: u64) -> (Vec<Entry>, bool) {
 
 fn encode(entry: &Entry, out: &mut Vec<u8>) {
     let from = out.len();
-    out.put_u64_le(entry.offset);
-    out.put_u64_le(entry.position);
+    out.put_u64_le(entry.position.offset);
+    out.put_u64_le(entry.position.at);
     out.put_i64_le(entry.timestamp_max);
     let crc = crc32c::crc32c(&out[from..]);
     out.put_u32_le(crc);
@@ -196,8 +186,10 @@ fn encode(entry: &Entry, out: &mut Vec<u8>) {
 fn decode_entry(chunk: &[u8]) -> Option<Entry> {
     let mut from = chunk;
     let entry = Entry {
-        offset: from.try_get_u64_le().ok()?,
-        position: from.try_get_u64_le().ok()?,
+        position: Position {
+            offset: from.try_get_u64_le().ok()?,
+            at: from.try_get_u64_le().ok()?,
+        },
         timestamp_max: from.try_get_i64_le().ok()?,
     };
     (from.try_get_u32_le().ok()? == crc32c::crc32c(&chunk[..24])).then_some(entry)

@@ -36,6 +36,7 @@ use self::files::Files;
 use self::index::Index;
 use crate::io::{is_full, is_short_of_files};
 use crate::store::commit::TopicId;
+use crate::store::producer::PartitionKey;
 
 /// The folder of all topics.
 pub(crate) const FOLDER: &str = "topics";
@@ -55,20 +56,25 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    pub(crate) fn of((topic, partition): PartitionKey, base: u64) -> Key {
+        Key {
+            topic,
+            partition,
+            base,
+        }
+    }
+
+    /// The partition that it is of.
+    pub(crate) fn of_partition(&self) -> PartitionKey {
+        (self.topic, self.partition)
+    }
+
     pub(crate) fn path(&self) -> String {
-        format!(
-            "{}/{:020}.log",
-            folder(self.topic, self.partition),
-            self.base
-        )
+        format!("{}/{:020}.log", folder(self.of_partition()), self.base)
     }
 
     pub(crate) fn index_path(&self) -> String {
-        format!(
-            "{}/{:020}.index",
-            folder(self.topic, self.partition),
-            self.base
-        )
+        format!("{}/{:020}.index", folder(self.of_partition()), self.base)
     }
 
     pub(crate) fn header(&self, begun_ms: i64) -> [u8; HEADER_BYTES as usize] {
@@ -115,7 +121,7 @@ pub(crate) fn topic_folder(topic: TopicId) -> String {
 }
 
 /// The folder of a partition.
-pub(crate) fn folder(topic: TopicId, partition: u32) -> String {
+pub(crate) fn folder((topic, partition): PartitionKey) -> String {
     format!("{FOLDER}/{topic}/{partition}")
 }
 
@@ -315,10 +321,10 @@ impl Segment {
     pub(crate) fn read(
         &self,
         files: &Files,
-        from: read::Place,
+        from: read::Position,
         offset: u64,
         bytes_max: u64,
-    ) -> Result<read::Found, Fault> {
+    ) -> Result<read::Fetched, Fault> {
         let (len, holes) = {
             let state = self.state.lock();
             (state.len, state.holes.clone())
@@ -352,14 +358,12 @@ impl Segment {
         file.write_at(&mut slices, from)?;
         let mut state = self.state.lock();
         for batch in batches {
-            let at = state.len;
+            let position = read::Position {
+                offset: batch.base_offset(),
+                at: state.len,
+            };
             if let Some(index) = &mut state.index {
-                index.add(
-                    batch.base_offset(),
-                    at,
-                    batch.timestamp_max(),
-                    files.index_interval_bytes,
-                );
+                index.add(position, batch.timestamp_max(), files.index_interval_bytes);
             }
             state.len += batch.len() as u64;
         }
@@ -403,7 +407,7 @@ impl Segment {
         match files.length(self.key) {
             Err(error) => Err(files.fault(self.key, &error)),
             Ok(found) if found < len => {
-                let path = files.disk().describe(&self.key.path());
+                let path = files.path(self.key);
                 let path = format!("{path} (bytes {found} to {len})");
                 Err(Fault::Missing { path })
             }
@@ -428,13 +432,13 @@ impl Segment {
         }
     }
 
-    /// Where to begin reading for `offset`: the offset and position of a batch at or before it.
-    pub(crate) fn locate(&self, files: &Files, offset: u64) -> Result<(u64, u64), Fault> {
+    /// Where to begin reading for `offset`: at a batch at or before it.
+    pub(crate) fn locate(&self, files: &Files, offset: u64) -> Result<read::Position, Fault> {
         self.with_index(files, |index| index.locate(offset))
     }
 
     /// Where to begin reading for the first record that is not older than `time_ms`.
-    pub(crate) fn locate_time(&self, files: &Files, time_ms: i64) -> Result<(u64, u64), Fault> {
+    pub(crate) fn locate_time(&self, files: &Files, time_ms: i64) -> Result<read::Position, Fault> {
         self.with_index(files, |index| index.locate_time(time_ms))
     }
 
@@ -478,11 +482,11 @@ impl Segment {
     pub(crate) fn survey(&self, files: &Files, until: u64) -> Result<Vec<Hole>, Fault> {
         let (len, known) = {
             let state = self.state.lock();
-            (state.len, state.index.as_ref().map(Index::places))
+            (state.len, state.index.as_ref().map(Index::positions))
         };
-        let mut marks = Index::load(files, self.key, len).places();
+        let mut marks = Index::load(files, self.key, len).positions();
         marks.extend(known.into_iter().flatten());
-        marks.sort_unstable_by_key(|place| place.at);
+        marks.sort_unstable_by_key(|position| position.at);
         read::survey(files, self.key, (len, until), &marks)
     }
 
@@ -545,20 +549,19 @@ impl Segment {
         index: &mut Index,
         len: u64,
     ) -> Result<Option<Fault>, Fault> {
-        let (offset, at) = index.covered();
-        if at >= len {
+        let from = index.covered();
+        if from.at >= len {
             return Ok(None);
         }
         let holes = self.state.lock().holes.clone();
-        let mut scan = read::HeaderScan::new(files, self.key, (offset, at), len, &holes)?;
+        let mut scan = read::HeaderScan::new(files, self.key, from, len, &holes)?;
         loop {
             match scan.next() {
-                Ok(Some((at, header))) => index.add(
-                    header.base_offset(),
-                    at,
-                    header.timestamp_max(),
-                    files.index_interval_bytes,
-                ),
+                Ok(Some((at, header))) => {
+                    let offset = header.base_offset();
+                    let position = read::Position { offset, at };
+                    index.add(position, header.timestamp_max(), files.index_interval_bytes);
+                }
                 Ok(None) => return Ok(None),
                 Err(fault @ Fault::Damaged { .. }) => return Ok(Some(fault)),
                 Err(fault) => return Err(fault),
@@ -589,7 +592,7 @@ impl fmt::Display for AppendFault {
 }
 
 impl From<io::Error> for AppendFault {
-    /// A write that failed is no worse than one that was not begun: the place of
+    /// A write that failed is no worse than one that was not begun: the position of
     /// the next try is known, and whether it is on disk, the sync will tell.
     fn from(error: io::Error) -> AppendFault {
         match is_full(&error) {

@@ -15,18 +15,18 @@ const BATCH_HEADER_BYTES: usize = batch::HEADER_BYTES;
 const CHUNK_BYTES_MIN: u64 = 64 << 10;
 const CHUNK_BYTES_MAX: u64 = 1 << 20;
 
-/// A place in a segment: a batch with this base offset begins at this byte.
+/// A position in a segment: a batch with this base offset begins at this byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Position {
     pub(crate) offset: u64,
     pub(crate) at: u64,
 }
 
 /// What was read, and where the next read goes on.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct Fetched {
     pub(crate) batches: Vec<Batch>,
-    pub(crate) next: Place,
+    pub(crate) next: Position,
 }
 
 /// What to read.
@@ -42,18 +42,23 @@ pub(crate) struct Wanted {
 
 /// Reads from `from` on. Every batch that is returned was checked: its
 /// checksum, and that it begins where the one before ended.
-pub(crate) fn read(files: &Files, key: Key, from: Place, wanted: Wanted) -> Result<Found, Fault> {
+pub(crate) fn read(
+    files: &Files,
+    key: Key,
+    from: Position,
+    wanted: Wanted,
+) -> Result<Fetched, Fault> {
     read_over(files, key, from, wanted, &[])
 }
 
-/// As [`read`]; ends at a hole, and the next place is behind it.
+/// As [`read`]; ends at a hole, and the next position is behind it.
 pub(crate) fn read_over(
     files: &Files,
     key: Key,
-    from: Place,
+    from: Position,
     wanted: Wanted,
     holes: &[Hole],
-) -> Result<Found, Fault> {
+) -> Result<Fetched, Fault> {
     let mut reader = Reader::open(files, key, from, wanted.len, holes)?;
     let mut batches = Vec::new();
     match reader.fill(&mut batches, wanted) {
@@ -61,7 +66,7 @@ pub(crate) fn read_over(
         Err(Fault::Damaged { .. }) if !batches.is_empty() => {}
         other => other?,
     }
-    Ok(Found {
+    Ok(Fetched {
         batches,
         next: reader.next,
     })
@@ -85,7 +90,7 @@ struct Reader<'a> {
     files: &'a Files,
     key: Key,
     file: Arc<dyn File>,
-    next: Place,
+    next: Position,
     len: u64,
     holes: &'a [Hole],
 }
@@ -94,7 +99,7 @@ impl<'a> Reader<'a> {
     fn open(
         files: &'a Files,
         key: Key,
-        next: Place,
+        next: Position,
         len: u64,
         holes: &'a [Hole],
     ) -> Result<Reader<'a>, Fault> {
@@ -117,7 +122,7 @@ impl<'a> Reader<'a> {
             files,
             key,
             file: file.map_err(|error| files.fault(key, &error))?,
-            next: Place {
+            next: Position {
                 offset: key.base,
                 at: HEADER_BYTES,
             },
@@ -133,7 +138,7 @@ impl<'a> Reader<'a> {
         while self.next.at < self.len
             && let Some(hole) = self.holes.iter().find(|hole| hole.from == self.next.offset)
         {
-            self.next = Place {
+            self.next = Position {
                 offset: hole.to,
                 at: hole.at,
             };
@@ -215,7 +220,7 @@ impl<'a> Reader<'a> {
 
     /// Goes on behind a batch; says whether it went over a hole.
     fn advance(&mut self, header: &Header) -> bool {
-        self.next = Place {
+        self.next = Position {
             offset: header.end_offset(),
             at: self.next.at + header.length() as u64,
         };
@@ -236,16 +241,8 @@ impl<'a> Reader<'a> {
         Ok(length)
     }
 
-    fn path(&self) -> String {
-        self.files.disk().describe(&self.key.path())
-    }
-
     fn damaged(&self, reason: String) -> Fault {
-        Fault::Damaged {
-            path: self.path(),
-            at: self.next.at,
-            reason,
-        }
+        self.files.damaged(self.key, self.next.at, reason)
     }
 }
 
@@ -261,15 +258,15 @@ impl<'a> HeaderScan<'a> {
     pub(crate) fn new(
         files: &'a Files,
         key: Key,
-        (offset, at): (u64, u64),
+        from: Position,
         len: u64,
         holes: &'a [Hole],
     ) -> Result<HeaderScan<'a>, Fault> {
-        let reader = Reader::open(files, key, Place { offset, at }, len, holes)?;
+        let reader = Reader::open(files, key, from, len, holes)?;
         Ok(HeaderScan {
             reader,
             chunk: Bytes::new(),
-            chunk_at: at,
+            chunk_at: from.at,
         })
     }
 
@@ -311,7 +308,7 @@ impl Reader<'_> {
 }
 
 /// What of a segment cannot be read, up to the offset `until` where the next
-/// one begins; `marks` are places at which a batch may begin. Everything behind
+/// one begins; `marks` are positions at which a batch may begin. Everything behind
 /// damage counts as lost up to the next batch that is whole and was there for
 /// certain: the one behind the damaged one, or one that a mark names. Bytes that
 /// only look like a batch may be a user's.
@@ -319,7 +316,7 @@ pub(crate) fn survey(
     files: &Files,
     key: Key,
     (len, until): (u64, u64),
-    marks: &[Place],
+    marks: &[Position],
 ) -> Result<Vec<Hole>, Fault> {
     let mut reader = Reader::of_any(files, key, len)?;
     let mut holes: Vec<Hole> = Vec::new();
@@ -335,7 +332,7 @@ pub(crate) fn survey(
             Ok(()) | Err(Fault::Damaged { .. }) => {
                 let from = reader.next.offset;
                 let next = reader.behind(marks)?.filter(|next| next.offset < until);
-                reader.next = next.unwrap_or(Place {
+                reader.next = next.unwrap_or(Position {
                     offset: until,
                     at: len,
                 });
@@ -364,22 +361,22 @@ impl Reader<'_> {
     }
 
     /// The next whole batch behind the one here, which is damaged.
-    fn behind(&mut self, marks: &[Place]) -> Result<Option<Place>, Fault> {
+    fn behind(&mut self, marks: &[Position]) -> Result<Option<Position>, Fault> {
         let here = self.next;
         let head = self.chunk(BATCH_HEADER_BYTES as u64)?;
-        let next = batch::peek(&head).ok().map(|header| Place {
+        let next = batch::peek(&head).ok().map(|header| Position {
             offset: header.end_offset(),
             at: here.at.saturating_add(header.length() as u64),
         });
-        for place in next.iter().chain(marks) {
-            if place.offset <= here.offset || place.at <= here.at || place.at >= self.len {
+        for position in next.iter().chain(marks) {
+            if position.offset <= here.offset || position.at <= here.at || position.at >= self.len {
                 continue;
             }
-            self.next = *place;
+            self.next = *position;
             let found = self.one();
             self.next = here;
             match found {
-                Ok(_) => return Ok(Some(*place)),
+                Ok(_) => return Ok(Some(*position)),
                 Err(Fault::Damaged { .. }) => {}
                 Err(fault) => return Err(fault),
             }
