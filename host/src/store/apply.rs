@@ -46,12 +46,12 @@ impl Engine {
         if self.failure().is_some() || self.is_unlocked.load(Ordering::Relaxed) {
             return Applied::Failed;
         }
-        let has_settled = self.states.settle();
+        let has_applied = self.states.apply_pending();
         if self.states.is_full() {
             (self.wake)(Work::Keep);
         }
         let Some(partition) = self.apply_queue.lock().pop_front() else {
-            return if has_settled {
+            return if has_applied {
                 Applied::Some
             } else {
                 Applied::Nothing

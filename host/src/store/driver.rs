@@ -30,12 +30,13 @@ use super::blob::Blobs;
 use super::checkpoint::Outcome;
 use super::commit::{Commit, Committed, Producer, Table, TopicId};
 use super::config::Config;
+use super::delta::StateId;
 use super::engine::{Engine, Work};
 use super::error::{CommitError, Health, OpenError, TableError};
 use super::recovery;
 use super::request::{Request, Ticket, ticket};
 use super::room::release_reserve;
-use super::table::Tables;
+use super::state::Page;
 use super::topic::Topic;
 use crate::io::{Clock, Disk};
 
@@ -331,7 +332,7 @@ impl Store {
     /// The value of a key.
     pub async fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, TableError> {
         let key = key.to_vec();
-        self.read_tables(move |tables| tables.get(table, &key))
+        self.read_blocking(move |engine| engine.tables.get(table, &key))
             .await
     }
 
@@ -342,17 +343,47 @@ impl Store {
         prefix: &[u8],
     ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
         let prefix = prefix.to_vec();
-        self.read_tables(move |tables| tables.scan(table, &prefix))
+        self.read_blocking(move |engine| engine.tables.scan(table, &prefix))
             .await
     }
 
-    /// On a thread that may wait: for the disk, and after a fault until the database is open again.
-    async fn read_tables<T: Send + 'static>(
+    /// The values of keys of a state, in their order, as of all commits that are in
+    /// the journal.
+    pub async fn state_get(
         &self,
-        read: impl FnOnce(&Tables) -> Result<T, TableError> + Send + 'static,
+        state: &StateId,
+        keys: Vec<Bytes>,
+    ) -> Result<Vec<Option<Bytes>>, TableError> {
+        let (found, missing, _) = self.engine().states.look(state, &keys)?;
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let state = state.clone();
+        self.read_blocking(move |engine| engine.states.get(&engine.tables, &state, &keys))
+            .await
+    }
+
+    /// A part of a state: keys from `from` on and before `to`, as many as fit into
+    /// `bytes_max` (and one at least, unless there is none).
+    pub async fn state_scan(
+        &self,
+        state: &StateId,
+        range: (Bytes, Option<Bytes>),
+        bytes_max: usize,
+    ) -> Result<Page, TableError> {
+        let state = state.clone();
+        let scan =
+            move |engine: &Engine| engine.states.scan(&engine.tables, &state, range, bytes_max);
+        self.read_blocking(scan).await
+    }
+
+    /// On a thread that may wait: for the disk, and after a fault until the database is open again.
+    async fn read_blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Engine) -> Result<T, TableError> + Send + 'static,
     ) -> Result<T, TableError> {
         let store = self.clone();
-        let read = tokio::task::spawn_blocking(move || read(&store.engine().tables));
+        let read = tokio::task::spawn_blocking(move || read(store.engine()));
         read.await.unwrap_or_else(|error| {
             Err(TableError::Io {
                 kind: std::io::ErrorKind::Other,
