@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eddy::io::{Clock, Disk, RealDisk, SystemClock};
-use eddy::store::{Commit, Config, Delta, StateChange, StateId, Store, Ticket};
+use eddy::log::{Commit, Delta, StateChange, StateId, Ticket};
+use eddy::store::{Config, Store};
 
 const KEYS: u64 = 1_000_000;
 const ROWS: usize = 1_000;

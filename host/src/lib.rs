@@ -4,6 +4,7 @@
 //!   and flags into checked settings; [`cli`] is the commands of the binary
 //! - fronts: [`ws`] (the wire over WebSocket) and [`http`]
 //! - domain: [`broker`] (topics, subscriptions, deployments)
+//! - [`log`]: what the broker asks of an engine that keeps records, and nothing of how it does that
 //! - engines: [`store`] (journal, segments, tables, recovery) and [`plugin`] (WebAssembly)
 //! - ground: [`io`] (disk and clock, the only seams) and [`metrics`] (what is counted)
 
@@ -12,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod io;
+pub mod log;
 pub mod metrics;
 pub mod plugin;
 pub mod server;

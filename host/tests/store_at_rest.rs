@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eddy::io::{Call, CrashKind, Disk, Faults, FaultyDisk, RealDisk};
-use eddy::store::{
-    CatalogChange, Commit, CommitError, Committed, Config, Health, Partition, Store,
-};
+use eddy::log::{CatalogChange, Commit, CommitError, Committed, Health, Partition};
+use eddy::store::{Config, Store};
 use eddy_protocol::frame::TopicSettings;
 use store_kit::*;
 
@@ -33,7 +32,7 @@ fn open_small(disk: &FaultyDisk) -> Store {
     open_with(config(), Arc::new(disk.clone())).expect("the folder is whole")
 }
 
-fn partition(store: &Store, number: u32) -> Arc<Partition> {
+fn partition(store: &Store, number: u32) -> Arc<dyn Partition> {
     let topic = store.topic(&name_of("t")).expect("it was made");
     topic.partition(number).expect("it has two")
 }
@@ -275,7 +274,7 @@ fn a_store_with_few_descriptors_goes_on_and_one_without_any_waits() {
         let rounds: Vec<String> = (0..3)
             .map(|n| format!("{}/{n}", partition.number()))
             .collect();
-        assert_eq!(values(partition)[..3], rounds);
+        assert_eq!(values(&**partition)[..3], rounds);
     }
 }
 
@@ -336,7 +335,7 @@ fn tables_that_cannot_be_written_are_waited_for_and_the_journal_keeps_its_bound(
     disk.crash(CrashKind::Machine);
     let store = open_small(&disk);
     assert_eq!(partition(&store, 0).end(), end);
-    assert_eq!(values(&partition(&store, 0)).len() as u64, end);
+    assert_eq!(values(&*partition(&store, 0)).len() as u64, end);
 }
 
 #[test]

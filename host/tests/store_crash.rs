@@ -8,11 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, ManualClock};
+use eddy::log::{Append, CatalogChange, Commit, CommitError, Health, Topic, TopicId, Watcher};
 use eddy::store::inspect::inspect;
-use eddy::store::{
-    Append, CatalogChange, Commit, CommitError, Config, Health, OpenError, Store, Topic, TopicId,
-    Watcher,
-};
+use eddy::store::{Config, OpenError, Store};
 use eddy_protocol::ProducerStamp;
 use eddy_protocol::frame::{Durability, TopicSettings};
 use store_kit::*;
@@ -54,7 +52,7 @@ fn wait_for_segments(store: &Store, count: u32) {
 fn assert_whole(store: &Store, count: u32) {
     for partition in topic(store).partitions().iter() {
         assert_eq!(partition.stopped(), None);
-        assert_eq!(values(partition), expected(partition.number(), 0..count));
+        assert_eq!(values(&**partition), expected(partition.number(), 0..count));
     }
 }
 
@@ -205,8 +203,8 @@ fn a_partition_whose_newest_segment_is_missing_keeps_what_the_journal_has_until_
             append(&store, id, 1, &["x"]),
             Err(CommitError::Stopped { .. })
         ));
-        assert_eq!(values(&partitions[0]), expected(0, 0..60));
-        assert_eq!(values(&partitions[2]), expected(2, 0..60));
+        assert_eq!(values(&*partitions[0]), expected(0, 0..60));
+        assert_eq!(values(&*partitions[2]), expected(2, 0..60));
         if close {
             wait(store.close());
         }
@@ -219,7 +217,7 @@ fn a_partition_whose_newest_segment_is_missing_keeps_what_the_journal_has_until_
         assert_eq!(partition.epoch(), 2, "readers should look again");
         let mut all = expected(1, 0..60);
         all.extend((0..n).map(|n| format!("new/{n}")));
-        assert_eq!(values(&partition), all);
+        assert_eq!(values(&*partition), all);
         let appended = append(&store, id, 1, &[&format!("new/{n}")]).expect("it serves");
         assert_eq!(appended.appends[0].offset, Some(60 + n));
         if n == 1 {
@@ -244,7 +242,7 @@ fn a_missing_oldest_segment_stops_its_partition_where_nothing_deletes_segments()
         let partitions = topic(&store).partitions();
         let reason = partitions[1].stopped().expect("a file is missing");
         assert!(reason.contains(&oldest), "{reason}");
-        assert_eq!(values(&partitions[0]), expected(0, 0..60));
+        assert_eq!(values(&*partitions[0]), expected(0, 0..60));
         wait(store.close());
     }
     disk.insert(&oldest, content);
@@ -267,7 +265,7 @@ fn a_topic_whose_creation_is_lost_keeps_its_records_under_another_name() {
             let lost = store.topic(&name_of("lost-1")).expect("its records do");
             assert_eq!(lost.id(), id);
             for partition in lost.partitions().iter() {
-                assert_eq!(values(partition), expected(partition.number(), 0..20));
+                assert_eq!(values(&**partition), expected(partition.number(), 0..20));
             }
             let other = create(
                 &store,
@@ -303,8 +301,8 @@ fn partitions_whose_creation_is_lost_stop_where_records_are_missing_and_no_file_
     let store = open(&disk);
     let topic = topic(&store);
     assert_eq!(topic.partitions().len(), 2, "appends prove the second one");
-    assert_eq!(values(&topic.partitions()[1]), expected(1, 0..20));
-    assert_eq!(values(&topic.partitions()[0]), expected(0, 0..20));
+    assert_eq!(values(&*topic.partitions()[1]), expected(1, 0..20));
+    assert_eq!(values(&*topic.partitions()[0]), expected(0, 0..20));
 }
 
 #[test]
@@ -379,7 +377,7 @@ fn the_epoch_tells_of_lost_records_also_when_recovery_is_killed() {
     over_kills_in_recovery(&corrupted, |store, operation| {
         let partitions = topic(store).partitions();
         assert_eq!(partitions[1].epoch(), 2, "killed at operation {operation}");
-        assert!(values(&partitions[1]).len() < 10);
+        assert!(values(&*partitions[1]).len() < 10);
     });
 }
 
@@ -402,8 +400,8 @@ fn a_write_that_a_kill_cut_off_anywhere_changes_no_epoch() {
         disk.insert(&file.path, content[..length as usize].to_vec());
         let store = open(&disk);
         let partitions = topic(&store).partitions();
-        assert_eq!(values(&partitions[0]), expected(0, 0..3));
-        assert_eq!(values(&partitions[1]), expected(1, 0..2));
+        assert_eq!(values(&*partitions[0]), expected(0, 0..3));
+        assert_eq!(values(&*partitions[1]), expected(1, 0..2));
         for partition in partitions.iter() {
             assert_eq!(partition.epoch(), 1, "cut at byte {length}");
         }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use eddy::io::{Disk, FaultyDisk};
+use eddy::log::{Append, Commit, Table};
 use eddy::store::inspect::inspect;
-use eddy::store::{Append, Commit, Table};
 use eddy_protocol::frame::{Durability, TopicSettings};
 use store_kit::*;
 
@@ -79,14 +79,14 @@ fn check(disk: &FaultyDisk, written: &Written) -> &'static str {
         panic!("the topic is gone and nobody says so")
     };
     // Whatever else is lost with the journal's end, all partitions tell of it.
-    let is_told = |partition: &Arc<eddy::store::Partition>| partition.epoch() > 1;
+    let is_told = |partition: &Arc<dyn eddy::log::Partition>| partition.epoch() > 1;
     let mut outcome = match topic.partitions().iter().all(is_told) {
         true => "told",
         false => "whole",
     };
     for partition in topic.partitions().iter() {
         let expected = &written.records[&partition.number()];
-        match read_all(partition) {
+        match read_all(&**partition) {
             Err(_) => outcome = "stopped",
             Ok(found) => {
                 let found: Vec<String> = found.into_values().collect();
@@ -227,13 +227,13 @@ fn killed() -> (FaultyDisk, Killed) {
     for name in ["t", "m"] {
         let topic = store.topic(&name_of(name)).expect("it was made");
         let partitions = topic.partitions();
-        let records = partitions.iter().map(|partition| values(partition));
+        let records = partitions.iter().map(|partition| values(&**partition));
         killed.insert(
             name,
             (topic.id().0, partitions[0].epoch(), records.collect()),
         );
         for partition in partitions.iter() {
-            let batches = values(partition).into_iter();
+            let batches = values(&**partition).into_iter();
             let bytes: usize = batches.map(|value| batch(&[&value], 0, None).len()).sum();
             eventually("the segments have everything", || {
                 partition.bytes() >= bytes as u64 + 64
@@ -255,7 +255,7 @@ fn check_killed(disk: &FaultyDisk, killed: &Killed) -> Option<Vec<String>> {
         for partition in topic.partitions().iter() {
             let expected = &records[partition.number() as usize];
             let number = partition.number();
-            match read_all(partition) {
+            match read_all(&**partition) {
                 Err(_) => outcomes.push(format!("{name}/{number} stopped")),
                 Ok(found) => {
                     let found: Vec<String> = found.into_values().collect();
@@ -352,7 +352,7 @@ fn check_cut(disk: &FaultyDisk, written: &Written, what: &str) {
         .topic(&name_of("t"))
         .unwrap_or_else(|| panic!("{what}: the topic is gone"));
     for partition in topic.partitions().iter() {
-        let Ok(found) = read_all(partition) else {
+        let Ok(found) = read_all(&**partition) else {
             continue;
         };
         if partition.stopped().is_some() {

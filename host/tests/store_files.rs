@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, ManualClock, RealDisk};
-use eddy::store::inspect::inspect;
-use eddy::store::{
-    Append, CatalogChange, Commit, CommitError, Config, Expect, ExpectedValue, Health, OpenError,
-    ReadError, Store, Table, TailRead, Topic, TopicId, Watcher,
+use eddy::log::{
+    Append, CatalogChange, Commit, CommitError, Expect, ExpectedValue, Health, ReadError, Table,
+    TailRead, Topic, TopicId, Watcher,
 };
+use eddy::store::inspect::inspect;
+use eddy::store::{Config, OpenError, Store};
 use eddy_protocol::ProducerStamp;
 use eddy_protocol::frame::{Durability, TopicSettings};
 use store_kit::*;
@@ -58,7 +59,7 @@ fn what_was_committed_is_there_after_closing_and_after_dropping() {
             ..Commit::default()
         }))
         .expect("the disk has room");
-        assert_eq!(values(&topic.partitions()[1]), expected);
+        assert_eq!(values(&*topic.partitions()[1]), expected);
         if round % 2 == 0 {
             wait(store.close());
             assert_eq!(
@@ -69,7 +70,7 @@ fn what_was_committed_is_there_after_closing_and_after_dropping() {
         drop((topic, store));
         let store = open_with(small(), disk()).expect("the folder is whole");
         let topic = store.topic(&name_of("t")).expect("it was made");
-        assert_eq!(values(&topic.partitions()[1]), expected);
+        assert_eq!(values(&*topic.partitions()[1]), expected);
         assert_eq!(
             wait(store.get(Table::Cursors, b"round")),
             Ok(Some(Bytes::from(round.to_string())))
@@ -134,10 +135,10 @@ fn a_torn_tail_is_cut_and_everything_before_it_is_there() {
         fork.insert(&path, content[..(bytes - cut) as usize].to_vec());
         let store = open(&fork);
         let topic = store.topic(&name_of("t")).expect("it was made");
-        assert_eq!(values(&topic.partitions()[0]), expected(0, 10));
-        assert_eq!(values(&topic.partitions()[1]), expected(1, 10));
+        assert_eq!(values(&*topic.partitions()[0]), expected(0, 10));
+        assert_eq!(values(&*topic.partitions()[1]), expected(1, 10));
         assert_eq!(
-            values(&topic.partitions()[2]),
+            values(&*topic.partitions()[2]),
             expected(2, 9),
             "the group that was cut is gone"
         );
@@ -152,7 +153,7 @@ fn a_torn_tail_is_cut_and_everything_before_it_is_there() {
         let store = open(&fork);
         assert_eq!(
             values(
-                &store
+                &*store
                     .topic(&name_of("t"))
                     .expect("it was made")
                     .partitions()[2]
@@ -173,8 +174,8 @@ fn a_corrupted_tail_is_cut_and_the_epoch_tells() {
     let store = open(&disk);
     let topic = store.topic(&name_of("t")).expect("it was made");
     let partitions = topic.partitions();
-    assert_eq!(values(&partitions[0]), expected(0, 10));
-    assert!(values(&partitions[2]).len() < 10);
+    assert_eq!(values(&*partitions[0]), expected(0, 10));
+    assert!(values(&*partitions[2]).len() < 10);
     assert_eq!(
         partitions[2].epoch(),
         2,
@@ -203,7 +204,7 @@ fn damage_in_the_middle_of_the_journal_loses_nothing_while_segments_have_it() {
             for partition in topic.partitions().iter() {
                 assert_eq!(partition.stopped(), None, "{length} bytes at {at}");
                 assert_eq!(
-                    values(partition),
+                    values(&**partition),
                     expected(partition.number(), 30),
                     "{length} bytes at {at}"
                 );
@@ -237,8 +238,8 @@ fn damage_in_the_middle_that_no_segment_heals_stops_one_partition_until_it_is_re
         let store = open(&disk);
         let topic = store.topic(&name_of("t")).expect("it was made");
         let partitions = topic.partitions();
-        assert_eq!(values(&partitions[0])[..30], expected(0, 30));
-        assert_eq!(values(&partitions[2]), expected(2, 30));
+        assert_eq!(values(&*partitions[0])[..30], expected(0, 30));
+        assert_eq!(values(&*partitions[2]), expected(2, 30));
         let reason = partitions[1].stopped().expect("offset 15 is lost");
         assert!(reason.contains("offset 15"), "{reason}");
         assert!(matches!(
@@ -286,7 +287,7 @@ fn damage_in_the_middle_that_no_segment_heals_stops_one_partition_until_it_is_re
         .expect("it was made")
         .partitions()[1]
         .clone();
-    assert_eq!((partition.epoch(), values(&partition).len()), (2, 16));
+    assert_eq!((partition.epoch(), values(&*partition).len()), (2, 16));
 }
 
 #[test]
@@ -300,7 +301,7 @@ fn damage_in_a_segment_stops_its_partition_when_it_is_read_and_leaves_the_others
     let store = open(&disk);
     let topic = store.topic(&name_of("t")).expect("it was made");
     let partitions = topic.partitions();
-    let error = read_all(&partitions[1])
+    let error = read_all(&*partitions[1])
         .expect_err("it is damaged")
         .to_string();
     assert!(error.contains(&path) && error.contains("byte"), "{error}");
@@ -312,7 +313,7 @@ fn damage_in_a_segment_stops_its_partition_when_it_is_read_and_leaves_the_others
         append(&store, id, 1, &["x"]),
         Err(CommitError::Stopped { .. })
     ));
-    assert_eq!(values(&partitions[0]), expected(0, 60));
+    assert_eq!(values(&*partitions[0]), expected(0, 60));
     append(&store, id, 2, &["x"]).expect("the others serve");
 }
 
@@ -338,7 +339,7 @@ fn a_missing_or_damaged_index_is_made_anew() {
     let store = open(&disk);
     let topic = store.topic(&name_of("t")).expect("it was made");
     for partition in topic.partitions().iter() {
-        assert_eq!(values(partition), expected(partition.number(), 100));
+        assert_eq!(values(&**partition), expected(partition.number(), 100));
         for offset in 0..100 {
             let read = partition.read(offset, 1).expect("it can be read");
             assert_eq!(read.batches[0].base_offset(), offset);
@@ -352,7 +353,7 @@ fn a_full_disk_refuses_with_a_clear_error_serves_reads_and_recovers_by_itself() 
     let store = open(&disk);
     let topic = create(&store, "t", 1, TopicSettings::default());
     for hide_free_bytes in [false, true] {
-        let before = values(&topic.partitions()[0]);
+        let before = values(&*topic.partitions()[0]);
         let bytes_max = Some(disk.used_bytes() + (160 << 10));
         disk.set_faults(Faults {
             bytes_max,
@@ -370,7 +371,7 @@ fn a_full_disk_refuses_with_a_clear_error_serves_reads_and_recovers_by_itself() 
         assert_eq!(refusal, CommitError::DiskFull);
         assert_eq!(store.health(), Health::DiskFull);
         assert_eq!(
-            values(&topic.partitions()[0]).len(),
+            values(&*topic.partitions()[0]).len(),
             before.len() + accepted
         );
         disk.set_faults(Faults::default());
@@ -378,13 +379,13 @@ fn a_full_disk_refuses_with_a_clear_error_serves_reads_and_recovers_by_itself() 
             append(&store, topic.id(), 0, &["again"]).is_ok()
         });
         eventually("the store is well", || store.health() == Health::Ok);
-        let count = values(&topic.partitions()[0]).len();
+        let count = values(&*topic.partitions()[0]).len();
         drop(open(&{
             let fork = disk.fork();
             fork.crash(CrashKind::Machine);
             fork
         }));
-        assert_eq!(values(&topic.partitions()[0]).len(), count);
+        assert_eq!(values(&*topic.partitions()[0]).len(), count);
     }
 }
 
@@ -493,7 +494,7 @@ fn retention_by_age_goes_by_the_time_of_append_also_over_a_restart() {
         .partitions()[0]
         .clone();
     assert_eq!(
-        (partition.start(), values(&partition)),
+        (partition.start(), values(&*partition)),
         (100, vec!["young".to_owned()])
     );
     let kept = store
@@ -502,7 +503,7 @@ fn retention_by_age_goes_by_the_time_of_append_also_over_a_restart() {
         .partitions()[0]
         .clone();
     assert_eq!(
-        (kept.start(), kept.end(), values(&kept).len()),
+        (kept.start(), kept.end(), values(&*kept).len()),
         (0, 100, 100)
     );
 }
@@ -559,14 +560,14 @@ fn a_failed_sync_fails_the_store_and_never_acknowledges() {
         Err(CommitError::StorageFailed(_))
     ));
     assert!(matches!(store.health(), Health::Failed(_)));
-    assert_eq!(values(&topic.partitions()[0]), ["good"]);
+    assert_eq!(values(&*topic.partitions()[0]), ["good"]);
 }
 
 #[test]
 fn what_is_there_after_a_failed_sync_and_a_restart_is_there_after_a_power_cut() {
     let found = |disk: &FaultyDisk| {
         let topic = open(disk).topic(&name_of("t")).expect("it was made");
-        values(&topic.partitions()[0])
+        values(&*topic.partitions()[0])
     };
     for seed in 0..20 {
         let disk = FaultyDisk::new(seed);
@@ -677,7 +678,7 @@ fn memory_records_survive_a_kill_and_a_lost_machine_changes_the_epoch() {
         .partitions()[0]
         .clone();
     assert_eq!(partition.epoch(), 2);
-    let found = values(&partition);
+    let found = values(&*partition);
     assert_eq!(
         found,
         (0..found.len()).map(|n| n.to_string()).collect::<Vec<_>>()
@@ -751,7 +752,7 @@ fn a_commit_is_refused_as_a_whole_when_a_value_or_an_append_is_not_as_expected()
     ));
     assert_eq!(
         values(
-            &store
+            &*store
                 .topic(&name_of("t"))
                 .expect("it was made")
                 .partitions()[0]
@@ -774,7 +775,7 @@ fn tables_are_read_in_order_over_memory_and_disk() {
         let key = format!("{}/{}", random.u8(..3), random.u8(..20));
         let change = if random.u8(..4) == 0 {
             model.remove(&key);
-            eddy::store::Change::Delete {
+            eddy::log::Change::Delete {
                 table: Table::Deployments,
                 key: Bytes::from(key),
             }
@@ -849,7 +850,7 @@ fn a_deleted_topic_frees_its_files_and_its_id_is_not_given_again() {
     let store = open(&disk);
     assert_eq!(
         values(
-            &store
+            &*store
                 .topic(&name_of("t"))
                 .expect("it was made")
                 .partitions()[0]
@@ -892,8 +893,8 @@ fn a_topic_grows_and_keeps_what_it_has() {
         (topic.partitions().len(), topic.settings().durability),
         (1024, Durability::Memory)
     );
-    assert_eq!(values(&topic.partitions()[1]), expected(1, 5));
-    assert_eq!(values(&topic.partitions()[1023]), ["last"]);
+    assert_eq!(values(&*topic.partitions()[1]), expected(1, 5));
+    assert_eq!(values(&*topic.partitions()[1023]), ["last"]);
 }
 
 #[derive(Default)]

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, RealDisk};
-use eddy::store::{
-    Append, CatalogChange, Change, Commit, Partition, Producer, ReadError, Store, Table, TopicId,
+use eddy::log::{
+    Append, CatalogChange, Change, Commit, Partition, Producer, ReadError, Table, TopicId,
 };
+use eddy::store::Store;
 use eddy_protocol::ProducerStamp;
 use eddy_protocol::frame::{Durability, TopicSettings};
 use store_kit::*;
@@ -81,7 +82,7 @@ fn damage_and_repair(folder: &Path, store: &Store, topic: TopicId, partition: u3
         .topic_by_id(topic)
         .and_then(|topic| topic.partition(partition))
         .expect("it was made");
-    let found = read_all(&damaged);
+    let found = read_all(&*damaged);
     assert!(matches!(found, Err(ReadError::Stopped(_))), "{found:?}");
     change(store, CatalogChange::Repair { topic, partition });
 }
@@ -218,7 +219,7 @@ fn tear_journal(folder: &Path) {
 }
 
 /// Every record that is left, with its offset.
-fn left(partition: &Partition) -> Vec<(u64, String)> {
+fn left(partition: &dyn Partition) -> Vec<(u64, String)> {
     let mut found = Vec::new();
     let mut next = partition.next_from(0);
     while next < partition.end() {
@@ -265,7 +266,7 @@ fn verify_all_kinds(folder: &Path) {
                 .chain(0..AFTER)
                 .map(|n| format!("{number}/{n:03}"))
                 .collect();
-            let found = left(partition);
+            let found = left(&**partition);
             let lost = all.len() - found.len();
             // What the journal still had when the damage was repaired is not lost.
             assert!(
@@ -374,7 +375,7 @@ fn verify(folder: &Path) {
                 (0..40).flat_map(move |n| ["a", "b"].map(|which| format!("{round}/{n}/{which}")))
             })
             .collect();
-        assert_eq!(values(&topic.partitions()[1]), expected);
+        assert_eq!(values(&*topic.partitions()[1]), expected);
         assert_eq!(topic.partitions()[0].end(), 0);
         assert_eq!(topic.partitions()[1].epoch(), 1);
         assert_eq!(topic.partitions()[1].offset_at_time(1005), Ok(90));
@@ -463,7 +464,7 @@ fn a_crash_while_an_old_folder_is_renewed_loses_nothing() {
         let store = try_open(&disk).unwrap_or_else(|error| panic!("stopped at {stop}: {error}"));
         let topic = store.topic(&name_of("quakes")).expect("it was made");
         assert_eq!(
-            values(&topic.partitions()[1]).len(),
+            values(&*topic.partitions()[1]).len(),
             160,
             "stopped at {stop}"
         );

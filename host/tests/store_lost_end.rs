@@ -7,8 +7,9 @@ mod store_kit;
 use std::sync::Arc;
 
 use eddy::io::{CrashKind, Disk, FaultyDisk};
+use eddy::log::Partition;
+use eddy::store::Store;
 use eddy::store::inspect::{Folder, inspect};
-use eddy::store::{Partition, Store};
 use eddy_protocol::frame::{Durability, TopicSettings};
 use store_kit::*;
 
@@ -38,7 +39,7 @@ fn value(name: &str, partition: u32, n: u32) -> String {
     format!("{name}/{partition}/{n:03}")
 }
 
-fn partitions(store: &Store) -> Vec<Arc<Partition>> {
+fn partitions(store: &Store) -> Vec<Arc<dyn Partition>> {
     let topics = NAMES.map(|name| store.topic(&name_of(name)).expect("it was made"));
     let partitions = topics.iter().flat_map(|topic| topic.partitions().to_vec());
     partitions.collect()
@@ -79,9 +80,9 @@ fn check(disk: &FaultyDisk, what: &str) {
             let (name, number) = (partition.topic_name().to_string(), partition.number());
             let expected: Vec<String> = (0..count).map(|n| value(&name, number, n)).collect();
             assert_eq!(partition.stopped(), None, "{what}");
-            assert_eq!(values(&partition), expected, "{what} {kind:?}");
+            assert_eq!(values(&*partition), expected, "{what} {kind:?}");
             let is_memory = name == "m";
-            let epochs = partition.epoch() - first_epoch(&partition);
+            let epochs = partition.epoch() - first_epoch(&*partition);
             let once = if is_memory { 1..=2 } else { 1..=1 };
             assert!(once.contains(&epochs), "{what} {kind:?}: {epochs} epochs");
         }
@@ -97,7 +98,7 @@ fn check(disk: &FaultyDisk, what: &str) {
 }
 
 /// The epoch in which the topic's partitions began.
-fn first_epoch(partition: &Partition) -> u32 {
+fn first_epoch(partition: &dyn Partition) -> u32 {
     (partition.topic().0 as u32 - 1) * 4096 + 1
 }
 
@@ -127,7 +128,7 @@ fn a_kill_that_cuts_nothing_off_changes_no_epoch() {
         let store = open(&disk);
         assert!(store.notices().is_empty());
         for partition in partitions(&store) {
-            assert_eq!(partition.epoch(), first_epoch(&partition));
+            assert_eq!(partition.epoch(), first_epoch(&*partition));
         }
         drop(store);
         disk.crash(kind);

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use eddy::io::{Call, CrashKind, Disk, Faults, FaultyDisk};
-use eddy::store::{
-    Append, CatalogChange, Commit, CommitError, Committed, Health, Partition, ReadError, Store,
-    Topic,
+use eddy::log::{
+    Append, CatalogChange, Commit, CommitError, Committed, Health, Partition, ReadError, Topic,
 };
+use eddy::store::Store;
 use eddy_protocol::frame::TopicSettings;
 use eddy_protocol::{Batch, BatchBuilder, Compression};
 use store_kit::*;
@@ -64,7 +64,7 @@ fn newest_segment(disk: &FaultyDisk, partition: u32) -> (String, u64) {
 }
 
 /// The record at an offset.
-fn value_at(partition: &Partition, offset: u64) -> Result<String, ReadError> {
+fn value_at(partition: &dyn Partition, offset: u64) -> Result<String, ReadError> {
     let read = partition.read(offset, 1)?;
     let records = read.batches[0].records().expect("it is whole");
     let record = records
@@ -99,10 +99,10 @@ fn damage_at_the_newest_segments_end_takes_no_record_that_is_acknowledged_behind
             assert!(partition.stopped().is_some());
             continue;
         }
-        assert_eq!(value_at(&partition, 30).as_deref(), Ok("1/30"));
-        assert_eq!(value_at(&partition, 28).as_deref(), Ok("1/28"));
+        assert_eq!(value_at(&*partition, 30).as_deref(), Ok("1/30"));
+        assert_eq!(value_at(&*partition, 28).as_deref(), Ok("1/28"));
         assert!(matches!(
-            value_at(&partition, 29),
+            value_at(&*partition, 29),
             Err(ReadError::Stopped(_))
         ));
     }
@@ -128,7 +128,7 @@ fn what_the_system_cannot_do_for_a_segment_now_is_done_later() {
         drop(store);
         let store = open(&disk);
         for partition in topic(&store).partitions().iter() {
-            assert_eq!(values(partition), numbered(partition.number(), 35));
+            assert_eq!(values(&**partition), numbered(partition.number(), 35));
         }
     }
 }
@@ -160,8 +160,12 @@ fn a_segment_that_cannot_be_had_stops_its_partition_alone_and_the_journal_keeps_
             disk.set_faults(Faults::default());
             let store = open(&disk);
             let partitions = topic(&store).partitions();
-            assert_eq!(values(&partitions[0]), numbered(0, 35));
-            assert_eq!(values(&partitions[1]), numbered(1, 31), "{code} {recovers}");
+            assert_eq!(values(&*partitions[0]), numbered(0, 35));
+            assert_eq!(
+                values(&*partitions[1]),
+                numbered(1, 31),
+                "{code} {recovers}"
+            );
             append_up_to(&store, 1, 32);
         }
     }
@@ -229,12 +233,12 @@ fn an_index_that_is_wrong_with_right_checksums_is_made_anew() {
             append_up_to(&store, 1, 31);
         }
         assert_eq!(partition.offset_at_time(0), Ok(0));
-        assert_eq!(value_at(&partition, 29).as_deref(), Ok("1/29"));
+        assert_eq!(value_at(&*partition, 29).as_deref(), Ok("1/29"));
         wait(store.close());
         drop(store);
         let store = open(&disk);
         let partition = topic(&store).partitions()[1].clone();
-        assert_eq!(values(&partition), numbered(1, 30 + usize::from(appends)));
+        assert_eq!(values(&*partition), numbered(1, 30 + usize::from(appends)));
         assert_eq!(partition.stopped(), None);
     }
 }
@@ -248,11 +252,11 @@ fn a_segment_of_another_partition_is_not_served() {
     disk.insert(&theirs, our_bytes.expect("it is there"));
     let store = open(&disk);
     let partitions = topic(&store).partitions();
-    let error = value_at(&partitions[1], 0)
+    let error = value_at(&*partitions[1], 0)
         .expect_err("it is partition 2's")
         .to_string();
     assert!(error.contains("another segment"), "{error}");
-    assert_eq!(values(&partitions[0]), numbered(0, 30));
+    assert_eq!(values(&*partitions[0]), numbered(0, 30));
 }
 
 fn repair(store: &Store, partition: u32) -> Result<Committed, CommitError> {
@@ -264,7 +268,7 @@ fn repair(store: &Store, partition: u32) -> Result<Committed, CommitError> {
 }
 
 /// Every record that a reader gets who is told of what is lost.
-fn survivors(partition: &Partition) -> Result<BTreeMap<u64, String>, ReadError> {
+fn survivors(partition: &dyn Partition) -> Result<BTreeMap<u64, String>, ReadError> {
     let mut found = BTreeMap::new();
     let mut next = partition.next_from(0);
     while next < partition.end() {
@@ -286,7 +290,7 @@ fn survivors(partition: &Partition) -> Result<BTreeMap<u64, String>, ReadError> 
 fn repair_all(store: &Store, partition: u32) -> BTreeMap<u64, String> {
     let serving = topic(store).partitions()[partition as usize].clone();
     for _ in 0..20 {
-        match survivors(&serving) {
+        match survivors(&*serving) {
             Ok(found) => return found,
             Err(error) => {
                 assert!(matches!(error, ReadError::Stopped(_)), "{error}");
@@ -317,7 +321,7 @@ fn check_repair(disk: &FaultyDisk, count: usize, what: &str) -> usize {
         disk.crash(kind);
         let store = open(disk);
         let partition = topic(&store).partitions()[1].clone();
-        let later = survivors(&partition).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let later = survivors(&*partition).unwrap_or_else(|error| panic!("{what}: {error}"));
         let mut expected = left.clone();
         expected.insert(count as u64, format!("1/{count}"));
         assert_eq!(later, expected, "{what} {kind:?}");
@@ -329,7 +333,10 @@ fn check_repair(disk: &FaultyDisk, count: usize, what: &str) -> usize {
     append_up_to(&store, 1, count + 30);
     let partition = topic(&store).partitions()[1].clone();
     let expected = left.len() + 30;
-    assert_eq!(survivors(&partition).map(|found| found.len()), Ok(expected));
+    assert_eq!(
+        survivors(&*partition).map(|found| found.len()),
+        Ok(expected)
+    );
     wait(store.close());
     count - left.len()
 }
@@ -430,13 +437,13 @@ fn a_repair_that_is_acknowledged_outlives_a_crash_before_the_next_checkpoint() {
     let partition = topic(&store).partitions()[1].clone();
     assert!(partition.stopped().is_some());
     repair(&store, 1).expect("it is stopped");
-    let left = values(&partition);
+    let left = values(&*partition);
     drop(store);
     disk.crash(CrashKind::Process);
     let store = open(&disk);
     let partition = topic(&store).partitions()[1].clone();
     assert_eq!(partition.stopped(), None);
-    assert_eq!((partition.epoch(), values(&partition)), (2, left));
+    assert_eq!((partition.epoch(), values(&*partition)), (2, left));
     assert!(matches!(
         repair(&store, 1),
         Err(CommitError::NothingToRepair { .. })

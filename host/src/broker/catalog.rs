@@ -9,7 +9,7 @@ use eddy_protocol::frame::{
 use eddy_protocol::{ErrorCode, TopicName, WireError};
 
 use super::{Broker, refusal, whole};
-use crate::store::{CatalogChange, Commit, Partition, Topic};
+use crate::log::{CatalogChange, Commit, Partition, Topic};
 
 /// A topic has at least 1 and at most this many partitions.
 const PARTITIONS_MAX: u32 = 1024;
@@ -159,7 +159,7 @@ impl Broker {
         &self,
         name: &TopicName,
         number: u32,
-    ) -> Result<(Arc<Topic>, Arc<Partition>), WireError> {
+    ) -> Result<(Arc<Topic>, Arc<dyn Partition>), WireError> {
         let topic = self.topic(name)?;
         let partitions = topic.partitions();
         let partition = partitions

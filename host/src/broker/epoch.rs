@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::store::{Partition, Resume};
+use crate::log::{Partition, Resume};
 
 /// A position in a partition as it is stored: the next offset, and the partition's epoch when it
 /// was learnt.
@@ -50,7 +50,7 @@ impl StoredPosition {
     }
 
     /// What the partition has lost of the history before this position, if anything.
-    pub(super) fn lost(self, partition: &Partition) -> Option<LostHistory> {
+    pub(super) fn lost(self, partition: &dyn Partition) -> Option<LostHistory> {
         let (start, end) = (partition.start(), partition.end());
         match partition.resume(self.epoch, self.offset) {
             Resume::Here => None,

@@ -12,14 +12,14 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Broker, ListenGuard, Listener, refusal};
-use crate::store::{Partition, ReadError, TailRead};
+use crate::log::{Partition, ReadError, TailRead};
 
 /// What a fetch returns at the most, whatever was asked for, unless a single batch is larger.
 const FETCH_BYTES_MAX: u32 = 4 << 20;
 
 /// A fetch that waits no longer: it has yet to read.
 pub struct Awaited {
-    partition: Arc<Partition>,
+    partition: Arc<dyn Partition>,
     offset: u64,
     bytes_max: usize,
     /// The largest batch that there should be.
@@ -95,7 +95,7 @@ impl Awaited {
         let batches = read_on(partition, offset, self.bytes_max).await?;
         let batches = match batches.iter().any(|batch| batch.header().is_kafka()) {
             true => {
-                let make = move |_: &Partition| match as_columns(&batches) {
+                let make = move |_: &dyn Partition| match as_columns(&batches) {
                     Ok(columns) => Ok(columns.into_owned()),
                     Err(error) => Err(ReadError::Stopped(error.to_string().into())),
                 };
@@ -125,7 +125,7 @@ impl Broker {
         let (_, partition) = self.partition(&request.topic, request.partition)?;
         let offset = self.resolve(&partition, request.from).await?;
         let wait = Duration::from_millis(request.wait_ms.into()).min(self.config.fetch_wait_max);
-        if !wait.is_zero() && is_at_end(&partition, offset) {
+        if !wait.is_zero() && is_at_end(&*partition, offset) {
             let until = Instant::now() + wait;
             self.wait_for_more(&partition, offset, until).await;
         }
@@ -138,9 +138,9 @@ impl Broker {
     }
 
     /// Until there is something to read at `offset`, or it is too late.
-    async fn wait_for_more(&self, partition: &Arc<Partition>, offset: u64, until: Instant) {
+    async fn wait_for_more(&self, partition: &Arc<dyn Partition>, offset: u64, until: Instant) {
         let (change, _listening) = self.listen(partition);
-        while is_at_end(partition, offset) {
+        while is_at_end(&**partition, offset) {
             if timeout_at(until, change.came()).await.is_err() {
                 return;
             }
@@ -148,7 +148,10 @@ impl Broker {
     }
 
     /// From now on, what says that the partition has changed.
-    pub(super) fn listen(&self, partition: &Arc<Partition>) -> (Arc<PartitionChange>, ListenGuard) {
+    pub(super) fn listen(
+        &self,
+        partition: &Arc<dyn Partition>,
+    ) -> (Arc<PartitionChange>, ListenGuard) {
         let change = Arc::<PartitionChange>::default();
         let guard = self.notifier.listen(partition, change.clone());
         (change, guard)
@@ -157,7 +160,7 @@ impl Broker {
     /// The offset at which a reader begins.
     pub(super) async fn resolve(
         &self,
-        partition: &Arc<Partition>,
+        partition: &Arc<dyn Partition>,
         from: Start,
     ) -> Result<u64, WireError> {
         match from {
@@ -166,11 +169,11 @@ impl Broker {
             Start::Offset(offset) if offset > partition.end() => {
                 let end = partition.end();
                 let error = ReadError::BeyondEnd { end };
-                Err(refusal::of_read(partition, offset, &error))
+                Err(refusal::of_read(&**partition, offset, &error))
             }
             Start::Offset(offset) => Ok(offset),
             Start::Time(time_ms) => {
-                let find = move |partition: &Partition| partition.offset_at_time(time_ms);
+                let find = move |partition: &dyn Partition| partition.offset_at_time(time_ms);
                 blocking(partition, partition.start(), find).await
             }
         }
@@ -178,14 +181,14 @@ impl Broker {
 }
 
 /// Whether there is nothing to read, and nothing in the way of reading it, once it comes.
-fn is_at_end(partition: &Partition, offset: u64) -> bool {
+fn is_at_end(partition: &dyn Partition, offset: u64) -> bool {
     matches!(partition.read_tail(offset, 1), TailRead::AtEnd)
 }
 
 /// What is there from `offset` on, from as many segments as `bytes_max` wants;
 /// nothing at the end.
 async fn read_on(
-    partition: &Arc<Partition>,
+    partition: &Arc<dyn Partition>,
     offset: u64,
     bytes_max: usize,
 ) -> Result<Vec<Batch>, WireError> {
@@ -207,7 +210,7 @@ async fn read_on(
 /// What is there from `offset` on, up to the end of a segment at the furthest;
 /// nothing at the end.
 pub(super) async fn read(
-    partition: &Arc<Partition>,
+    partition: &Arc<dyn Partition>,
     offset: u64,
     bytes_max: usize,
 ) -> Result<Vec<Batch>, WireError> {
@@ -215,7 +218,7 @@ pub(super) async fn read(
         TailRead::Batches(batches) => Ok(batches),
         TailRead::AtEnd => Ok(Vec::new()),
         _ => {
-            let read = move |partition: &Partition| partition.read(offset, bytes_max as u64);
+            let read = move |partition: &dyn Partition| partition.read(offset, bytes_max as u64);
             blocking(partition, offset, read)
                 .await
                 .map(|read| read.batches)
@@ -224,13 +227,13 @@ pub(super) async fn read(
 }
 
 async fn blocking<T: Send + 'static>(
-    partition: &Arc<Partition>,
+    partition: &Arc<dyn Partition>,
     asked: u64,
-    work: impl FnOnce(&Partition) -> Result<T, ReadError> + Send + 'static,
+    work: impl FnOnce(&dyn Partition) -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, WireError> {
     let reading = partition.clone();
-    match tokio::task::spawn_blocking(move || work(&reading)).await {
-        Ok(result) => result.map_err(|error| refusal::of_read(partition, asked, &error)),
+    match tokio::task::spawn_blocking(move || work(&*reading)).await {
+        Ok(result) => result.map_err(|error| refusal::of_read(&**partition, asked, &error)),
         Err(error) => Err(refusal::of_join(&error)),
     }
 }

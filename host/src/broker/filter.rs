@@ -12,11 +12,11 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::feed::{self, Call, Feed};
 use super::stream::count;
 use super::{Broker, refusal};
+use crate::log::{Partition, Topic};
 use crate::metrics as names;
 use crate::plugin::{
     Context, Digest, Engine, Instance, Limits, PORT_OUT, Plugin, PluginError, Verdict,
 };
-use crate::store::{Partition, Topic};
 
 /// What makes two filters the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -137,7 +137,7 @@ impl Filter {
     pub(super) async fn evaluate(
         &self,
         slot: &mut Option<Instance>,
-        partition: &Partition,
+        partition: &dyn Partition,
         batches: Vec<Batch>,
     ) -> Result<Vec<Batch>, WireError> {
         self.evaluations.increment(1);
@@ -152,7 +152,7 @@ impl Filter {
     async fn keep(
         &self,
         slot: &mut Option<Instance>,
-        partition: &Partition,
+        partition: &dyn Partition,
         batches: Vec<Batch>,
     ) -> Result<Vec<Batch>, PluginError> {
         let mut instance = match slot.take() {

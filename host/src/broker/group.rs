@@ -14,7 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::epoch::StoredPosition;
 use super::{Broker, refusal, whole};
-use crate::store::{
+use crate::log::{
     Change, Commit, CommitError, Expect, ExpectedValue, Partition, Table, Topic, TopicId,
 };
 
@@ -207,7 +207,7 @@ impl Broker {
                         topic.name()
                     )));
                 };
-                cursors.push(cursor(request, &topic, &partition, stored)?);
+                cursors.push(cursor(request, &topic, &*partition, stored)?);
             }
         }
         Ok(cursors)
@@ -321,7 +321,7 @@ impl Broker {
         let mut topics = Vec::new();
         for cursor in cursors {
             let (topic, partition) = self.partition(&cursor.topic, cursor.partition)?;
-            let position = position(group, &cursor, &partition)?;
+            let position = position(group, &cursor, &*partition)?;
             let key = key(topic.id(), group, cursor.partition);
             if moves.cursors.iter().any(|(other, _)| *other == key) {
                 return Err(ErrorCode::InvalidArgument.because(format!(
@@ -397,7 +397,7 @@ impl GroupCommit {
 fn position(
     group: &str,
     cursor: &CursorMove,
-    partition: &Partition,
+    partition: &dyn Partition,
 ) -> Result<StoredPosition, WireError> {
     let asked = StoredPosition {
         offset: cursor.offset,
@@ -426,7 +426,7 @@ fn position(
 fn cursor(
     request: &Cursors,
     topic: &Topic,
-    partition: &Partition,
+    partition: &dyn Partition,
     stored: StoredPosition,
 ) -> Result<Cursor, WireError> {
     let mut cursor = Cursor {

@@ -26,8 +26,9 @@ use dashmap::DashMap;
 use eddy_protocol::WireError;
 
 use crate::io::Clock;
+pub use crate::log::Health;
 use crate::plugin::{Digest, Engine, Plugin};
-use crate::store::{Health, Store};
+use crate::store::Store;
 
 pub use budget::{Budget, Held, owned};
 pub use deployment::Config as DeploymentConfig;

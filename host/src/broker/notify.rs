@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::store::{Partition, TopicId, WatchGuard, Watcher};
+use crate::log::{Partition, TopicId, WatchGuard, Watcher};
 
 /// How many listeners are called before others have their turn.
 const CALLS_AT_ONCE: usize = 64;
@@ -97,7 +97,7 @@ impl Notifier {
     /// Calls `listener` after every change of the partition, until the guard is dropped.
     pub(super) fn listen(
         self: &Arc<Self>,
-        partition: &Arc<Partition>,
+        partition: &Arc<dyn Partition>,
         listener: Arc<dyn Listener>,
     ) -> ListenGuard {
         let key = (partition.topic(), partition.number());
@@ -120,7 +120,7 @@ impl Drop for Notifier {
 }
 
 impl Listeners {
-    fn new(notifier: &Arc<Notifier>, partition: &Arc<Partition>) -> Arc<Listeners> {
+    fn new(notifier: &Arc<Notifier>, partition: &Arc<dyn Partition>) -> Arc<Listeners> {
         let listeners = Arc::new_cyclic(|listeners| Listeners {
             partition: (partition.topic(), partition.number()),
             notifier: notifier.clone(),

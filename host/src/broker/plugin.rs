@@ -9,8 +9,9 @@ use eddy_protocol::{ErrorCode, WireError};
 
 use super::filter::unknown_plugin;
 use super::{Broker, refusal, whole};
+use crate::log::{Change, Commit, Table};
 use crate::plugin::{CodeCache, Digest, Plugin};
-use crate::store::{Blobs, Change, Commit, Table};
+use crate::store::Blobs;
 
 /// A plugin's or a deployment's name has at most this many characters.
 const NAME_LEN_MAX: usize = 128;

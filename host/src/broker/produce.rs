@@ -12,7 +12,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinHandle, block_in_place};
 
 use super::{Broker, refusal};
-use crate::store::{Append, Commit, Committed, Ticket, Topic};
+use crate::log::{Append, Commit, Committed, Ticket, Topic};
 pub use placement::{Placed, PlacedRecord, Placement};
 
 /// Batches that expand to more than this are not checked at the expense of other connections.
@@ -104,7 +104,7 @@ impl Broker {
                 ));
             }
             (None, Some(Producer { id, epoch })) => {
-                let current = crate::store::Producer { id, epoch };
+                let current = crate::log::Producer { id, epoch };
                 self.store.next_epoch(current).await
             }
             (name, None) => self.store.open_producer(name).await,

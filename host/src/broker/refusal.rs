@@ -4,9 +4,9 @@
 use eddy_protocol::{ErrorCode, TopicName, WireError};
 use tokio::task::JoinError;
 
+use crate::log::{CommitError, Partition, ReadError, TableError};
 use crate::metrics as names;
 use crate::plugin::PluginError;
-use crate::store::{CommitError, Partition, ReadError, TableError};
 
 /// The answer for a name that no topic has.
 pub(super) fn unknown_topic(topic: &TopicName) -> WireError {
@@ -48,7 +48,7 @@ pub(super) fn of_commit(error: &CommitError) -> WireError {
 }
 
 /// The answer to a read at `asked` that the store refused.
-pub(super) fn of_read(partition: &Partition, asked: u64, error: &ReadError) -> WireError {
+pub(super) fn of_read(partition: &dyn Partition, asked: u64, error: &ReadError) -> WireError {
     let (number, topic) = (partition.number(), partition.topic_name());
     match error {
         ReadError::BelowStart { start } => ErrorCode::OffsetOutOfRange.because(format!(
@@ -63,7 +63,7 @@ pub(super) fn of_read(partition: &Partition, asked: u64, error: &ReadError) -> W
 }
 
 /// The answer where a partition serves nothing: it is stopped, or gone with its topic.
-pub(super) fn stopped(partition: &Partition, reason: &str) -> WireError {
+pub(super) fn stopped(partition: &dyn Partition, reason: &str) -> WireError {
     if partition.is_deleted() {
         return unknown_topic(partition.topic_name());
     }

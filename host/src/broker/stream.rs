@@ -28,7 +28,7 @@ use super::epoch::{LostHistory, StoredPosition};
 use super::filter::{Filter, FilterKey, InstanceSlots};
 use super::notify::Notifier;
 use super::{Broker, Config, refusal};
-use crate::store::{Partition, Topic, TopicId};
+use crate::log::{Partition, Topic, TopicId};
 
 pub(super) use chunk::count;
 pub use cursor::{Cursor, Load, Loaded, Next};
@@ -271,7 +271,7 @@ impl Broker {
                 };
                 (next, None)
             }
-            CursorStart::Resume(position) => resume(stream.id, &source.partition, &position)?,
+            CursorStart::Resume(position) => resume(stream.id, &*source.partition, &position)?,
         };
         Ok(Cursor::new(stream, source, next, gap))
     }
@@ -316,7 +316,7 @@ fn starts(request: &Subscribe, partitions: usize) -> Result<Vec<(u32, CursorStar
 /// Where a reader goes on, and what it has lost for good.
 fn resume(
     stream: u64,
-    partition: &Partition,
+    partition: &dyn Partition,
     position: &Position,
 ) -> Result<(u64, Option<Gap>), WireError> {
     let (epoch, end) = (partition.epoch(), partition.end());
@@ -395,7 +395,7 @@ impl Stream {
             return Some(source.clone());
         }
         let mut sources = self.sources.write();
-        let new = |partition: &Arc<Partition>| {
+        let new = |partition: &Arc<dyn Partition>| {
             let is_filtered = self.filter.is_some();
             Arc::new(Source::new(partition.clone(), &self.shared, is_filtered))
         };

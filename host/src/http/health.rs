@@ -14,8 +14,8 @@ use serde::Serialize;
 use super::apart::blocking;
 use super::error::Failure;
 use super::{Context, Route};
+use crate::broker::Health;
 use crate::metrics as names;
-use crate::store::Health;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![

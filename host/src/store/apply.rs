@@ -15,6 +15,7 @@ use super::partition::Partition;
 use super::partition::stop::Cause;
 use super::segment::append::{Run, Written};
 use super::segment::{AppendFault, Fault, Lasts};
+use crate::log::Partition as _;
 
 /// What one turn writes at most.
 const TURN_BYTES: u64 = 1 << 20;
@@ -185,6 +186,7 @@ impl Engine {
     pub(crate) fn segment_bytes(&self, partition: &Partition) -> u64 {
         let settings = self
             .catalog
+            .topics
             .by_id(partition.topic())
             .map(|topic| topic.settings());
         segment_bytes(&self.config, settings)

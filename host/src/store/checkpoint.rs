@@ -16,9 +16,7 @@ use std::time::Instant;
 
 use super::apply::Applied;
 use super::aside::{self, Aside};
-use super::commit::TopicId;
 use super::engine::Engine;
-use super::error::TableError;
 use super::journal::group::Frame;
 use super::journal::operation::TopicEntry;
 use super::journal::{self, FileHeader};
@@ -31,6 +29,7 @@ use super::state::Collected;
 use super::table::{Changes, WriteError};
 use super::writer::Writer;
 use crate::io::is_short_of_files;
+use crate::log::{Partition as _, TableError, TopicId};
 
 /// What a checkpoint says of a partition.
 struct Entry {
@@ -164,7 +163,7 @@ impl Engine {
             .touched
             .drain()
             .map(|(key, partition)| {
-                let end = writer.logs.get(&key).map_or(0, |log| log.next);
+                let end = writer.heads.get(&key).map_or(0, |head| head.next);
                 (key, partition, end)
             })
             .collect();
@@ -188,7 +187,7 @@ impl Engine {
     }
 
     fn topic_entry(&self, id: TopicId) -> Option<TopicEntry> {
-        let topic = self.catalog.by_id(id)?;
+        let topic = self.catalog.topics.by_id(id)?;
         let partitions = u32::try_from(topic.partitions().len()).unwrap_or(u32::MAX);
         Some(TopicEntry {
             settings: topic.settings(),
@@ -393,8 +392,8 @@ impl Engine {
             return Ok(());
         }
         let mut named = Vec::new();
-        for topic in self.catalog.all() {
-            for partition in topic.partitions().iter() {
+        for topic in self.catalog.topics.all() {
+            for partition in self.catalog.partitions(topic.id()) {
                 named.extend(partition.covered().1.map(|aside| (partition.key(), aside)));
             }
         }
@@ -545,10 +544,10 @@ mod tests {
 
     use super::*;
     use crate::io::{CrashKind, FaultyDisk, ManualClock};
-    use crate::store::commit::{Append, CatalogChange, Change, Commit, Table};
+    use crate::log::{Append, CatalogChange, Change, Commit, Table, ticket};
     use crate::store::config::Config;
     use crate::store::recovery;
-    use crate::store::request::{Request, ticket};
+    use crate::store::request::Request;
 
     const DONE: &[u8] = b"done";
 
@@ -633,8 +632,7 @@ mod tests {
         disk.crash(CrashKind::Process);
         drop(before);
         let after = engine(&disk);
-        let topic = after.catalog.by_id(TopicId(1)).expect("it was synced");
-        let partitions = topic.partitions();
+        let partitions = after.catalog.partitions(TopicId(1));
         let ends = partitions.iter().map(|it| (it.end(), it.stopped()));
         assert_eq!(ends.collect::<Vec<_>>(), [(2, None), (2, None)]);
     }
@@ -660,8 +658,7 @@ mod tests {
             disk.crash(CrashKind::Machine);
             drop(before);
             let after = engine(&disk);
-            let topic = after.catalog.by_id(TopicId(1)).expect("it was synced");
-            let has_output = topic.partitions()[0].end() > 1;
+            let has_output = after.catalog.partitions(TopicId(1))[0].end() > 1;
             let is_noted = after
                 .tables
                 .get(Table::Progress, DONE)

@@ -28,17 +28,17 @@ use tokio::sync::{Notify, watch};
 use super::apply::Applied;
 use super::blob::Blobs;
 use super::checkpoint::Outcome;
-use super::commit::{Commit, Committed, Producer, Table, TopicId};
 use super::config::Config;
-use super::delta::StateId;
 use super::engine::{Engine, Work};
-use super::error::{CommitError, Health, OpenError, TableError};
+use super::error::OpenError;
 use super::recovery;
-use super::request::{Request, Ticket, ticket};
+use super::request::Request;
 use super::room::release_reserve;
-use super::state::Page;
-use super::topic::Topic;
 use crate::io::{Clock, Disk};
+use crate::log::{
+    Commit, CommitError, Committed, Health, Page, Producer, StateId, Table, TableError, Ticket,
+    Topic, TopicId, ticket,
+};
 
 /// How often the keeper looks around without being asked.
 const KEEPER_PAUSE: Duration = Duration::from_millis(500);
@@ -311,22 +311,22 @@ impl Store {
 
     /// All topics, in the order of their names.
     pub fn topics(&self) -> Vec<Arc<Topic>> {
-        self.engine().catalog.all()
+        self.engine().catalog.topics.all()
     }
 
     /// The topic of this name.
     pub fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
-        self.engine().catalog.by_name(name)
+        self.engine().catalog.topics.by_name(name)
     }
 
     /// The topic with this id.
     pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
-        self.engine().catalog.by_id(id)
+        self.engine().catalog.topics.by_id(id)
     }
 
     /// Changes whenever a topic is created, altered or deleted.
     pub fn topics_changed(&self) -> watch::Receiver<u64> {
-        self.engine().catalog.changed()
+        self.engine().catalog.topics.changed()
     }
 
     /// The value of a key.

@@ -12,16 +12,17 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
+use eddy_protocol::TopicName;
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
-use super::commit::TopicId;
+use super::catalog::{Catalog, seen};
 use super::config::Config;
-use super::error::{CommitError, Health};
 use super::flight::{Flight, Job, Landing};
 use super::journal::group::{self, Header};
 use super::journal::operation::Operation;
@@ -34,9 +35,9 @@ use super::retention::Doomed;
 use super::segment::files::Files;
 use super::state::States;
 use super::table::Tables;
-use super::topic::{Catalog, Topic, new_uuid};
-use super::writer::{Against, Draft, Log, Writer};
+use super::writer::{Against, Draft, Head, Writer};
 use crate::io::{Clock, Disk, File, Lock, is_full};
+use crate::log::{CommitError, Health, Partition as _, Topic, TopicId, new_uuid};
 
 /// How many times as much as triggers a checkpoint the journal may hold while none
 /// can be made.
@@ -222,7 +223,7 @@ impl Engine {
                 let windows_max = self.config.producer_windows_max;
                 let against = Against {
                     tables: &self.tables,
-                    catalog: &self.catalog,
+                    catalog: &self.catalog.topics,
                     now_ms,
                     claims: commit.claims,
                     limits: Limits {
@@ -472,19 +473,16 @@ impl Engine {
     fn change_catalog(&self, writer: &mut Writer, operation: Operation) -> Option<Arc<Topic>> {
         match operation {
             Operation::CreateTopic { topic, entry } => {
-                let name = &entry.name;
-                let made = (0..entry.partitions).map(|number| {
-                    Arc::new(self.partition(topic, name, number, Opened::fresh(topic, number)))
-                });
+                let made = self.new_partitions(topic, &entry.name, 0..entry.partitions);
                 let created = Arc::new(Topic::new(
                     topic,
-                    (name.clone(), entry.uuid.unwrap_or_else(new_uuid)),
+                    (entry.name, entry.uuid.unwrap_or_else(new_uuid)),
                     entry.settings,
-                    made.collect(),
+                    seen(&made),
                 ));
                 writer.next_topic = writer.next_topic.max(topic.0 + 1);
-                writer.add_logs(&created, writer.sequence);
-                self.catalog.insert(created.clone());
+                writer.add_heads(&created, &made, writer.sequence);
+                self.catalog.insert(created.clone(), made);
                 writer.touched_topics.insert(topic);
                 return Some(created);
             }
@@ -493,24 +491,19 @@ impl Engine {
                 partitions,
                 settings,
             } => {
-                let known = self.catalog.by_id(topic)?;
+                let known = self.catalog.topics.by_id(topic)?;
                 let now = u32::try_from(known.partitions().len()).unwrap_or(u32::MAX);
-                let added = (now..partitions).map(|number| {
-                    Arc::new(self.partition(
-                        topic,
-                        known.name(),
-                        number,
-                        Opened::fresh(topic, number),
-                    ))
-                });
-                known.alter(settings, added.collect::<Vec<_>>());
-                writer.add_logs(&known, writer.sequence);
+                let added = self.new_partitions(topic, known.name(), now..partitions);
+                self.catalog.add(topic, &added);
+                known.alter(settings, seen(&added));
+                let all = self.catalog.partitions(topic);
+                writer.add_heads(&known, &all, writer.sequence);
                 writer.touched_topics.insert(topic);
-                self.catalog.tick();
+                self.catalog.topics.tick();
             }
             Operation::DeleteTopic { topic } => {
                 self.catalog.remove(topic)?;
-                writer.logs.retain(|(of, _), _| *of != topic);
+                writer.heads.retain(|(of, _), _| *of != topic);
                 writer.touched.retain(|(of, _), _| *of != topic);
                 writer.producers.forget_topic(topic);
                 writer.touched_topics.insert(topic);
@@ -523,29 +516,32 @@ impl Engine {
                 from,
                 holes,
             } => {
-                let log = writer.logs.get_mut(&key)?;
-                log.last_needs = writer.sequence;
-                log.next = log.partition.end();
-                let from = from.unwrap_or(log.next);
-                for lost in log.partition.repair(epoch, from, holes) {
+                let head = writer.heads.get_mut(&key)?;
+                head.last_needs = writer.sequence;
+                head.next = head.partition.end();
+                let from = from.unwrap_or(head.next);
+                for lost in head.partition.repair(epoch, from, holes) {
                     self.files.set_aside(lost);
                 }
-                writer.touched.insert(key, log.partition.clone());
+                writer.touched.insert(key, head.partition.clone());
             }
             _ => {}
         }
         None
     }
 
-    pub(crate) fn partition(
+    fn new_partitions(
         &self,
         topic: TopicId,
-        name: &eddy_protocol::TopicName,
-        number: u32,
-        opened: Opened,
-    ) -> Partition {
-        let shared = (self.files.clone(), self.tails_bytes.clone());
-        Partition::new(topic, name.clone(), number, shared, opened)
+        name: &TopicName,
+        numbers: Range<u32>,
+    ) -> Vec<Arc<Partition>> {
+        let made = numbers.map(|number| {
+            let shared = (self.files.clone(), self.tails_bytes.clone());
+            let opened = Opened::fresh(topic, number);
+            Arc::new(Partition::new(topic, name.clone(), number, shared, opened))
+        });
+        made.collect()
     }
 
     /// Makes records visible, gives the answers, then tells who watches the partitions: whoever
@@ -573,10 +569,7 @@ impl Engine {
         for answer in landing.answers {
             answer.give();
         }
-        for partition in changed {
-            let (topic, number) = (partition.topic(), partition.number());
-            partition.watchers.notify(topic, number);
-        }
+        changed.into_iter().for_each(|it| it.changed());
     }
 
     /// Syncs what is written, if somebody waits for it.
@@ -699,12 +692,17 @@ impl Writer {
     /// Knows the partitions of a topic that it did not know. The group `needs`
     /// made or altered the topic: without it nothing that rests on it may be
     /// visible or acknowledged, however durable the topic is.
-    pub(crate) fn add_logs(&mut self, topic: &Arc<Topic>, needs: u64) {
-        for partition in topic.partitions().iter() {
-            self.logs
-                .entry((topic.id(), partition.number()))
-                .and_modify(|log| log.last_needs = needs)
-                .or_insert_with(|| Log {
+    pub(crate) fn add_heads(
+        &mut self,
+        topic: &Arc<Topic>,
+        partitions: &[Arc<Partition>],
+        needs: u64,
+    ) {
+        for partition in partitions {
+            self.heads
+                .entry(partition.key())
+                .and_modify(|head| head.last_needs = needs)
+                .or_insert_with(|| Head {
                     topic: topic.clone(),
                     partition: partition.clone(),
                     next: partition.end(),
@@ -718,13 +716,12 @@ impl Writer {
 mod tests {
     use bytes::Bytes;
     use eddy_protocol::frame::{Durability, TopicSettings};
-    use eddy_protocol::{Batch, BatchBuilder, Compression, TopicName};
+    use eddy_protocol::{Batch, BatchBuilder, Compression};
 
     use super::*;
     use crate::io::{FaultyDisk, ManualClock};
-    use crate::store::commit::{Append, CatalogChange, Change, Commit, Committed, Table};
+    use crate::log::{Append, CatalogChange, Change, Commit, Committed, Table, Ticket, ticket};
     use crate::store::recovery;
-    use crate::store::request::{Ticket, ticket};
 
     fn engine(config: Config) -> Engine {
         let disk = Arc::new(FaultyDisk::new(1));
@@ -791,11 +788,8 @@ mod tests {
         let (changed, mut changed_ticket) = request(unsynced);
         let (produced, mut produced_ticket) = request(produce());
         engine.write(vec![changed, produced]);
-        let partition = engine
-            .catalog
-            .by_id(TopicId(1))
-            .and_then(|topic| topic.partition(0))
-            .expect("it is in effect");
+        let partition = engine.catalog.partition(TopicId(1), 0);
+        let partition = partition.expect("it is in effect");
         assert!(changed_ticket.try_take().is_none() && produced_ticket.try_take().is_none());
         assert_eq!(partition.end(), 0, "nobody may see it yet");
         engine.sync();

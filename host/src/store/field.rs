@@ -15,7 +15,7 @@ use bytes::{Buf, BufMut, Bytes};
 use eddy_protocol::TopicName;
 use uuid::Uuid;
 
-use super::commit::TopicId;
+use crate::log::TopicId;
 
 /// The highest `needs` that this release understands.
 pub(crate) const KNOWN: u8 = 0;

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use eddy_protocol::frame::{Durability, TopicSettings};
 use serde::Serialize;
 
-use super::commit::TopicId;
 use super::error::OpenError;
 use super::format;
 use super::journal::operation::Operation;
@@ -22,6 +21,7 @@ use super::row::Kept;
 use super::segment::{self, HEADER_BYTES, Key, index, read};
 use super::table::{self, Tables};
 use crate::io::{Disk, FaultyDisk, read_all};
+use crate::log::TopicId;
 
 /// A data folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

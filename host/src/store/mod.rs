@@ -1,6 +1,6 @@
 //! The store: everything that a node must remember, in one journal.
 //!
-//! A [`Commit`] is appends to any partitions, changes of key-value tables and
+//! A [`Commit`](crate::log::Commit) is appends to any partitions, changes of key-value tables and
 //! changes of the catalog; all of it becomes durable together. One writer gives
 //! the offsets and writes to the journal; one sync makes many commits durable;
 //! then their records are visible, and go on, unsynced, into segments. A
@@ -23,13 +23,11 @@ mod apply;
 mod aside;
 mod backend;
 mod blob;
+mod catalog;
 mod checkpoint;
-mod commit;
 mod config;
-mod delta;
 mod driver;
 mod engine;
-mod epoch;
 mod error;
 mod field;
 mod flight;
@@ -50,24 +48,9 @@ mod segment;
 mod simulation;
 mod state;
 mod table;
-mod timestamp;
-mod topic;
-mod watch;
 mod writer;
 
 pub use blob::Blobs;
-pub use commit::{
-    Append, Appended, CatalogChange, Change, Commit, Committed, Expect, ExpectedValue, Producer,
-    Table, TopicId,
-};
 pub use config::Config;
-pub use delta::{Delta, StateId};
 pub use driver::Store;
-pub use epoch::Resume;
-pub use error::{CommitError, Health, OpenError, ReadError, TableError};
-pub use partition::{Partition, Read, TailRead};
-pub use request::Ticket;
-pub use state::{Deletion, Page, StateChange};
-pub use timestamp::{Claims, Side};
-pub use topic::Topic;
-pub use watch::{WatchGuard, Watcher};
+pub use error::OpenError;

@@ -12,8 +12,7 @@ use eddy_protocol::ProducerStamp;
 use eddy_protocol::batch::{SEQUENCES, sequence_after, sequences_between};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::commit::{Producer, TopicId};
-use super::error::CommitError;
+use crate::log::{CommitError, Producer, TopicId};
 
 /// How many batches are remembered per producer and partition: as many as a
 /// client may have in flight, so that every retry gets its offset.

@@ -11,14 +11,13 @@ use std::sync::Arc;
 
 use super::apply::Applied;
 use super::aside;
-use super::commit::{CatalogChange, Commit, TopicId};
 use super::engine::Engine;
-use super::error::CommitError;
 use super::partition::Partition;
 use super::partition::segments::Segments;
 use super::partition::stop::{Cause, Repair, Stop};
 use super::segment::append::Run;
 use super::segment::{AppendFault, Fault, Segment};
+use crate::log::{CatalogChange, Commit, CommitError, Partition as _, TopicId};
 
 impl Engine {
     /// Finds out what the repairs that this commit asks for would do, so that
@@ -34,10 +33,7 @@ impl Engine {
     }
 
     fn prepare_repair(&self, topic: TopicId, number: u32) -> Result<(), CommitError> {
-        let partition = self
-            .catalog
-            .by_id(topic)
-            .and_then(|topic| topic.partition(number));
+        let partition = self.catalog.partition(topic, number);
         // The writer says what is wrong with a commit for a partition that is not there.
         let Some(partition) = partition.filter(|partition| partition.stop_state().is_some()) else {
             return Ok(());

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use eddy_protocol::frame::TopicSettings;
 
-use super::commit::TopicId;
 use super::engine::Engine;
 use super::partition::Partition;
 use super::segment::{Fault, Segment, topic_folder};
+use crate::log::{Partition as _, TopicId};
 
 /// A deleted topic whose files go.
 #[derive(Debug, Clone, Copy)]
@@ -37,13 +37,13 @@ impl Engine {
     /// Deletes what no topic's settings keep. Returns how many segments went.
     pub(crate) fn retain(&self) -> usize {
         let mut removed = 0;
-        for topic in self.catalog.all() {
+        for topic in self.catalog.topics.all() {
             let settings = topic.settings();
             if settings.retention_ms.is_none() && settings.retention_bytes.is_none() {
                 continue;
             }
-            for partition in topic.partitions().iter() {
-                match self.retain_partition(partition, &settings) {
+            for partition in self.catalog.partitions(topic.id()) {
+                match self.retain_partition(&partition, &settings) {
                     Ok(count) => removed += count,
                     Err(error) => {
                         tracing::warn!(%error, topic = %topic.name(), partition = partition.number(), "retention could not delete a segment");

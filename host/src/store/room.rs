@@ -7,8 +7,8 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 
 use super::engine::{Engine, Work};
-use super::error::CommitError;
 use crate::io::Disk;
+use crate::log::CommitError;
 
 /// Free space is asked for anew at least once per so many bytes.
 const ROOM_BYTES: i64 = 64 << 20;

@@ -41,9 +41,6 @@ use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 
 use super::aside::Aside;
-use super::commit::TopicId;
-use super::epoch::{Epochs, Start};
-use super::error::TableError;
 use super::field::{self, Field, Unreadable, added, fields};
 use super::journal::old;
 use super::journal::operation::TopicEntry;
@@ -51,6 +48,7 @@ use super::partition::segments::Covered;
 use super::producer::{Identity, PartitionKey, Sent, Window};
 use super::segment::{HEADER_BYTES, Hole};
 use super::table::{Changes, Tables};
+use crate::log::{Epochs, Start, TableError, TopicId};
 
 pub(crate) const STATE: Kind<(), State> = Kind::new(204);
 pub(crate) const TOPIC: Kind<TopicId, TopicEntry> = Kind::new(205);

@@ -24,10 +24,9 @@ use parking_lot::{RwLock, RwLockWriteGuard};
 use redb::{Database, ReadableDatabase, TableDefinition};
 
 use super::backend::Backend;
-use super::commit::{Change, Table};
-use super::error::TableError;
 use super::state::Collected;
 use crate::io::{Disk, File, is_full};
+use crate::log::{Change, Table, TableError};
 
 /// The file.
 pub(crate) const PATH: &str = "tables.redb";

@@ -9,17 +9,16 @@ use eddy_protocol::frame::Durability;
 use eddy_protocol::{Batch, TopicName};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::commit::{Append, Appended, CatalogChange, Commit, Committed, Producer, TopicId};
-use super::error::CommitError;
 use super::journal::Journal;
 use super::journal::operation::{Operation, Placed, PlacedDelta, TopicEntry};
 use super::partition::Partition;
 use super::producer::{self, Limits, PartitionKey, Producers, Verdict};
 use super::request::Answer;
-use super::state::StateChange;
 use super::table::{Changes, Tables, entry};
-use super::timestamp::{self, Claims};
-use super::topic::{Catalog, Topic, new_uuid};
+use crate::log::{
+    Append, Appended, CatalogChange, Claims, Commit, CommitError, Committed, Partition as _,
+    Producer, StateChange, Topic, TopicId, Topics, admit, new_uuid,
+};
 
 /// The writer's knowledge.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ pub(crate) struct Writer {
     /// Offsets ever given and operations ever made besides, see the group's header.
     pub(crate) records: u64,
     pub(crate) changes: u64,
-    pub(crate) logs: FxHashMap<PartitionKey, Log>,
+    pub(crate) heads: FxHashMap<PartitionKey, Head>,
     pub(crate) producers: Producers,
     pub(crate) next_topic: u64,
     /// Partitions that the next checkpoint must look at.
@@ -41,7 +40,7 @@ pub(crate) struct Writer {
 
 /// Where a partition's next batch goes.
 #[derive(Debug)]
-pub(crate) struct Log {
+pub(crate) struct Head {
     pub(crate) topic: Arc<Topic>,
     pub(crate) partition: Arc<Partition>,
     pub(crate) next: u64,
@@ -52,7 +51,7 @@ pub(crate) struct Log {
 /// What a commit is looked at against.
 pub(crate) struct Against<'a> {
     pub(crate) tables: &'a Tables,
-    pub(crate) catalog: &'a Catalog,
+    pub(crate) catalog: &'a Topics,
     pub(crate) now_ms: i64,
     pub(crate) claims: Claims,
     pub(crate) limits: Limits,
@@ -86,7 +85,7 @@ pub(crate) struct Push {
 
 #[derive(Debug)]
 enum Undo {
-    Log {
+    Head {
         key: PartitionKey,
         next: u64,
         last_needs: u64,
@@ -179,13 +178,13 @@ impl Writer {
     fn undo_to(&mut self, draft: &mut Draft, mark: usize) {
         while draft.undo.len() > mark {
             match draft.undo.pop() {
-                Some(Undo::Log {
+                Some(Undo::Head {
                     key,
                     next,
                     last_needs,
                 }) => {
-                    if let Some(log) = self.logs.get_mut(&key) {
-                        (log.next, log.last_needs) = (next, last_needs);
+                    if let Some(head) = self.heads.get_mut(&key) {
+                        (head.next, head.last_needs) = (next, last_needs);
                     }
                 }
                 Some(Undo::Producer(undo)) => self.producers.undo(undo),
@@ -258,9 +257,9 @@ impl Writer {
         let needs = if waits.for_this { coming } else { 0 };
         for push in &mut draft.pushes[mark.pushes..] {
             push.needs = needs;
-            if let Some(log) = self.logs.get_mut(&push.key) {
-                log.last_needs = log.last_needs.max(needs);
-                push.needs = log.last_needs;
+            if let Some(head) = self.heads.get_mut(&push.key) {
+                head.last_needs = head.last_needs.max(needs);
+                push.needs = head.last_needs;
             }
         }
         needs.max(waits.for_earlier)
@@ -275,18 +274,18 @@ impl Writer {
     ) -> Result<Appended, CommitError> {
         let Against { now_ms, claims, .. } = *against;
         let key = (append.topic, append.partition);
-        let Some(log) = self.logs.get_mut(&key) else {
+        let Some(head) = self.heads.get_mut(&key) else {
             return Err(self.no_such_partition(append.topic, append.partition));
         };
-        if let Some(reason) = log.partition.stop_reason() {
-            let (topic, partition) = (log.topic.name().clone(), append.partition);
+        if let Some(reason) = head.partition.stop_reason() {
+            let (topic, partition) = (head.topic.name().clone(), append.partition);
             return Err(CommitError::Stopped {
                 topic,
                 partition,
                 reason: reason.to_string(),
             });
         }
-        waits.for_earlier = waits.for_earlier.max(log.last_needs);
+        waits.for_earlier = waits.for_earlier.max(head.last_needs);
         let stamp = append.batch.producer();
         if let Some(stamp) = stamp
             && let Verdict::Repeat(offset) =
@@ -298,32 +297,27 @@ impl Writer {
                 duplicate: true,
             });
         }
-        let offset = log.next;
+        let offset = head.next;
         if offset.checked_add(u64::from(append.batch.span())).is_none() {
-            let (topic, partition) = (log.topic.name().clone(), append.partition);
+            let (topic, partition) = (head.topic.name().clone(), append.partition);
             return Err(CommitError::Stopped {
                 topic,
                 partition,
                 reason: "its offsets are used up".to_owned(),
             });
         }
-        let settings = log.topic.settings();
-        let batch = timestamp::admit(append.batch, &settings, now_ms, claims);
-        let batch = batch.map_err(|outside| CommitError::Timestamp {
-            topic: log.topic.name().clone(),
-            timestamp: outside.timestamp,
-            limit_ms: outside.limit_ms,
-            side: outside.side,
-        })?;
+        let settings = head.topic.settings();
+        let batch = admit(append.batch, &settings, now_ms, claims);
+        let batch = batch.map_err(|outside| outside.refusal(head.topic.name()))?;
         waits.for_this |= settings.durability == Durability::Disk;
-        draft.undo.push(Undo::Log {
+        draft.undo.push(Undo::Head {
             key,
-            next: log.next,
-            last_needs: log.last_needs,
+            next: head.next,
+            last_needs: head.last_needs,
         });
         let batch = batch.with_base_offset(offset);
-        log.next = batch.end_offset();
-        let partition = log.partition.clone();
+        head.next = batch.end_offset();
+        let partition = head.partition.clone();
         if let Some(stamp) = stamp {
             let undo = self
                 .producers
@@ -347,12 +341,12 @@ impl Writer {
     }
 
     fn no_such_partition(&self, topic: TopicId, partition: u32) -> CommitError {
-        match self.logs.get(&(topic, 0)) {
+        match self.heads.get(&(topic, 0)) {
             None => CommitError::UnknownTopic(topic),
-            Some(log) => CommitError::UnknownPartition {
-                topic: log.topic.name().clone(),
+            Some(head) => CommitError::UnknownPartition {
+                topic: head.topic.name().clone(),
                 partition,
-                partitions: u32::try_from(log.topic.partitions().len()).unwrap_or(u32::MAX),
+                partitions: u32::try_from(head.topic.partitions().len()).unwrap_or(u32::MAX),
             },
         }
     }
@@ -392,7 +386,7 @@ impl Writer {
     fn catalog_operation(
         &self,
         change: &CatalogChange,
-        catalog: &Catalog,
+        catalog: &Topics,
         before: &[Operation],
     ) -> Result<Operation, CommitError> {
         match change {
@@ -444,20 +438,20 @@ impl Writer {
             }
             CatalogChange::Repair { topic, partition } => {
                 let key = (*topic, *partition);
-                let Some(log) = self.logs.get(&key) else {
+                let Some(head) = self.heads.get(&key) else {
                     return Err(self.no_such_partition(*topic, *partition));
                 };
-                let stop = log.partition.stop_state();
+                let stop = head.partition.stop_state();
                 let Some(repair) = stop.and_then(|stop| stop.repair) else {
                     return Err(CommitError::NothingToRepair {
-                        topic: log.topic.name().clone(),
+                        topic: head.topic.name().clone(),
                         partition: *partition,
                     });
                 };
                 Ok(Operation::Repair {
                     key,
                     epoch: repair.epoch,
-                    from: Some(log.partition.end()),
+                    from: Some(head.partition.end()),
                     holes: repair.holes,
                 })
             }

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use eddy::io::{Disk, FaultyDisk, ManualClock};
-use eddy::store::{
-    Append, CatalogChange, Change, Commit, CommitError, Committed, Config, OpenError, Partition,
-    Store, Table, Topic, TopicId,
+use eddy::log::{
+    Append, CatalogChange, Change, Commit, CommitError, Committed, Partition, Table, Topic, TopicId,
 };
+use eddy::store::{Config, OpenError, Store};
 use eddy_protocol::frame::{Durability, TopicSettings};
 use eddy_protocol::{Batch, BatchBuilder, Compression, ProducerStamp, TopicName};
 
@@ -147,7 +147,7 @@ pub fn put(table: Table, key: &str, value: &str) -> Change {
 }
 
 /// Every record of a partition; an error where one cannot be read.
-pub fn read_all(partition: &Partition) -> Result<BTreeMap<u64, String>, eddy::store::ReadError> {
+pub fn read_all(partition: &dyn Partition) -> Result<BTreeMap<u64, String>, eddy::log::ReadError> {
     let mut found = BTreeMap::new();
     let mut offset = partition.start();
     while offset < partition.end() {
@@ -181,7 +181,7 @@ pub fn read_all(partition: &Partition) -> Result<BTreeMap<u64, String>, eddy::st
 }
 
 /// The values of a partition in their order.
-pub fn values(partition: &Partition) -> Vec<String> {
+pub fn values(partition: &dyn Partition) -> Vec<String> {
     read_all(partition)
         .expect("the partition is whole")
         .into_values()

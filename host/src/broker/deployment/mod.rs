@@ -31,9 +31,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Broker, refusal, whole};
+use crate::log::{Partition, Table};
 use crate::metrics as names;
 use crate::plugin::Reservation;
-use crate::store::{Partition, Table};
 
 use admission::Admitted;
 use record::Record;
@@ -421,12 +421,12 @@ impl Broker {
         let record = &deployment.record;
         let statuses = deployment.statuses.lock().clone();
         let is_stopped = deployment.is_stopped();
-        let look = |partition: &Arc<Partition>| {
+        let look = |partition: &Arc<dyn Partition>| {
             let info = match statuses.get(partition.number() as usize) {
-                Some(status) => status.info(partition),
+                Some(status) => status.info(&**partition),
                 None => {
                     let position = deployment.positions.get(&partition.number());
-                    status::nobody(partition, position.copied().unwrap_or_default())
+                    status::nobody(&**partition, position.copied().unwrap_or_default())
                 }
             };
             match is_stopped {

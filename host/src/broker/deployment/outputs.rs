@@ -8,8 +8,8 @@ use eddy_protocol::{Batch, BatchError, Compression};
 
 use super::record::Record;
 use crate::broker::produce;
+use crate::log::{Append, Topic};
 use crate::plugin::Verdict;
-use crate::store::{Append, Topic};
 
 /// The outputs of a deployment on one partition.
 pub(super) struct Outputs {

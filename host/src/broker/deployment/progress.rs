@@ -9,7 +9,7 @@ use eddy_protocol::{ErrorCode, WireError};
 use super::record::Record;
 use crate::broker::epoch::StoredPosition;
 use crate::broker::{Broker, refusal};
-use crate::store::{Change, Expect, ExpectedValue, Table};
+use crate::log::{Change, Expect, ExpectedValue, Table};
 
 /// A deployment's position in a partition.
 ///

@@ -5,8 +5,8 @@ use eddy_protocol::admin::DeploymentSpec;
 use eddy_protocol::{ErrorCode, TopicName, WireError};
 use serde::{Deserialize, Serialize};
 
+use crate::log::{Change, Expect, ExpectedValue, Table};
 use crate::plugin::PORT_OUT;
-use crate::store::{Change, Expect, ExpectedValue, Table};
 
 /// What is kept of a deployment, as JSON under its name.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -24,9 +24,9 @@ use crate::broker::epoch::{self, StoredPosition};
 use crate::broker::feed::{self, Call, Feed};
 use crate::broker::fetch::{self, PartitionChange};
 use crate::broker::{Broker, ListenGuard, refusal};
+use crate::log::{Append, Claims, Commit, CommitError, Partition, Ticket};
 use crate::metrics as names;
 use crate::plugin::{Instance, PluginError, Verdict};
-use crate::store::{Append, Claims, Commit, CommitError, Partition, Ticket};
 
 /// Why a runner stopped, in words for who runs the deployment.
 pub(super) enum Stop {
@@ -45,7 +45,7 @@ pub(super) struct Runner {
     broker: Arc<Broker>,
     deployment: Arc<Deployment>,
     status: Arc<InstanceStatus>,
-    partition: Arc<Partition>,
+    partition: Arc<dyn Partition>,
     outputs: Outputs,
     instance: Instance,
     /// Of the next record to process.
@@ -95,12 +95,12 @@ impl Runner {
         let epoch = partition.epoch();
         let stored = match broker.position(record, number).await.map_err(stop)? {
             Some(stored) => stored,
-            None => begin(broker, deployment, &partition).await?,
+            None => begin(broker, deployment, &*partition).await?,
         };
-        let position = match stored.lost(&partition) {
+        let position = match stored.lost(&*partition) {
             None => stored.offset,
             Some(lost) => {
-                let next = go_on_after(broker, deployment, &partition, stored, lost).await?;
+                let next = go_on_after(broker, deployment, &*partition, stored, lost).await?;
                 status.lost(LostHistory {
                     position: stored.offset,
                     resumed: next,
@@ -334,7 +334,7 @@ impl Runner {
 async fn begin(
     broker: &Broker,
     deployment: &Deployment,
-    partition: &Partition,
+    partition: &dyn Partition,
 ) -> Result<StoredPosition, Stop> {
     let stored = StoredPosition {
         offset: 0,
@@ -363,7 +363,7 @@ async fn begin(
 async fn go_on_after(
     broker: &Broker,
     deployment: &Deployment,
-    partition: &Partition,
+    partition: &dyn Partition,
     stored: StoredPosition,
     lost: epoch::LostHistory,
 ) -> Result<u64, Stop> {

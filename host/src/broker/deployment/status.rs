@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use eddy_protocol::admin::{DeploymentState, InstanceInfo, LostHistory};
 use parking_lot::Mutex;
 
+use crate::log::Partition;
 use crate::plugin::Reservation;
-use crate::store::Partition;
 
 /// One partition of a deployment.
 pub(super) struct InstanceStatus {
@@ -119,7 +119,7 @@ impl InstanceStatus {
         add(&self.missed, moved.missed);
     }
 
-    pub(super) fn info(&self, partition: &Partition) -> InstanceInfo {
+    pub(super) fn info(&self, partition: &dyn Partition) -> InstanceInfo {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let State { state, reason, .. } = self.state.lock().clone();
         InstanceInfo {
@@ -136,7 +136,7 @@ impl InstanceStatus {
 }
 
 /// A partition that nobody works on yet.
-pub(super) fn nobody(partition: &Partition, position: u64) -> InstanceInfo {
+pub(super) fn nobody(partition: &dyn Partition, position: u64) -> InstanceInfo {
     let end = partition.end();
     InstanceInfo {
         partition: partition.number(),

@@ -12,8 +12,8 @@ use super::runner::{Runner, Stop};
 use super::status::InstanceStatus;
 use super::{Deployment, passes, told_to_stop};
 use crate::broker::{Broker, refusal};
+use crate::log::{Commit, CommitError};
 use crate::metrics as names;
-use crate::store::{Commit, CommitError};
 
 /// The longest pause before what is in the way is tried again, unless a longer one is configured.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);

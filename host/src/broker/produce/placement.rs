@@ -10,7 +10,7 @@ use eddy_protocol::{Batch, BatchError, ErrorCode, WireError, partitioner};
 
 use super::{corrupt, encode};
 use crate::broker::refusal;
-use crate::store::{Append, Topic};
+use crate::log::{Append, Topic};
 
 /// A record for the broker to place.
 #[derive(Debug, Clone, Default)]

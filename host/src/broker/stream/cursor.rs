@@ -131,7 +131,7 @@ impl Cursor {
         if self.next >= self.source.partition.end() {
             let stopped = self.source.partition.stopped();
             return Some(stopped.map_or(Next::Idle, |reason| {
-                Next::Ended(refusal::stopped(&self.source.partition, &reason))
+                Next::Ended(refusal::stopped(&*self.source.partition, &reason))
             }));
         }
         match self.source.find(self.next, self.filter().is_some()) {
@@ -201,7 +201,7 @@ impl Cursor {
             epoch: Some(self.source.epoch),
         };
         let next = stored
-            .lost(&self.source.partition)
+            .lost(&*self.source.partition)
             .map_or(self.next, LostHistory::next);
         self.held = None;
         self.source = self.stream.source(self.partition())?;

@@ -19,11 +19,11 @@ use super::chunk::Chunk;
 use super::recent::{Charge, Recent};
 use crate::broker::fetch;
 use crate::broker::filter::{Filter, InstanceSlot};
-use crate::store::{Partition, TailRead};
+use crate::log::{Partition, TailRead};
 
 /// One partition of a stream.
 pub(super) struct Source {
-    pub(super) partition: Arc<Partition>,
+    pub(super) partition: Arc<dyn Partition>,
     /// The partition's when this was made: of another one nothing is kept here.
     pub(super) epoch: u32,
     shared: Arc<Shared>,
@@ -49,7 +49,11 @@ pub(super) enum Lookup {
 }
 
 impl Source {
-    pub(super) fn new(partition: Arc<Partition>, shared: &Arc<Shared>, filtered: bool) -> Source {
+    pub(super) fn new(
+        partition: Arc<dyn Partition>,
+        shared: &Arc<Shared>,
+        filtered: bool,
+    ) -> Source {
         let cache = |budget, slot| Cache {
             recent: Recent::new(budget),
             slot,
@@ -147,7 +151,7 @@ impl Source {
             return Ok(Arc::new(Chunk::new(offset, batches, charge)));
         };
         let (start, end) = (first.base_offset(), last.end_offset());
-        let kept = filter.evaluate(&mut slot, &self.partition, batches).await;
+        let kept = filter.evaluate(&mut slot, &*self.partition, batches).await;
         if is_far {
             // Who catches up comes by rarely; an instance should not wait for that.
             *slot = None;

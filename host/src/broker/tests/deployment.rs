@@ -6,7 +6,7 @@ use eddy_protocol::frame::{self, AlterTopic};
 
 use super::*;
 use crate::io::{CrashKind, Disk, Faults};
-use crate::store::{Change, Table};
+use crate::log::{Change, Table};
 
 /// Keeps everything, and traps at a value with an exclamation mark.
 const FRAGILE: Guest<'_> = Guest {

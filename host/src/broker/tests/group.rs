@@ -179,7 +179,7 @@ async fn a_topics_groups_are_limited_and_forgotten_with_it() {
     within("deleting", broker.delete_topic(&name("t")))
         .await
         .expect("deleted");
-    let rows = broker.store.scan(crate::store::Table::Cursors, b"").await;
+    let rows = broker.store.scan(crate::log::Table::Cursors, b"").await;
     assert_eq!(rows.expect("rows").len(), 1);
     broker.with_topic("t", 1, TopicSettings::default()).await;
     move_to(&broker, "c", &[cursor("t", 0, 0)]).await;
@@ -345,8 +345,8 @@ async fn cursors_of_the_first_release_are_there_fenced_and_deleted_like_others()
     broker.with_topic("t", 300, TopicSettings::default()).await;
     broker.append("t", &["1", "2"]).await;
     let topic = broker.topic(&name("t")).expect("it exists").id();
-    let row = |topic: u64, partition: u32, offset: u64| crate::store::Change::Put {
-        table: crate::store::Table::Cursors,
+    let row = |topic: u64, partition: u32, offset: u64| crate::log::Change::Put {
+        table: crate::log::Table::Cursors,
         key: [b"group\0t\0", &partition.to_be_bytes()[..]]
             .concat()
             .into(),
@@ -366,6 +366,6 @@ async fn cursors_of_the_first_release_are_there_fenced_and_deleted_like_others()
     delete_group(&broker, "group", None)
         .await
         .expect("it was there");
-    let left = broker.store.scan(crate::store::Table::Cursors, b"").await;
+    let left = broker.store.scan(crate::log::Table::Cursors, b"").await;
     assert_eq!(left, Ok(Vec::new()));
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Mutex, mpsc};
 
 use super::*;
-use crate::store::{TopicId, Watcher};
+use crate::log::{TopicId, Watcher};
 
 #[derive(Default)]
 struct Count(AtomicUsize);

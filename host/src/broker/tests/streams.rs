@@ -297,7 +297,7 @@ async fn with_old_records(broker: &Broker) {
     }
     let (_, partition) = broker.partition(&name("t"), 0).expect("it is there");
     eventually("the first records should leave the memory", || {
-        matches!(partition.read_tail(0, 1), crate::store::TailRead::OnDisk)
+        matches!(partition.read_tail(0, 1), crate::log::TailRead::OnDisk)
     })
     .await;
 }

@@ -26,7 +26,7 @@ use eddy_protocol::TopicName;
 use eddy_protocol::frame::TopicSettings;
 
 use super::operation::{Operation, TopicEntry, settings_fields};
-use crate::store::commit::{Change, Table, TopicId};
+use crate::log::{Change, Table, TopicId};
 use crate::store::field::{Field, copy, take};
 use crate::store::segment::Hole;
 

@@ -38,12 +38,10 @@ use eddy_protocol::{Batch, ProducerStamp, TopicName};
 use uuid::Uuid;
 
 use super::old;
-use crate::store::commit::{Change, Table, TopicId};
-use crate::store::delta::{Delta, StateId};
+use crate::log::{Change, Deletion, Delta, StateId, Table, TopicId};
 use crate::store::field::{self, Field, Unreadable, added, copy, fields};
 use crate::store::producer::PartitionKey;
 use crate::store::segment::Hole;
-use crate::store::state::Deletion;
 
 /// Kinds from here on are skipped where they are not known.
 const SKIPPED_FROM: u8 = 128;

@@ -11,7 +11,7 @@ use eddy_protocol::Batch;
 use super::FILE_HEADER_BYTES;
 use super::group::{self, Header, HeaderCopy};
 use super::operation::Operation;
-use crate::store::delta::Delta;
+use crate::log::Delta;
 use crate::store::field::{Unreadable, take};
 
 /// Something found in a journal file.

@@ -19,23 +19,23 @@ use std::time::{Duration, Instant};
 use eddy_protocol::{Batch, TopicName};
 use parking_lot::{Mutex, RwLock};
 
-pub use self::read::{Read, TailRead};
 use self::segments::{Covered, Segments};
 use self::stop::{Cause, Repair, Stop};
 pub(crate) use self::tail::Published;
 use self::tail::Tail;
 use super::aside::Aside;
-use super::commit::TopicId;
-use super::epoch::{Epochs, Resume};
 use super::producer::PartitionKey;
 use super::segment::files::Files;
 use super::segment::{Hole, Key, Segment};
-use super::watch::{WatchGuard, Watcher, Watchers};
+use crate::log::{
+    self, Epochs, Partition as _, Read, ReadError, Resume, TailRead, TopicId, WatchGuard, Watcher,
+    Watchers,
+};
 use crate::metrics::TopicMeters;
 
 /// One partition of a topic.
 #[derive(Debug)]
-pub struct Partition {
+pub(crate) struct Partition {
     topic: TopicId,
     name: TopicName,
     number: u32,
@@ -50,7 +50,7 @@ pub struct Partition {
     /// Whether `stop` has something, for readers to see without a lock.
     is_stopped: AtomicBool,
     stop: RwLock<Option<Stop>>,
-    pub(crate) watchers: Watchers,
+    watchers: Arc<Watchers>,
     files: Arc<Files>,
     tails_bytes: Arc<AtomicU64>,
     meters: OnceLock<Box<TopicMeters>>,
@@ -119,7 +119,7 @@ impl Partition {
             appended_ms: AtomicI64::new(opened.appended_ms.unwrap_or(i64::MIN)),
             is_stopped: AtomicBool::new(opened.stop.is_some()),
             stop: RwLock::new(opened.stop),
-            watchers: Watchers::default(),
+            watchers: Arc::default(),
             files: shared.0,
             tails_bytes: shared.1,
             meters: OnceLock::new(),
@@ -134,56 +134,12 @@ impl Partition {
         }
     }
 
-    /// The topic that the partition is of.
-    pub fn topic(&self) -> TopicId {
-        self.topic
-    }
-
-    /// The topic's name.
-    pub fn topic_name(&self) -> &TopicName {
-        &self.name
-    }
-
-    /// The topic's numbers; a partition that is not used does not look them up.
-    pub fn meters(&self) -> &TopicMeters {
-        self.meters
-            .get_or_init(|| Box::new(TopicMeters::of(self.name.as_ref())))
-    }
-
-    /// Its number, from 0.
-    pub fn number(&self) -> u32 {
-        self.number
-    }
-
-    /// Changes when history may have been lost.
-    pub fn epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Acquire)
-    }
-
     pub(crate) fn key(&self) -> PartitionKey {
         (self.topic, self.number)
     }
 
-    /// What a position means that a reader stored under `epoch` (`None`: by a
-    /// release that stored none): the offset of the next record it wants.
-    pub fn resume(&self, epoch: Option<u32>, offset: u64) -> Resume {
-        self.epochs.lock().resume(epoch, offset)
-    }
-
     pub(crate) fn epochs(&self) -> Epochs {
         self.epochs.lock().clone()
-    }
-
-    /// The oldest offset.
-    pub fn start(&self) -> u64 {
-        self.start.load(Ordering::Acquire)
-    }
-
-    /// The oldest offset at or behind `offset` that can be read: retention and
-    /// repairs of damage leave others out. A reader that this takes further has
-    /// lost what is between.
-    pub fn next_from(&self, offset: u64) -> u64 {
-        self.over_holes(offset.max(self.start()))
     }
 
     fn over_holes(&self, offset: u64) -> u64 {
@@ -193,24 +149,76 @@ impl Partition {
         self.inner.lock().segments.over_holes(offset)
     }
 
-    /// Behind the newest visible record: the offset that a reader waits for.
-    pub fn end(&self) -> u64 {
+    /// Tells who watches the partition that it has changed.
+    pub(crate) fn changed(&self) {
+        self.watchers.notify(self.topic, self.number);
+    }
+}
+
+impl log::Partition for Partition {
+    fn topic(&self) -> TopicId {
+        self.topic
+    }
+
+    fn topic_name(&self) -> &TopicName {
+        &self.name
+    }
+
+    fn meters(&self) -> &TopicMeters {
+        self.meters
+            .get_or_init(|| Box::new(TopicMeters::of(self.name.as_ref())))
+    }
+
+    fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    fn resume(&self, epoch: Option<u32>, offset: u64) -> Resume {
+        self.epochs.lock().resume(epoch, offset)
+    }
+
+    fn start(&self) -> u64 {
+        self.start.load(Ordering::Acquire)
+    }
+
+    fn end(&self) -> u64 {
         self.end.load(Ordering::Acquire)
     }
 
-    /// What its segments take on disk.
-    pub fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Why the partition is stopped; `None` while it serves.
-    pub fn stopped(&self) -> Option<String> {
+    fn next_from(&self, offset: u64) -> u64 {
+        self.over_holes(offset.max(self.start()))
+    }
+
+    fn stopped(&self) -> Option<String> {
         self.stop_reason().map(|reason| reason.to_string())
     }
 
-    /// Calls `watcher` after every change of the end, the start or the state.
-    pub fn watch(self: &Arc<Self>, watcher: &Arc<dyn Watcher>) -> WatchGuard {
-        WatchGuard::new(self, watcher)
+    fn is_deleted(&self) -> bool {
+        self.is_stopped_by(Cause::Deleted)
+    }
+
+    fn read_tail(&self, offset: u64, bytes_max: u64) -> TailRead {
+        self.read_memory(offset, bytes_max)
+    }
+
+    fn read(&self, offset: u64, bytes_max: u64) -> Result<Read, ReadError> {
+        self.read_on(offset, bytes_max)
+    }
+
+    fn offset_at_time(&self, time_ms: i64) -> Result<u64, ReadError> {
+        self.find_time(time_ms)
+    }
+
+    fn watch(&self, watcher: &Arc<dyn Watcher>) -> WatchGuard {
+        WatchGuard::new(&self.watchers, watcher)
     }
 }
 
@@ -232,11 +240,6 @@ impl Partition {
         self.stop_state().is_some_and(|stop| stop.cause == cause)
     }
 
-    /// Whether its topic was deleted: nothing may be written any more.
-    pub(crate) fn is_deleted(&self) -> bool {
-        self.is_stopped_by(Cause::Deleted)
-    }
-
     /// Whether what the journal alone has of it can come into no segment.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.is_stopped_by(Cause::Unwritable)
@@ -256,7 +259,7 @@ impl Partition {
         if cause != Cause::Deleted {
             tracing::error!(topic = %self.name, partition = self.number, %reason, "the partition is stopped");
         }
-        self.watchers.notify(self.topic, self.number);
+        self.changed();
         reason
     }
 
@@ -277,7 +280,7 @@ impl Partition {
         self.set_epoch(epoch, from);
         *self.stop.write() = None;
         self.is_stopped.store(false, Ordering::Release);
-        self.watchers.notify(self.topic, self.number);
+        self.changed();
         let lost = lost.iter().map(|segment| segment.key);
         lost.chain(missing).collect()
     }
@@ -409,7 +412,7 @@ impl Partition {
         let (removed, start) = self.inner.lock().segments.pop_oldest()?;
         self.start.store(start, Ordering::Release);
         self.bytes.fetch_sub(removed.len(), Ordering::Relaxed);
-        self.watchers.notify(self.topic, self.number);
+        self.changed();
         Some(removed)
     }
 

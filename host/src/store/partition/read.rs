@@ -10,49 +10,13 @@ use eddy_protocol::Batch;
 
 use super::Partition;
 use super::stop::Cause;
-use crate::store::error::ReadError;
+use crate::log::{Partition as _, Read, ReadError, TailRead};
 use crate::store::segment::read::{self, Position};
 use crate::store::segment::{Fault, Segment};
 
-/// What the newest batches in memory say about an offset.
-#[derive(Debug, Clone)]
-pub enum TailRead {
-    /// Batches, the first holding the offset or [the next
-    /// one](Partition::next_from) that is there, each beginning where the one
-    /// before ended.
-    Batches(Vec<Batch>),
-    /// The offset is the partition's end: nothing yet.
-    AtEnd,
-    /// The record exists, in a segment: [`Partition::read`] has it.
-    OnDisk,
-    /// Retention removed the record.
-    BelowStart {
-        /// The oldest offset.
-        start: u64,
-    },
-    /// The offset was never given.
-    BeyondEnd {
-        /// The offset that the next record will get.
-        end: u64,
-    },
-    /// The partition is stopped.
-    Stopped(Arc<str>),
-}
-
-/// Batches from a partition: the first holds the offset that was asked for (or
-/// [the next one](Partition::next_from) that is there), each begins where the
-/// one before ended. Empty at the partition's end.
-#[derive(Debug, Clone, Default)]
-pub struct Read {
-    /// The batches; those from one read share memory.
-    pub batches: Vec<Batch>,
-}
-
 impl Partition {
-    /// The batches from `offset` on that are in memory; stops after the one
-    /// that passes `bytes_max`, which counts what the batches take expanded.
-    /// Never waits.
-    pub fn read_tail(&self, offset: u64, bytes_max: u64) -> TailRead {
+    /// See [`read_tail`](crate::log::Partition::read_tail).
+    pub(super) fn read_memory(&self, offset: u64, bytes_max: u64) -> TailRead {
         if let Some(reason) = self.stop_reason() {
             return TailRead::Stopped(reason);
         }
@@ -70,12 +34,10 @@ impl Partition {
         }
     }
 
-    /// The batches from `offset` on; stops after the one that passes
-    /// `bytes_max` (which counts what the batches take expanded), at a segment's
-    /// end, or at the partition's end. May wait for the disk.
-    pub fn read(&self, offset: u64, bytes_max: u64) -> Result<Read, ReadError> {
+    /// See [`read`](crate::log::Partition::read); stops at a segment's end, too.
+    pub(super) fn read_on(&self, offset: u64, bytes_max: u64) -> Result<Read, ReadError> {
         loop {
-            match self.read_tail(offset, bytes_max) {
+            match self.read_memory(offset, bytes_max) {
                 TailRead::Batches(batches) => return Ok(Read { batches }),
                 TailRead::AtEnd => return Ok(Read::default()),
                 TailRead::BelowStart { start } => return Err(ReadError::BelowStart { start }),
@@ -93,9 +55,8 @@ impl Partition {
         }
     }
 
-    /// The offset of the first record whose timestamp is not older than
-    /// `time_ms`; the partition's end if there is none. May wait for the disk.
-    pub fn offset_at_time(&self, time_ms: i64) -> Result<u64, ReadError> {
+    /// See [`offset_at_time`](crate::log::Partition::offset_at_time).
+    pub(super) fn find_time(&self, time_ms: i64) -> Result<u64, ReadError> {
         if let Some(reason) = self.stop_reason() {
             return Err(ReadError::Stopped(reason));
         }

@@ -12,7 +12,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::replay::Known;
 use super::{Recovery, Tail, salvage};
 use crate::io::{Clock, Disk, File, Lock};
-use crate::store::commit::TopicId;
+use crate::log::{Topic, TopicId, new_uuid};
+use crate::store::catalog::{Catalog, seen};
 use crate::store::config::Config;
 use crate::store::engine::Parts;
 use crate::store::error::OpenError;
@@ -25,7 +26,6 @@ use crate::store::producer::PartitionKey;
 use crate::store::retention::Doomed;
 use crate::store::segment::files::Files;
 use crate::store::table::Tables;
-use crate::store::topic::{Catalog, Topic, new_uuid};
 use crate::store::writer::Writer;
 
 /// How much of a file is written again at a time.
@@ -323,7 +323,7 @@ impl Recovery<'_> {
             sequence: self.sequence,
             records: replay.records,
             changes: replay.changes,
-            logs: FxHashMap::default(),
+            heads: FxHashMap::default(),
             producers: replay.producers,
             next_topic: replay.next_topic,
             touched: FxHashMap::default(),
@@ -380,7 +380,7 @@ fn build_topic(
     synced: u64,
     shared: &(Arc<Files>, Arc<AtomicU64>),
     writer: &mut Writer,
-) -> Arc<Topic> {
+) -> (Arc<Topic>, Vec<Arc<Partition>>) {
     let mut partitions = Vec::with_capacity(topic.parts.len());
     for part in topic.parts {
         let opened = Opened {
@@ -407,8 +407,8 @@ fn build_topic(
         id,
         (topic.name, topic.uuid.unwrap_or_else(new_uuid)),
         topic.settings,
-        partitions,
+        seen(&partitions),
     ));
-    writer.add_logs(&topic, synced);
-    topic
+    writer.add_heads(&topic, &partitions, synced);
+    (topic, partitions)
 }

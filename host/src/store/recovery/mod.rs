@@ -33,10 +33,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use self::events::{Event, Events};
 use self::replay::Replay;
 use super::aside;
-use super::commit::TopicId;
 use super::config::Config;
 use super::engine::{Engine, Parts, Work};
-use super::error::{OpenError, TableError};
+use super::error::OpenError;
 use super::format;
 use super::journal;
 use super::journal::operation::Operation;
@@ -50,6 +49,7 @@ use super::segment::files::Files;
 use super::state::Collected;
 use super::table::{self, Changes, Tables, WriteError};
 use crate::io::{Clock, Disk, is_full};
+use crate::log::{TableError, TopicId};
 
 /// Segment files: for each partition base and length.
 pub(crate) type Listing = FxHashMap<PartitionKey, BTreeMap<u64, u64>>;

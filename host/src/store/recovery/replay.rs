@@ -11,12 +11,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
 
 use super::salvage;
+use crate::log::{Delta, Epochs, Producer, StateChange, StateId, TopicId};
 use crate::store::apply::segment_bytes;
 use crate::store::aside::{self, Aside};
-use crate::store::commit::{Producer, TopicId};
 use crate::store::config::Config;
-use crate::store::delta::{Delta, StateId};
-use crate::store::epoch::Epochs;
 use crate::store::error::OpenError;
 use crate::store::journal::operation::{Operation, Placed, TopicEntry};
 use crate::store::partition::segments::{Covered, Segments};
@@ -26,7 +24,7 @@ use crate::store::row::PartitionEntry;
 use crate::store::segment::append::Run;
 use crate::store::segment::files::Files;
 use crate::store::segment::{self, AppendFault, Fault, HEADER_BYTES, Hole, Key, Segment};
-use crate::store::state::{StateChange, States};
+use crate::store::state::States;
 use crate::store::table::{Changes, entry};
 
 /// What is written to a segment at once.

@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::events::Event;
 use super::replay::{Part, Replay};
-use crate::store::commit::TopicId;
+use crate::log::TopicId;
 use crate::store::journal::group::Header;
 use crate::store::journal::operation::{Operation, Placed};
 use crate::store::journal::scan::Scanned;

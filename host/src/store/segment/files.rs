@@ -191,7 +191,7 @@ impl Files {
     }
 
     /// Forgets the files and folders of a topic that is about to be removed.
-    pub(crate) fn forget_topic(&self, topic: crate::store::commit::TopicId) {
+    pub(crate) fn forget_topic(&self, topic: crate::log::TopicId) {
         let prefix = topic_folder(topic);
         let below = |path: &str| {
             path == prefix

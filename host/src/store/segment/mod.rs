@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 use self::files::Files;
 use self::index::Index;
 use crate::io::{is_full, is_short_of_files};
-use crate::store::commit::TopicId;
+use crate::log::TopicId;
 use crate::store::producer::PartitionKey;
 
 /// The folder of all topics.

@@ -5,9 +5,8 @@ use std::collections::VecDeque;
 
 use eddy_protocol::{Batch, BatchBuilder, Compression, ProducerStamp};
 
-use crate::store::commit::{Append, Commit, Committed, Producer, TopicId};
-use crate::store::error::CommitError;
-use crate::store::request::{Request, Ticket, ticket};
+use crate::log::{Append, Commit, CommitError, Committed, Producer, Ticket, TopicId, ticket};
+use crate::store::request::Request;
 
 const IN_FLIGHT_MAX: usize = 5;
 

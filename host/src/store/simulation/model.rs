@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::store::epoch::Resume;
-use crate::store::partition::{Partition, TailRead};
+use crate::log::{Partition as _, Resume, TailRead};
+use crate::store::partition::Partition;
 
 /// What was learnt of a partition: from answers and from reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -11,18 +11,15 @@ use eddy_protocol::frame::{Durability, TopicSettings};
 use super::client::{Client, batch};
 use super::model::{Learnt, read_all};
 use crate::io::{Broken, Call, CrashKind, Faults, FaultyDisk, ManualClock};
-use crate::store::commit::{
-    Append, CatalogChange, Change, Commit, Committed, Expect, ExpectedValue, Table,
+use crate::log::{
+    Append, CatalogChange, Change, Commit, CommitError, Committed, Delta, Expect, ExpectedValue,
+    Health, Partition as _, StateChange, StateId, Table, TableError, Ticket, Topic, ticket,
 };
 use crate::store::config::Config;
-use crate::store::delta::{Delta, StateId};
 use crate::store::engine::Engine;
-use crate::store::error::{CommitError, Health, TableError};
 use crate::store::partition::Partition;
 use crate::store::recovery;
-use crate::store::request::{Request, Ticket, ticket};
-use crate::store::state::StateChange;
-use crate::store::topic::Topic;
+use crate::store::request::Request;
 
 /// What a history is made of.
 #[derive(Debug, Clone, Default)]
@@ -285,13 +282,14 @@ impl World {
     fn topic(&self, name: &str) -> Option<Arc<Topic>> {
         self.engine()
             .catalog
+            .topics
             .by_name(&TopicName::parse(name).expect("the name is plain"))
     }
 
     fn partition(&self, name: &str, number: u32) -> Arc<Partition> {
-        self.topic(name)
-            .and_then(|topic| topic.partition(number))
-            .expect("the topics were made")
+        let topic = self.topic(name).expect("the topics were made");
+        let partition = self.engine().catalog.partition(topic.id(), number);
+        partition.expect("the topics were made")
     }
 
     fn step(&mut self) {
@@ -669,7 +667,7 @@ impl World {
                 }
             }
             self.settle();
-            let is_served = self.engine().catalog.all().iter().all(|topic| {
+            let is_served = self.engine().catalog.topics.all().iter().all(|topic| {
                 let partitions = topic.partitions();
                 partitions.iter().all(|it| it.stopped().is_none())
             });
@@ -781,15 +779,15 @@ fn text(value: Option<&[u8]>) -> String {
 /// Everything that can be seen of a store.
 fn dump(engine: &Engine) -> Vec<String> {
     let mut lines = Vec::new();
-    for topic in engine.catalog.all() {
+    for topic in engine.catalog.topics.all() {
         lines.push(format!(
             "{} {} {:?}",
             topic.id(),
             topic.name(),
             topic.settings()
         ));
-        for partition in topic.partitions().iter() {
-            let records = partition.stopped().is_none().then(|| read_all(partition));
+        for partition in engine.catalog.partitions(topic.id()) {
+            let records = partition.stopped().is_none().then(|| read_all(&partition));
             let (number, epoch) = (partition.number(), partition.epoch());
             lines.push(format!(
                 "{number} epoch {epoch} stopped {:?}: {records:?}",

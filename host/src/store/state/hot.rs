@@ -8,9 +8,8 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use smallvec::SmallVec;
 
-use super::super::delta::{Delta, StateId};
-use super::super::error::TableError;
 use super::Rows;
+use crate::log::{Delta, StateId, TableError};
 
 /// What an entry takes in memory besides its bytes, roughly.
 pub(super) const ENTRY_BYTES: u64 = 96;

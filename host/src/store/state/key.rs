@@ -5,8 +5,7 @@
 
 use bytes::{BufMut, Bytes};
 
-use super::super::delta::StateId;
-use super::Deletion;
+use crate::log::{Deletion, StateId};
 
 const VALUE: u8 = 208;
 pub(super) const LOST: u8 = 209;

@@ -24,9 +24,8 @@ use parking_lot::{Mutex, RwLock};
 
 use self::hot::{ENTRY_BYTES, Hot, TableRows};
 use self::key::{LOST, deletion_prefixes, lost_key, parse_prefix, prefix, row_key};
-use super::delta::{Delta, StateId};
-use super::error::TableError;
 use super::table::Tables;
+use crate::log::{Deletion, Delta, Page, StateChange, StateId, TableError};
 
 /// How many entries an eviction looks at for each that came, before it gives up.
 const LOOKS: usize = 4;
@@ -49,35 +48,6 @@ pub(crate) struct States {
     unwritten: AtomicU64,
 }
 
-/// The end of the state of a deployment's instance, or of all of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deletion {
-    /// The deployment.
-    pub deployment: Arc<str>,
-    /// The instance; `None`: all of them.
-    pub instance: Option<u32>,
-}
-
-impl Deletion {
-    fn is_of(&self, id: &StateId) -> bool {
-        self.deployment == id.deployment && self.instance.is_none_or(|only| only == id.instance)
-    }
-}
-
-/// A change of states, as commits carry it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StateChange {
-    /// Values of keys of one store.
-    Delta {
-        /// The store.
-        state: StateId,
-        /// The values.
-        delta: Delta,
-    },
-    /// Nothing of it is left.
-    Delete(Deletion),
-}
-
 /// What a checkpoint writes.
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
@@ -86,15 +56,6 @@ pub(crate) struct Collected {
     pub(super) rows: Rows,
     stores: Vec<Arc<Mutex<Hot>>>,
     deleted: usize,
-}
-
-/// A part of a range.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Page {
-    /// Keys and values, in the keys' order.
-    pub entries: Vec<(Bytes, Bytes)>,
-    /// Where the next page begins; `None`: there is none.
-    pub next: Option<Bytes>,
 }
 
 impl States {

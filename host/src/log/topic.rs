@@ -13,7 +13,6 @@ use uuid::Uuid;
 
 use super::commit::TopicId;
 use super::partition::Partition;
-use super::partition::stop::Cause;
 
 /// A topic. Stays what it is after its deletion, which [`Topic::deleted`] tells.
 #[derive(Debug)]
@@ -22,7 +21,7 @@ pub struct Topic {
     name: TopicName,
     uuid: Uuid,
     settings: RwLock<TopicSettings>,
-    partitions: RwLock<Arc<[Arc<Partition>]>>,
+    partitions: RwLock<Arc<[Arc<dyn Partition>]>>,
     deleted: AtomicBool,
 }
 
@@ -31,7 +30,7 @@ impl Topic {
         id: TopicId,
         (name, uuid): (TopicName, Uuid),
         settings: TopicSettings,
-        partitions: Vec<Arc<Partition>>,
+        partitions: Vec<Arc<dyn Partition>>,
     ) -> Topic {
         Topic {
             id,
@@ -64,12 +63,12 @@ impl Topic {
     }
 
     /// Its partitions, in the order of their numbers.
-    pub fn partitions(&self) -> Arc<[Arc<Partition>]> {
+    pub fn partitions(&self) -> Arc<[Arc<dyn Partition>]> {
         self.partitions.read().clone()
     }
 
     /// The partition with this number.
-    pub fn partition(&self, number: u32) -> Option<Arc<Partition>> {
+    pub fn partition(&self, number: u32) -> Option<Arc<dyn Partition>> {
         self.partitions
             .read()
             .get(usize::try_from(number).ok()?)
@@ -84,7 +83,7 @@ impl Topic {
     pub(crate) fn alter(
         &self,
         settings: TopicSettings,
-        added: impl IntoIterator<Item = Arc<Partition>>,
+        added: impl IntoIterator<Item = Arc<dyn Partition>>,
     ) {
         *self.settings.write() = settings;
         let mut partitions = self.partitions.write();
@@ -92,11 +91,8 @@ impl Topic {
         *partitions = all.into();
     }
 
-    pub(crate) fn delete(&self) {
+    fn delete(&self) {
         self.deleted.store(true, Ordering::Release);
-        for partition in self.partitions().iter() {
-            partition.stop(format!("topic `{}` was deleted", self.name), Cause::Deleted);
-        }
     }
 }
 
@@ -105,65 +101,68 @@ pub(crate) fn new_uuid() -> Uuid {
     uuid::Builder::from_random_bytes(fastrand::u128(..).to_le_bytes()).into_uuid()
 }
 
-/// All topics.
+/// All topics, by name and by id.
 #[derive(Debug)]
-pub(crate) struct Catalog {
-    topics: RwLock<Topics>,
+pub struct Topics {
+    known: RwLock<Known>,
     changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Topics {
+struct Known {
     by_id: FxHashMap<TopicId, Arc<Topic>>,
     by_name: BTreeMap<TopicName, Arc<Topic>>,
 }
 
-impl Catalog {
-    pub(crate) fn new(topics: Vec<Arc<Topic>>) -> Catalog {
-        let catalog = Catalog {
-            topics: RwLock::default(),
+impl Topics {
+    pub(crate) fn new(topics: impl IntoIterator<Item = Arc<Topic>>) -> Topics {
+        let all = Topics {
+            known: RwLock::default(),
             changes: watch::Sender::new(0),
         };
-        for topic in topics {
-            catalog.insert(topic);
-        }
-        catalog
+        topics.into_iter().for_each(|topic| all.insert(topic));
+        all
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<Topic>> {
-        self.topics.read().by_name.values().cloned().collect()
+    /// All of them, in the order of their names.
+    pub fn all(&self) -> Vec<Arc<Topic>> {
+        self.known.read().by_name.values().cloned().collect()
     }
 
-    pub(crate) fn by_name(&self, name: &TopicName) -> Option<Arc<Topic>> {
-        self.topics.read().by_name.get(name).cloned()
+    /// The topic of this name.
+    pub fn by_name(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        self.known.read().by_name.get(name).cloned()
     }
 
-    pub(crate) fn by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
-        self.topics.read().by_id.get(&id).cloned()
+    /// The topic with this id.
+    pub fn by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.known.read().by_id.get(&id).cloned()
     }
 
-    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+    /// Changes whenever a topic is created, altered or deleted.
+    pub fn changed(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
     pub(crate) fn insert(&self, topic: Arc<Topic>) {
-        let mut topics = self.topics.write();
-        topics.by_name.insert(topic.name.clone(), topic.clone());
-        topics.by_id.insert(topic.id, topic);
-        drop(topics);
+        let mut known = self.known.write();
+        known.by_name.insert(topic.name.clone(), topic.clone());
+        known.by_id.insert(topic.id, topic);
+        drop(known);
         self.tick();
     }
 
+    /// Takes a topic out of the list. The caller stops its partitions.
     pub(crate) fn remove(&self, id: TopicId) -> Option<Arc<Topic>> {
-        let mut topics = self.topics.write();
-        let topic = topics.by_id.remove(&id)?;
-        topics.by_name.remove(&topic.name);
-        drop(topics);
+        let mut known = self.known.write();
+        let topic = known.by_id.remove(&id)?;
+        known.by_name.remove(&topic.name);
+        drop(known);
         topic.delete();
-        self.tick();
         Some(topic)
     }
 
+    /// Tells those who wait for [a change](Topics::changed).
     pub(crate) fn tick(&self) {
         self.changes.send_modify(|count| *count += 1);
     }

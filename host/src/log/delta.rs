@@ -19,9 +19,9 @@ use bytes::{Buf, BufMut, Bytes};
 /// of its instances.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StateId {
-    pub(super) deployment: Arc<str>,
-    pub(super) instance: u32,
-    pub(super) store: Arc<str>,
+    pub(crate) deployment: Arc<str>,
+    pub(crate) instance: u32,
+    pub(crate) store: Arc<str>,
 }
 
 impl StateId {
@@ -48,6 +48,44 @@ impl fmt::Display for StateId {
             self.instance
         )
     }
+}
+
+/// A change of states, as commits carry it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateChange {
+    /// Values of keys of one store.
+    Delta {
+        /// The store.
+        state: StateId,
+        /// The values.
+        delta: Delta,
+    },
+    /// Nothing of it is left.
+    Delete(Deletion),
+}
+
+/// The end of the state of a deployment's instance, or of all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deletion {
+    /// The deployment.
+    pub deployment: Arc<str>,
+    /// The instance; `None`: all of them.
+    pub instance: Option<u32>,
+}
+
+impl Deletion {
+    pub(crate) fn is_of(&self, id: &StateId) -> bool {
+        self.deployment == id.deployment && self.instance.is_none_or(|only| only == id.instance)
+    }
+}
+
+/// A part of a range.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// Keys and values, in the keys' order.
+    pub entries: Vec<(Bytes, Bytes)>,
+    /// Where the next page begins; `None`: there is none.
+    pub next: Option<Bytes>,
 }
 
 /// Last values of keys, encoded once.
@@ -99,7 +137,7 @@ impl Delta {
     }
 
     /// Takes bytes for a delta, if they are one.
-    pub(super) fn parse(bytes: Bytes) -> Option<Delta> {
+    pub(crate) fn parse(bytes: Bytes) -> Option<Delta> {
         let rows = (&bytes[..]).try_get_u32_le().ok()? as usize;
         let fixed = fixed_bytes(rows);
         let (keys, values) = (column(&bytes, 0, rows)?, column(&bytes, 1, rows)?);
@@ -125,11 +163,11 @@ impl Delta {
         self.rows == 0
     }
 
-    pub(super) fn crc(&self) -> u32 {
+    pub(crate) fn crc(&self) -> u32 {
         self.crc
     }
 
-    pub(super) fn bytes(&self) -> &Bytes {
+    pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 

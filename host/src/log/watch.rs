@@ -6,11 +6,10 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::commit::TopicId;
-use super::partition::Partition;
 
 /// Is told that a partition's end, start or state changed.
 pub trait Watcher: Send + Sync {
-    /// Called once for each change, from the store's threads, after the change can be seen and after
+    /// Called once for each change, from the engine's threads, after the change can be seen and after
     /// the commits that made it were answered. Must be quick, must not wait, and must neither begin
     /// nor end a watching: whoever has many to tell does that elsewhere.
     fn changed(&self, topic: TopicId, partition: u32);
@@ -48,15 +47,15 @@ impl Watchers {
 /// Ends the watching when dropped.
 #[must_use = "dropping the guard ends the watching"]
 pub struct WatchGuard {
-    partition: Arc<Partition>,
+    watchers: Arc<Watchers>,
     watcher: Arc<dyn Watcher>,
 }
 
 impl WatchGuard {
-    pub(crate) fn new(partition: &Arc<Partition>, watcher: &Arc<dyn Watcher>) -> WatchGuard {
-        partition.watchers.0.write().push(watcher.clone());
+    pub(crate) fn new(watchers: &Arc<Watchers>, watcher: &Arc<dyn Watcher>) -> WatchGuard {
+        watchers.0.write().push(watcher.clone());
         WatchGuard {
-            partition: partition.clone(),
+            watchers: watchers.clone(),
             watcher: watcher.clone(),
         }
     }
@@ -64,6 +63,6 @@ impl WatchGuard {
 
 impl Drop for WatchGuard {
     fn drop(&mut self) {
-        self.partition.watchers.remove(&self.watcher);
+        self.watchers.remove(&self.watcher);
     }
 }

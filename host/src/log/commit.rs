@@ -8,7 +8,7 @@ use eddy_protocol::frame::TopicSettings;
 use eddy_protocol::{Batch, TopicName};
 use serde::{Deserialize, Serialize};
 
-use super::state::StateChange;
+use super::delta::StateChange;
 use super::timestamp::Claims;
 use super::topic::Topic;
 
@@ -40,7 +40,7 @@ pub struct Commit {
     pub claims: Claims,
 }
 
-/// A batch for a partition. Its base offset is given by the store.
+/// A batch for a partition. Its base offset is given by the engine.
 #[derive(Debug, Clone)]
 pub struct Append {
     /// The topic.
@@ -208,9 +208,9 @@ pub struct Committed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
     /// The offset of its first record. Absent for a repeat that is older than
-    /// what the store remembers.
+    /// what is remembered.
     pub offset: Option<u64>,
-    /// The store had it already; nothing was appended.
+    /// It was there already; nothing was appended.
     pub duplicate: bool,
 }
 
