@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::journal::Journal;
 use super::journal::operation::{Operation, Placed, PlacedDelta, TopicEntry};
 use super::partition::Partition;
-use super::producer::{self, Limits, PartitionKey, Producers, Verdict};
+use super::producer::{self, Limits, Order, PartitionKey, Producers};
 use super::request::Answer;
 use super::table::{Changes, Tables, entry};
 use crate::log::{
@@ -288,9 +288,9 @@ impl Writer {
         waits.for_earlier = waits.for_earlier.max(head.last_needs);
         let stamp = append.batch.producer();
         if let Some(stamp) = stamp
-            && let Verdict::Repeat(offset) =
+            && let Order::Repeat(offset) =
                 self.producers
-                    .judge(key, stamp, append.batch.count(), against.limits)?
+                    .check(key, stamp, append.batch.count(), against.limits)?
         {
             return Ok(Appended {
                 offset,
