@@ -58,7 +58,7 @@ impl Engine {
                 Applied::Nothing
             };
         };
-        if partition.is_at_rest() {
+        if partition.service.is_unwritable() {
             self.drop_unapplied(&partition);
             return Applied::Some;
         }
@@ -68,7 +68,7 @@ impl Engine {
         let bytes: u64 = applied.iter().map(|batch| batch.len() as u64).sum();
         partition.applied(applied, self.config.tail_bytes);
         self.unapplied_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        if let Some((segment, damage)) = written.left {
+        if let Some((segment, damage)) = written.damaged {
             partition.stop(damage.to_string(), Cause::Segment(segment));
         }
         if let Some(fault) = written.fault {
@@ -197,7 +197,7 @@ impl Engine {
         let mut order = self.tail_order.lock();
         order.push_back((partition.clone(), partition.applied_end()));
         while order.len() > TAIL_ORDER_MAX
-            || self.tails_bytes.load(Ordering::Relaxed) > self.config.tail_bytes_total
+            || self.shared.tails_bytes.load(Ordering::Relaxed) > self.config.tail_bytes_total
         {
             let Some((oldest, end)) = order.pop_front() else {
                 break;

@@ -310,7 +310,7 @@ impl Engine {
     fn apply_frozen(&self, frozen: &Frozen) -> Outcome {
         for (_, partition, end) in &frozen.partitions {
             let is_behind = || {
-                let is_left = partition.is_deleted() || partition.is_at_rest();
+                let is_left = partition.is_deleted() || partition.service.is_unwritable();
                 !is_left && partition.applied_end() < *end
             };
             while is_behind() {
@@ -404,8 +404,8 @@ impl Engine {
     fn partition_entry(&self, partition: &Arc<Partition>, end: u64) -> Entry {
         // Between two turns of the applier the segments and the end belong together.
         let _alone = self.applying.lock();
-        let stop = partition.stop_state();
-        let is_at_rest = partition.is_at_rest();
+        let stop = partition.service.stop_state();
+        let is_at_rest = partition.service.is_unwritable();
         let (covered, aside) = match is_at_rest {
             true => partition.covered(),
             false => (partition.written(), None),
@@ -413,15 +413,15 @@ impl Engine {
         let lost = stop.filter(|stop| stop.cause == Cause::Lost);
         Entry {
             row: PartitionEntry {
-                epochs: partition.epochs(),
+                epochs: partition.extent.epochs(),
                 start: partition.start(),
                 segment: covered.segment,
                 length: covered.length,
                 end: covered.end,
                 stopped: lost.map(|stop| stop.reason.to_string()),
                 holes: partition.holes(),
-                missed: covered.missing,
-                appended_ms: partition.appended_ms(),
+                missing: covered.missing,
+                appended_ms: partition.extent.appended_ms(),
                 journalled: end,
             },
             partition: partition.clone(),
@@ -466,7 +466,7 @@ impl Engine {
                 Err(_) if partition.is_deleted() => {}
                 // It is stopped for that, or a repair has given it up meanwhile.
                 Err(SyncFault::Open(Fault::Missing { .. }))
-                    if is_older && (partition.stop_state().is_some() || !is_listed()) => {}
+                    if is_older && (partition.service.stop_state().is_some() || !is_listed()) => {}
                 Err(SyncFault::Sync(error)) => return Err(error),
                 Err(SyncFault::Open(fault)) => {
                     let rests = self.not_written(partition, &fault);

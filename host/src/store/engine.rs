@@ -28,7 +28,7 @@ use super::journal::group::{self, Header};
 use super::journal::operation::Operation;
 use super::journal::{AppendError, Journal, Spare};
 use super::meter::Meters;
-use super::partition::{Opened, Partition, Published};
+use super::partition::{Opened, Partition, Published, Shared};
 use super::producer::Limits;
 use super::request::{Answer, Request};
 use super::retention::Doomed;
@@ -59,7 +59,7 @@ pub(crate) struct Engine {
     pub(crate) salt: u64,
     pub(crate) boot: u64,
     pub(crate) files: Arc<Files>,
-    pub(crate) tails_bytes: Arc<AtomicU64>,
+    pub(crate) shared: Shared,
     pub(crate) tables: Tables,
     pub(crate) states: States,
     pub(crate) catalog: Catalog,
@@ -123,8 +123,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) salt: u64,
     pub(crate) boot: u64,
-    pub(crate) files: Arc<Files>,
-    pub(crate) tails_bytes: Arc<AtomicU64>,
+    pub(crate) shared: Shared,
     pub(crate) tables: Tables,
     pub(crate) states: States,
     pub(crate) catalog: Catalog,
@@ -155,8 +154,8 @@ impl Engine {
             clock: parts.clock,
             salt: parts.salt,
             boot: parts.boot,
-            files: parts.files,
-            tails_bytes: parts.tails_bytes,
+            files: parts.shared.files.clone(),
+            shared: parts.shared,
             tables: parts.tables,
             states: parts.states,
             catalog: parts.catalog,
@@ -537,9 +536,13 @@ impl Engine {
         numbers: Range<u32>,
     ) -> Vec<Arc<Partition>> {
         let made = numbers.map(|number| {
-            let shared = (self.files.clone(), self.tails_bytes.clone());
-            let opened = Opened::fresh(topic, number);
-            Arc::new(Partition::new(topic, name.clone(), number, shared, opened))
+            let (key, shared) = ((topic, number), self.shared.clone());
+            Arc::new(Partition::new(
+                key,
+                name.clone(),
+                shared,
+                Opened::fresh(key),
+            ))
         });
         made.collect()
     }

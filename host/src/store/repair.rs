@@ -35,11 +35,13 @@ impl Engine {
     fn prepare_repair(&self, topic: TopicId, number: u32) -> Result<(), CommitError> {
         let partition = self.catalog.partition(topic, number);
         // The writer says what is wrong with a commit for a partition that is not there.
-        let Some(partition) = partition.filter(|partition| partition.stop_state().is_some()) else {
+        let Some(partition) =
+            partition.filter(|partition| partition.service.stop_state().is_some())
+        else {
             return Ok(());
         };
         self.settle_partition(&partition)?;
-        let Some(stop) = partition.stop_state() else {
+        let Some(stop) = partition.service.stop_state() else {
             return Ok(());
         };
         let acknowledged = partition.end();
@@ -50,7 +52,7 @@ impl Engine {
         // Where the end may have been lost, its offsets are given again, which readers must know.
         let is_end_lost = stop.cause == Cause::Lost || partition.end() < acknowledged;
         let epoch = partition.epoch().wrapping_add(u32::from(is_end_lost));
-        partition.set_repair(Repair { epoch, holes });
+        partition.service.set_repair(Repair { epoch, holes });
         Ok(())
     }
 
@@ -60,7 +62,7 @@ impl Engine {
         // What is being written for it is in the journal when the writer is free.
         drop(self.writer.lock());
         self.sync_all().map_err(CommitError::StorageFailed)?;
-        while partition.applied_end() < partition.end() && !partition.is_at_rest() {
+        while partition.applied_end() < partition.end() && !partition.service.is_unwritable() {
             match self.apply() {
                 Applied::Some => {}
                 Applied::Full => return Err(CommitError::DiskFull),

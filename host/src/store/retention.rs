@@ -92,7 +92,7 @@ impl Engine {
     fn begin_anew(&self, partition: &Arc<Partition>) -> io::Result<bool> {
         let _alone = self.applying.lock();
         let end = partition.applied_end();
-        if end != partition.end() || partition.stop_state().is_some() {
+        if end != partition.end() || partition.service.stop_state().is_some() {
             return Ok(false);
         }
         self.begin_segment(partition, end)?;
@@ -147,7 +147,7 @@ impl Engine {
         partition: &Partition,
         segments: &[Arc<Segment>],
     ) -> Result<Option<i64>, Fault> {
-        let mut earliest = partition.appended_ms();
+        let mut earliest = partition.extent.appended_ms();
         let mut is_known = segments.len() == 1 && earliest.is_some();
         for later in segments.iter().skip(1) {
             if let Some(begun) = later.begun_ms(&self.files)? {

@@ -9,7 +9,7 @@
 //!                   start u64 | segment u64 | length u64 | end u64 | why stopped (text, or none)
 //!                   | epochs: list, each epoch u32 | from u64 (all bits set: not known)
 //!                   | holes: list, each from u64 | to u64 | at u64
-//!                   | missed: list, each segment u64 | length u64
+//!                   | missing: list, each segment u64 | length u64
 //!                   | when a record was appended last i64 (the least there is: not known)
 //!                   | journalled u64 (where it is missing, as end)
 //! 207 producer u64be
@@ -26,7 +26,7 @@
 //! and `end` which offset that is; everything above is written anew from the
 //! journal at recovery. A hole is what a repair gave up: the offsets from `from`
 //! to `to`, where the latter is at byte `at` of the segment that `from` is in. A
-//! segment is missed that was the newest once and then was not there as it was
+//! segment is missing that was the newest once and then was not there as it was
 //! synced: the partition is stopped until it is (or is given up), but what the
 //! journal had behind it went on into other segments. A row 210 names the file
 //! with what a partition at rest has besides (see [`aside`](super::aside)). The
@@ -211,7 +211,7 @@ pub(crate) struct PartitionEntry {
     pub(crate) stopped: Option<String>,
     pub(crate) holes: Vec<Hole>,
     /// Segments that are waited for, and how much of them was synced.
-    pub(crate) missed: Vec<(u64, u64)>,
+    pub(crate) missing: Vec<(u64, u64)>,
     /// When a record was appended last; `None`: by the first release.
     pub(crate) appended_ms: Option<i64>,
     /// Where the offsets end that groups gave which the checkpoint covers; the
@@ -226,7 +226,7 @@ impl PartitionEntry {
             segment: self.segment,
             length: self.length,
             end: self.end,
-            missing: self.missed.clone(),
+            missing: self.missing.clone(),
         }
     }
 
@@ -235,7 +235,7 @@ impl PartitionEntry {
         self.length > 0
             || self.stopped.is_some()
             || !self.holes.is_empty()
-            || !self.missed.is_empty()
+            || !self.missing.is_empty()
             || self.epochs != Epochs::first(topic)
     }
 
@@ -253,7 +253,7 @@ impl Field for PartitionEntry {
         self.stopped.encode(out);
         field::list(self.epochs.starts(), out);
         self.holes.encode(out);
-        self.missed.encode(out);
+        self.missing.encode(out);
         self.appended_ms.encode(out);
         self.journalled.encode(out);
     }
@@ -269,7 +269,7 @@ impl Field for PartitionEntry {
             stopped: Field::decode(from)?,
             epochs: Epochs::kept(Field::decode(from)?)?,
             holes: Field::decode(from)?,
-            missed: Field::decode(from)?,
+            missing: Field::decode(from)?,
             appended_ms: Field::decode(from)?,
             journalled: added(from, end)?,
         };
@@ -413,9 +413,9 @@ impl Kept {
 //   201 topic u64be   settings | partitions u32 | name (text)
 //   202 topic u64be partition u32be
 //                     epoch u32 | start u64 | segment u64 | length u64 | end u64 | why stopped (text)
-//                     and if there are holes or segments are missed:
+//                     and if there are holes or segments are missing:
 //                     holes: count u32, each from u64 | to u64 | at u64
-//                     missed, until the end, each segment u64 | length u64
+//                     missing, until the end, each segment u64 | length u64
 //   203 producer u64be
 //                     epoch u16 | used ms i64 | name (text) | windows u32, each topic u64 | partition u32
 //                     | epoch u16 | next u32 | sent u8, each sequence u32 | count u32 | offset u64
@@ -441,7 +441,7 @@ fn old_partition(topic: TopicId, from: &mut Bytes) -> Option<PartitionEntry> {
         end,
         stopped: Field::decode(from)?,
         holes: Vec::new(),
-        missed: Vec::new(),
+        missing: Vec::new(),
         appended_ms: None,
         journalled: end,
     };
@@ -449,7 +449,7 @@ fn old_partition(topic: TopicId, from: &mut Bytes) -> Option<PartitionEntry> {
         entry.holes = old::holes(from)?;
     }
     while !from.is_empty() {
-        entry.missed.push(Field::decode(from)?);
+        entry.missing.push(Field::decode(from)?);
     }
     entry.is_plausible().then_some(entry)
 }
@@ -538,7 +538,7 @@ mod tests {
                 to: 30,
                 at: 500,
             }],
-            missed: vec![(40, 1000)],
+            missing: vec![(40, 1000)],
             appended_ms: Some(-5),
             journalled: 70,
         };

@@ -441,7 +441,7 @@ impl Writer {
                 let Some(head) = self.heads.get(&key) else {
                     return Err(self.no_such_partition(*topic, *partition));
                 };
-                let stop = head.partition.stop_state();
+                let stop = head.partition.service.stop_state();
                 let Some(repair) = stop.and_then(|stop| stop.repair) else {
                     return Err(CommitError::NothingToRepair {
                         topic: head.topic.name().clone(),

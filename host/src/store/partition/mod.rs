@@ -1,26 +1,30 @@
-//! A partition: what of it is visible, in memory and in segments, and whether it
-//! serves.
+//! A partition is three things: where it [stands](extent), whether it
+//! [serves](stop), and where its records are.
 //!
-//! Records go through three places: *pending* (in the journal, not visible
-//! yet), the [tail] (visible, in memory, shared by all readers) and
-//! [segments]. What is not in a segment yet stays in the tail. The locks here
-//! and in a segment are held for moving pointers only, never over a read, a
-//! write or a watcher's call.
+//! A record is *pending* first (in the journal, not visible yet), then in the
+//! [tail] (visible, in memory, shared by all readers), then in [segments]. What is
+//! not in a segment yet stays in the tail. The locks here and in a segment are
+//! held for moving pointers only, never over a read, a write or a watcher's call.
+//!
+//! Recovery brings the journal's records to the same partition in the same way
+//! (see [`replay`](super::recovery)).
 
+mod extent;
 mod read;
 pub(crate) mod segments;
 pub(crate) mod stop;
 mod tail;
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use eddy_protocol::{Batch, TopicName};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
+use self::extent::Extent;
 use self::segments::{Covered, Segments};
-use self::stop::{Cause, Repair, Stop};
+use self::stop::{Cause, Service, Stop};
 pub(crate) use self::tail::Published;
 use self::tail::Tail;
 use super::aside::Aside;
@@ -39,27 +43,25 @@ pub(crate) struct Partition {
     topic: TopicId,
     name: TopicName,
     number: u32,
-    epoch: AtomicU32,
-    epochs: Mutex<Epochs>,
-    start: AtomicU64,
-    end: AtomicU64,
-    /// What its segments take on disk.
-    bytes: AtomicU64,
-    /// When a record was appended last; the least there is: not known.
-    appended_ms: AtomicI64,
-    /// Whether `stop` has something, for readers to see without a lock.
-    is_stopped: AtomicBool,
-    stop: RwLock<Option<Stop>>,
+    pub(crate) extent: Extent,
+    pub(crate) service: Service,
+    records: Mutex<Records>,
     watchers: Arc<Watchers>,
-    files: Arc<Files>,
-    tails_bytes: Arc<AtomicU64>,
+    shared: Shared,
     meters: OnceLock<Box<TopicMeters>>,
-    has_holes: AtomicBool,
-    inner: Mutex<Inner>,
 }
 
+/// What all partitions have together.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) files: Arc<Files>,
+    /// What their tails take in memory.
+    pub(crate) tails_bytes: Arc<AtomicU64>,
+}
+
+/// Where records are.
 #[derive(Debug)]
-struct Inner {
+struct Records {
     tail: Tail,
     segments: Segments,
     /// What the last checkpoint has of the segments.
@@ -75,24 +77,20 @@ struct Inner {
 pub(crate) struct Opened {
     pub(crate) epochs: Epochs,
     pub(crate) start: u64,
-    pub(crate) end: u64,
     pub(crate) segments: Segments,
     pub(crate) covered: Covered,
-    pub(crate) aside: Option<Aside>,
     pub(crate) stop: Option<Stop>,
     pub(crate) appended_ms: Option<i64>,
 }
 
 impl Opened {
     /// A new partition.
-    pub(crate) fn fresh(topic: TopicId, number: u32) -> Opened {
+    pub(crate) fn fresh(key: PartitionKey) -> Opened {
         Opened {
-            epochs: Epochs::first(topic),
+            epochs: Epochs::first(key.0),
             start: 0,
-            end: 0,
-            segments: Segments::new((topic, number), Vec::new(), Arc::default(), 0),
+            segments: Segments::new(key, Vec::new(), Arc::default(), 0),
             covered: Covered::default(),
-            aside: None,
             stop: None,
             appended_ms: None,
         }
@@ -101,52 +99,50 @@ impl Opened {
 
 impl Partition {
     pub(crate) fn new(
-        topic: TopicId,
+        key: PartitionKey,
         name: TopicName,
-        number: u32,
-        shared: (Arc<Files>, Arc<AtomicU64>),
+        shared: Shared,
         opened: Opened,
     ) -> Partition {
-        Partition {
-            topic,
+        let end = opened.segments.end();
+        let extent = Extent::new(opened.epochs, opened.start, end, opened.appended_ms);
+        let partition = Partition {
+            topic: key.0,
             name,
-            number,
-            epoch: AtomicU32::new(opened.epochs.current()),
-            epochs: Mutex::new(opened.epochs),
-            start: AtomicU64::new(opened.start),
-            end: AtomicU64::new(opened.end),
-            bytes: AtomicU64::new(opened.segments.bytes()),
-            appended_ms: AtomicI64::new(opened.appended_ms.unwrap_or(i64::MIN)),
-            is_stopped: AtomicBool::new(opened.stop.is_some()),
-            stop: RwLock::new(opened.stop),
-            watchers: Arc::default(),
-            files: shared.0,
-            tails_bytes: shared.1,
-            meters: OnceLock::new(),
-            has_holes: AtomicBool::new(!opened.segments.holes().is_empty()),
-            inner: Mutex::new(Inner {
+            number: key.1,
+            extent,
+            service: Service::stopped(opened.stop),
+            records: Mutex::new(Records {
                 tail: Tail::default(),
                 segments: opened.segments,
                 covered: opened.covered,
-                aside: opened.aside,
+                aside: None,
                 failing_since: None,
             }),
-        }
+            watchers: Arc::default(),
+            shared,
+            meters: OnceLock::new(),
+        };
+        partition.measure(&partition.records.lock().segments);
+        partition
     }
 
     pub(crate) fn key(&self) -> PartitionKey {
         (self.topic, self.number)
     }
 
-    pub(crate) fn epochs(&self) -> Epochs {
-        self.epochs.lock().clone()
+    /// Takes note of what these segments, its own, are.
+    fn measure(&self, segments: &Segments) {
+        let has_holes = !segments.holes().is_empty();
+        self.extent.bytes.store(segments.bytes(), Ordering::Relaxed);
+        self.extent.has_holes.store(has_holes, Ordering::Release);
     }
 
     fn over_holes(&self, offset: u64) -> u64 {
-        if !self.has_holes.load(Ordering::Acquire) {
+        if !self.extent.has_holes.load(Ordering::Acquire) {
             return offset;
         }
-        self.inner.lock().segments.over_holes(offset)
+        self.records.lock().segments.over_holes(offset)
     }
 
     /// Tells who watches the partition that it has changed.
@@ -174,23 +170,23 @@ impl log::Partition for Partition {
     }
 
     fn epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Acquire)
+        self.extent.epoch()
     }
 
     fn resume(&self, epoch: Option<u32>, offset: u64) -> Resume {
-        self.epochs.lock().resume(epoch, offset)
+        self.extent.resume(epoch, offset)
     }
 
     fn start(&self) -> u64 {
-        self.start.load(Ordering::Acquire)
+        self.extent.start()
     }
 
     fn end(&self) -> u64 {
-        self.end.load(Ordering::Acquire)
+        self.extent.end()
     }
 
     fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.extent.bytes.load(Ordering::Relaxed)
     }
 
     fn next_from(&self, offset: u64) -> u64 {
@@ -202,7 +198,7 @@ impl log::Partition for Partition {
     }
 
     fn is_deleted(&self) -> bool {
-        self.is_stopped_by(Cause::Deleted)
+        self.service.is_stopped_by(Cause::Deleted)
     }
 
     fn read_tail(&self, offset: u64, bytes_max: u64) -> TailRead {
@@ -224,78 +220,50 @@ impl log::Partition for Partition {
 
 // Stopping and going on.
 impl Partition {
-    /// The stop, if the partition is stopped.
-    pub(crate) fn stop_state(&self) -> Option<Stop> {
-        if !self.is_stopped.load(Ordering::Acquire) {
-            return None;
-        }
-        self.stop.read().clone()
-    }
-
     pub(crate) fn stop_reason(&self) -> Option<Arc<str>> {
-        self.stop_state().map(|stop| stop.reason)
-    }
-
-    pub(crate) fn is_stopped_by(&self, cause: Cause) -> bool {
-        self.stop_state().is_some_and(|stop| stop.cause == cause)
-    }
-
-    /// Whether what the journal alone has of it can come into no segment.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        self.is_stopped_by(Cause::Unwritable)
+        self.service.stop_state().map(|stop| stop.reason)
     }
 
     /// Stops the partition, unless it is stopped for a graver cause; returns why
     /// it is stopped.
     pub(crate) fn stop(&self, reason: impl Into<Arc<str>>, cause: Cause) -> Arc<str> {
-        let mut stop = self.stop.write();
-        if let Some(now) = stop.as_ref().filter(|now| !cause.outranks(now.cause)) {
-            return now.reason.clone();
-        }
-        let reason = reason.into();
-        *stop = Some(Stop::new(reason.clone(), cause));
-        self.is_stopped.store(true, Ordering::Release);
-        drop(stop);
+        let reason = match self.service.stop(reason, cause) {
+            Ok(reason) => reason,
+            Err(graver) => return graver,
+        };
         if cause != Cause::Deleted {
-            tracing::error!(topic = %self.name, partition = self.number, %reason, "the partition is stopped");
+            self.report(&reason);
         }
         self.changed();
         reason
     }
 
+    /// Says in the log that it is stopped.
+    pub(crate) fn report(&self, reason: &str) {
+        tracing::error!(topic = %self.name, partition = self.number, %reason, "the partition is stopped");
+    }
+
     /// Serves again, with these holes; returns the segments that are of no use
     /// any more.
     pub(crate) fn repair(&self, epoch: u32, from: u64, holes: Vec<Hole>) -> Vec<Key> {
-        let holes: Arc<[Hole]> = holes.into();
-        self.has_holes.store(!holes.is_empty(), Ordering::Release);
-        let (lost, missing) = {
-            let mut inner = self.inner.lock();
-            let lost = inner.segments.give_up(holes);
-            let missing = std::mem::take(&mut inner.covered.missing);
-            let keys = missing.iter().map(|(base, _)| inner.segments.key_of(*base));
-            (lost, keys.collect::<Vec<_>>())
-        };
-        let bytes: u64 = lost.iter().map(|segment| segment.len()).sum();
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.set_epoch(epoch, from);
-        *self.stop.write() = None;
-        self.is_stopped.store(false, Ordering::Release);
+        let given_up = self.set_holes(holes);
+        self.extent.set_epoch(epoch, from);
+        self.service.resume();
         self.changed();
-        let lost = lost.iter().map(|segment| segment.key);
-        lost.chain(missing).collect()
+        given_up
     }
 
-    /// Says what a repair would do. Nothing may come to the partition meanwhile.
-    pub(crate) fn set_repair(&self, repair: Repair) {
-        if let Some(stop) = &mut *self.stop.write() {
-            stop.repair = Some(repair);
-        }
-    }
-
-    /// Another epoch begins, if it is another one, at the offset `from`.
-    fn set_epoch(&self, epoch: u32, from: u64) {
-        self.epochs.lock().begin(epoch, from);
-        self.epoch.store(epoch, Ordering::Release);
+    /// Goes on with these holes; returns the segments, also missing ones, of which
+    /// nothing is left.
+    pub(crate) fn set_holes(&self, holes: Vec<Hole>) -> Vec<Key> {
+        let mut records = self.records.lock();
+        let records = &mut *records;
+        let lost = records.segments.give_up(holes.into());
+        self.measure(&records.segments);
+        let mut keys: Vec<Key> = lost.iter().map(|segment| segment.key).collect();
+        let given_up = records.covered.give_up(records.segments.holes());
+        keys.extend(given_up.map(|base| records.segments.key_of(base)));
+        keys
     }
 }
 
@@ -304,114 +272,111 @@ impl Partition {
     /// Takes a batch that came to the journal at `now_ms`; it becomes visible once
     /// the group `needs` is synced, and not before those that were pushed earlier.
     pub(crate) fn push(&self, needs: u64, batch: Batch, now_ms: i64) {
-        self.appended_ms.store(now_ms, Ordering::Relaxed);
-        self.inner.lock().tail.push(needs, batch);
+        self.extent.set_appended_ms(now_ms);
+        self.records.lock().tail.push(needs, batch);
     }
 
     /// Makes visible what may be.
     pub(crate) fn publish(&self, synced: u64) -> Published {
-        let mut inner = self.inner.lock();
-        let published = inner
-            .tail
-            .publish(synced, |end| self.end.store(end, Ordering::Release));
-        self.tails_bytes
+        let mut records = self.records.lock();
+        let published = records.tail.publish(synced, |end| self.extent.set_end(end));
+        self.shared
+            .tails_bytes
             .fetch_add(published.bytes, Ordering::Relaxed);
         published
     }
 
     /// The next batches for a segment.
     pub(crate) fn unapplied(&self, bytes_max: u64) -> Vec<Batch> {
-        self.inner.lock().tail.unapplied(bytes_max)
+        self.records.lock().tail.unapplied(bytes_max)
     }
 
     /// Takes note that batches are in a segment.
     pub(crate) fn applied(&self, batches: &[Batch], tail_bytes_max: u64) {
         let Some(last) = batches.last() else { return };
         let bytes: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let mut inner = self.inner.lock();
-        inner.failing_since = None;
-        inner.segments.set_end(last.end_offset());
-        inner.tail.applied(batches.len());
-        let freed = inner.tail.trim(|_, bytes| bytes > tail_bytes_max);
-        self.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
+        self.extent.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let mut records = self.records.lock();
+        records.failing_since = None;
+        records.segments.set_end(last.end_offset());
+        records.tail.applied(batches.len());
+        let freed = records.tail.trim(|_, bytes| bytes > tail_bytes_max);
+        self.shared.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
     }
 
     /// Takes note that something for its segments did not work; returns for how
     /// long nothing has.
     pub(crate) fn failed_again(&self) -> Duration {
-        let mut inner = self.inner.lock();
-        let since = inner.failing_since.get_or_insert_with(Instant::now);
+        let mut records = self.records.lock();
+        let since = records.failing_since.get_or_insert_with(Instant::now);
         since.elapsed()
     }
 
     /// Frees the memory of what is in no segment; returns how much. Who stops a
     /// partition for good has no reader for it. Not during a turn of the applier.
     pub(crate) fn drop_unapplied(&self) -> u64 {
-        let bytes = self.inner.lock().tail.drop_unapplied();
-        self.tails_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let bytes = self.records.lock().tail.drop_unapplied();
+        self.shared.tails_bytes.fetch_sub(bytes, Ordering::Relaxed);
         bytes
     }
 
     /// Whether everything visible is in segments; if so, the applier must be
     /// told of what comes.
     pub(crate) fn leave_queue(&self) -> bool {
-        self.inner.lock().tail.leave_queue()
+        self.records.lock().tail.leave_queue()
     }
 
     /// Frees the memory of batches below `end` that are in segments.
     pub(crate) fn trim_tail(&self, end: u64) {
         let freed = self
-            .inner
+            .records
             .lock()
             .tail
             .trim(|batch, _| batch.end_offset() <= end);
-        self.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
+        self.shared.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
     }
 }
 
 // Its segments.
 impl Partition {
-    /// When a record was appended last; `None`: not known.
-    pub(crate) fn appended_ms(&self) -> Option<i64> {
-        let time_ms = self.appended_ms.load(Ordering::Relaxed);
-        (time_ms != i64::MIN).then_some(time_ms)
-    }
-
     /// Everything below is in segments.
     pub(crate) fn applied_end(&self) -> u64 {
-        self.inner.lock().segments.end()
+        self.records.lock().segments.end()
     }
 
     pub(crate) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
-        self.inner.lock().segments.list().clone()
+        self.records.lock().segments.list().clone()
     }
 
     /// The holes that readers still meet.
     pub(crate) fn holes(&self) -> Vec<Hole> {
         let start = self.start();
-        let holes = self.inner.lock().segments.holes().clone();
+        let holes = self.records.lock().segments.holes().clone();
         let met = holes.iter().filter(|hole| hole.to > start);
         met.copied().collect()
     }
 
     /// Its segments as they are now.
     pub(crate) fn segments_state(&self) -> Segments {
-        self.inner.lock().segments.clone()
+        self.records.lock().segments.clone()
     }
 
     /// Adds the segment that is written from now on.
     pub(crate) fn add_segment(&self, segment: Arc<Segment>) {
-        self.bytes.fetch_add(segment.len(), Ordering::Relaxed);
-        self.inner.lock().segments.push(segment);
+        self.extent
+            .bytes
+            .fetch_add(segment.len(), Ordering::Relaxed);
+        self.records.lock().segments.push(segment);
     }
 
     /// Takes the oldest segment out of the list. Readers get
     /// [`ReadError::BelowStart`](super::ReadError::BelowStart) from now on.
     pub(crate) fn remove_first_segment(&self) -> Option<Arc<Segment>> {
-        let (removed, start) = self.inner.lock().segments.pop_oldest()?;
-        self.start.store(start, Ordering::Release);
-        self.bytes.fetch_sub(removed.len(), Ordering::Relaxed);
+        let (removed, start) = self.records.lock().segments.pop_oldest()?;
+        self.extent.set_start(start);
+        self.extent
+            .bytes
+            .fetch_sub(removed.len(), Ordering::Relaxed);
         self.changed();
         Some(removed)
     }
@@ -420,42 +385,40 @@ impl Partition {
     /// in memory alone. A partition at rest is not at rest any more; only a
     /// repair makes it serve.
     pub(crate) fn wrote_again(&self, segments: Segments) {
-        self.bytes.store(segments.bytes(), Ordering::Relaxed);
-        self.end.store(segments.end(), Ordering::Release);
-        let mut inner = self.inner.lock();
-        let freed = inner.tail.trim(|_, _| true);
-        self.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
-        inner.segments = segments;
-        inner.failing_since = None;
-        let oldest = inner.covered.segment;
-        drop(inner);
-        let mut stop = self.stop.write();
-        if let Some(stop) = stop.as_mut().filter(|it| it.cause == Cause::Unwritable) {
-            stop.cause = Cause::Segment(oldest);
-        }
+        self.measure(&segments);
+        self.extent.set_end(segments.end());
+        let mut records = self.records.lock();
+        let freed = records.tail.trim(|_, _| true);
+        self.shared.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
+        records.segments = segments;
+        records.failing_since = None;
+        let oldest = records.covered.segment;
+        drop(records);
+        let now = Cause::Segment(oldest);
+        self.service.change_cause(Cause::Unwritable, now);
     }
 
     /// What the last checkpoint has of the segments, and besides.
     pub(crate) fn covered(&self) -> (Covered, Option<Aside>) {
-        let inner = self.inner.lock();
-        (inner.covered.clone(), inner.aside.clone())
+        let records = self.records.lock();
+        (records.covered.clone(), records.aside.clone())
     }
 
     /// What a checkpoint would have of the segments now, once they are synced.
     pub(crate) fn written(&self) -> Covered {
-        let inner = self.inner.lock();
-        let newest = inner.segments.newest();
+        let records = self.records.lock();
+        let newest = records.segments.newest();
         Covered {
             segment: newest.map_or(0, |segment| segment.key.base),
             length: newest.map_or(0, |segment| segment.len()),
-            end: inner.segments.end(),
-            missing: inner.covered.missing.clone(),
+            end: records.segments.end(),
+            missing: records.covered.missing.clone(),
         }
     }
 
     /// Takes note of a checkpoint.
     pub(crate) fn set_covered(&self, covered: Covered, aside: Option<Aside>) {
-        let mut inner = self.inner.lock();
-        (inner.covered, inner.aside) = (covered, aside);
+        let mut records = self.records.lock();
+        (records.covered, records.aside) = (covered, aside);
     }
 }

@@ -20,13 +20,13 @@ impl Partition {
         if let Some(reason) = self.stop_reason() {
             return TailRead::Stopped(reason);
         }
-        let inner = self.inner.lock();
+        let records = self.records.lock();
         let (start, end) = (self.start(), self.end());
         if offset < start {
             return TailRead::BelowStart { start };
         }
-        let offset = inner.segments.over_holes(offset);
-        match inner.tail.read(offset, bytes_max) {
+        let offset = records.segments.over_holes(offset);
+        match records.tail.read(offset, bytes_max) {
             _ if offset == end => TailRead::AtEnd,
             _ if offset > end => TailRead::BeyondEnd { end },
             Some(batches) => TailRead::Batches(batches),
@@ -61,10 +61,10 @@ impl Partition {
             return Err(ReadError::Stopped(reason));
         }
         let (segments, tail, applied) = {
-            let inner = self.inner.lock();
-            let segments = inner.segments.list().clone();
-            let unapplied = inner.tail.unapplied(u64::MAX);
-            (segments, unapplied, inner.segments.end())
+            let records = self.records.lock();
+            let segments = records.segments.list().clone();
+            let unapplied = records.tail.unapplied(u64::MAX);
+            (segments, unapplied, records.segments.end())
         };
         for segment in segments.iter() {
             let found = self.look(segment, || self.time_in_segment(segment, time_ms, applied));
@@ -86,15 +86,15 @@ impl Partition {
         applied: u64,
     ) -> Result<Option<u64>, Fault> {
         if segment
-            .timestamp_max(&self.files)?
+            .timestamp_max(&self.shared.files)?
             .is_none_or(|newest| newest < time_ms)
         {
             return Ok(None);
         }
-        let mut from = segment.locate_time(&self.files, time_ms)?;
+        let mut from = segment.locate_time(&self.shared.files, time_ms)?;
         loop {
-            let found = segment.read(&self.files, from, from.offset, 1 << 18)?;
-            self.files.watch(segment);
+            let found = segment.read(&self.shared.files, from, from.offset, 1 << 18)?;
+            self.shared.files.watch(segment);
             if let Some(batch) = found
                 .batches
                 .iter()
@@ -112,9 +112,9 @@ impl Partition {
     /// The batches from `offset` on; a fault comes with its segment's base.
     fn read_segment(&self, offset: u64, bytes_max: u64) -> Result<Vec<Batch>, (u64, Fault)> {
         let (segment, mut position) = {
-            let segments = &self.inner.lock().segments;
+            let segments = &self.records.lock().segments;
             let Some(segment) = segments.of(offset).cloned() else {
-                let path = self.files.path(segments.key_of(offset));
+                let path = self.shared.files.path(segments.key_of(offset));
                 return Err((offset, Fault::Missing { path }));
             };
             let position = segments.position(&segment, offset);
@@ -124,16 +124,19 @@ impl Partition {
         let found = self
             .look(&segment, look)
             .map_err(|fault| (segment.key.base, fault))?;
-        self.files.watch(&segment);
+        self.shared.files.watch(&segment);
         if found.batches.is_empty() {
             let reason = format!(
                 "it ends at offset {}, offset {offset} should be in it",
                 found.next.offset
             );
-            let fault = self.files.damaged(segment.key, found.next.at, reason);
+            let fault = self
+                .shared
+                .files
+                .damaged(segment.key, found.next.at, reason);
             return Err((segment.key.base, fault));
         }
-        self.inner.lock().segments.remember(&segment, &found);
+        self.records.lock().segments.remember(&segment, &found);
         Ok(found.batches)
     }
 
@@ -146,7 +149,7 @@ impl Partition {
     ) -> Result<T, Fault> {
         match look() {
             Err(Fault::Damaged { .. }) => {
-                segment.rebuild_index(&self.files)?;
+                segment.rebuild_index(&self.shared.files)?;
                 look()
             }
             other => other,
@@ -162,9 +165,9 @@ impl Partition {
     ) -> Result<read::Fetched, Fault> {
         let position = match position {
             Some(position) => position,
-            None => segment.locate(&self.files, offset)?,
+            None => segment.locate(&self.shared.files, offset)?,
         };
-        segment.read(&self.files, position, offset, bytes_max)
+        segment.read(&self.shared.files, position, offset, bytes_max)
     }
 
     /// Damage stops the partition; what the system could not do may work the next time.

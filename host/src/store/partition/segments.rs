@@ -42,6 +42,16 @@ pub(crate) struct Covered {
     pub(crate) missing: Vec<(u64, u64)>,
 }
 
+impl Covered {
+    /// Waits no more for the segments of which these holes leave nothing; returns their bases.
+    pub(crate) fn give_up(&mut self, holes: &[Hole]) -> impl Iterator<Item = u64> + use<> {
+        let missing = std::mem::take(&mut self.missing).into_iter();
+        let (lost, kept) = missing.partition::<Vec<_>, _>(|(base, _)| is_lost(holes, *base, *base));
+        self.missing = kept;
+        lost.into_iter().map(|(base, _)| base)
+    }
+}
+
 impl Segments {
     /// Segments that end at the offset `end`.
     pub(crate) fn new(

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -20,11 +19,10 @@ use crate::store::error::OpenError;
 use crate::store::journal::group::{self, Frame, Header};
 use crate::store::journal::operation::{Operation, Placed};
 use crate::store::journal::{self, FILE_HEADER_BYTES, FileHeader, Journal};
+use crate::store::partition::Partition;
 use crate::store::partition::stop::Cause;
-use crate::store::partition::{Opened, Partition};
 use crate::store::producer::PartitionKey;
 use crate::store::retention::Doomed;
-use crate::store::segment::files::Files;
 use crate::store::table::Tables;
 use crate::store::writer::Writer;
 
@@ -39,7 +37,6 @@ pub(super) struct Opening {
     pub(super) lock: Box<dyn Lock>,
     pub(super) salt: u64,
     pub(super) tables: Tables,
-    pub(super) files: Arc<Files>,
     /// Topics that have a folder.
     pub(super) strays: Vec<TopicId>,
     /// Whether the store was closed properly.
@@ -50,7 +47,7 @@ pub(super) struct Opening {
     pub(super) has_asides: bool,
 }
 
-impl Recovery<'_> {
+impl Recovery {
     pub(super) fn finish(mut self, opening: Opening) -> Result<Parts, OpenError> {
         let disk = opening.disk.clone();
         let fault = move |source| OpenError::Io {
@@ -104,11 +101,11 @@ impl Recovery<'_> {
     fn judge_strays(&mut self, opening: &Opening) -> Result<(), OpenError> {
         for topic in self.gaps.unknown(&self.replay) {
             self.replay.adopt(topic);
-            let files = self.replay.files;
+            let files = self.replay.shared.files.clone();
             let parts = self.replay.topics.get(&topic).into_iter();
             let found: Vec<_> = parts
                 .flat_map(|topic| &topic.parts)
-                .map(|part| (part.key, salvage::rest(files, part, u64::MAX)))
+                .map(|part| (part.key(), salvage::rest(&files, part, u64::MAX)))
                 .collect();
             for (key, batches) in found {
                 self.replay.salvaged(key, batches)?;
@@ -153,9 +150,9 @@ impl Recovery<'_> {
         for part in self
             .replay
             .parts()
-            .filter(|part| all || named.contains(&part.key))
+            .filter(|part| all || named.contains(&part.key()))
         {
-            if self.lost.insert(part.key) {
+            if self.lost.insert(part.key()) {
                 part.begin_epoch();
             }
         }
@@ -174,7 +171,7 @@ impl Recovery<'_> {
             .filter(|topic| topic.was_memory)
         {
             for part in &mut topic.parts {
-                if self.lost.insert(part.key) {
+                if self.lost.insert(part.key()) {
                     part.begin_epoch();
                 }
             }
@@ -186,7 +183,7 @@ impl Recovery<'_> {
         let disk = &*opening.disk;
         if self.replay.damages > 0 {
             // Some of it may be in segments alone.
-            opening.files.sync_everything()?;
+            self.replay.shared.files.sync_everything()?;
         }
         for file in self.unsynced(disk)? {
             // A sync that failed before the restart left pages that say they are on the disk and
@@ -279,21 +276,22 @@ impl Recovery<'_> {
             }
         }
         for part in self.replay.parts() {
-            let key = part.key;
-            if lost.contains(&part.key) || part.is_restored {
+            let key = part.key();
+            if lost.contains(&part.key()) || part.is_restored {
+                let epochs = part.partition.extent.epochs();
                 operations.push(Operation::SetEpoch {
                     key,
-                    epoch: part.epochs.current(),
-                    from: part.epochs.starts().last().and_then(|start| start.from),
+                    epoch: part.partition.extent.epoch(),
+                    from: epochs.starts().last().and_then(|start| start.from),
                 });
             }
-            if let Some(stop) = &part.stop
+            if let Some(stop) = part.partition.service.stop_state()
                 && stop.cause == Cause::Lost
                 && part.is_touched
             {
                 operations.push(Operation::Stop {
                     key,
-                    end: part.end,
+                    end: part.end(),
                     reason: stop.reason.to_string(),
                 });
             }
@@ -302,8 +300,6 @@ impl Recovery<'_> {
     }
 
     fn build(self, opening: Opening, journal: Journal, unsynced: Vec<Arc<dyn File>>) -> Parts {
-        let tails_bytes = Arc::new(AtomicU64::new(0));
-        let shared = (opening.files.clone(), tails_bytes.clone());
         let journaled_bytes = self.events.bytes + journal.bytes() - FILE_HEADER_BYTES as u64;
         // What has just begun the new file is synced with it.
         let synced = match unsynced.is_empty() {
@@ -332,7 +328,7 @@ impl Recovery<'_> {
         let topics = replay
             .topics
             .into_iter()
-            .map(|(id, topic)| build_topic(id, topic, synced, &shared, &mut writer))
+            .map(|(id, topic)| build_topic(id, topic, synced, &mut writer))
             .collect();
         opening.tables.apply(replay.table);
         Parts {
@@ -341,8 +337,7 @@ impl Recovery<'_> {
             disk: opening.disk,
             clock: opening.clock,
             salt: opening.salt,
-            files: opening.files,
-            tails_bytes,
+            shared: replay.shared,
             tables: opening.tables,
             states: replay.states,
             catalog: Catalog::new(topics),
@@ -378,28 +373,17 @@ fn build_topic(
     id: TopicId,
     topic: Known,
     synced: u64,
-    shared: &(Arc<Files>, Arc<AtomicU64>),
     writer: &mut Writer,
 ) -> (Arc<Topic>, Vec<Arc<Partition>>) {
     let mut partitions = Vec::with_capacity(topic.parts.len());
     for part in topic.parts {
-        let opened = Opened {
-            start: part.start(),
-            epochs: part.epochs,
-            end: part.end,
-            segments: part.segments,
-            covered: part.covered,
-            aside: part.aside,
-            stop: None,
-            appended_ms: part.appended_ms,
-        };
-        let partition = Partition::new(id, topic.name.clone(), part.key.1, shared.clone(), opened);
-        let partition = Arc::new(partition);
-        if let Some(stop) = part.stop {
-            partition.stop(stop.reason, stop.cause);
+        part.set_start();
+        let partition = part.partition;
+        if let Some(reason) = partition.stop_reason() {
+            partition.report(&reason);
         }
         if part.is_touched {
-            writer.touched.insert(part.key, partition.clone());
+            writer.touched.insert(partition.key(), partition.clone());
         }
         partitions.push(partition);
     }

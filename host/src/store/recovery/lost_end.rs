@@ -8,7 +8,6 @@
 use super::{Recovery, salvage};
 use crate::store::error::OpenError;
 use crate::store::journal;
-use crate::store::partition::stop::Cause;
 use crate::store::producer::PartitionKey;
 use crate::store::segment::HEADER_BYTES;
 
@@ -16,18 +15,18 @@ use crate::store::segment::HEADER_BYTES;
 const TOPICS_LOST_MAX: u64 = 1 << 10;
 const PRODUCERS_LOST_MAX: u64 = 1 << 20;
 
-impl Recovery<'_> {
+impl Recovery {
     /// Looks whether the journal's end is lost, and keeps what segments have of it.
     pub(super) fn keep_lost_end(&mut self) -> Result<(), OpenError> {
         let beyond = self.beyond();
         if beyond.is_empty() && self.events.headless.is_none() {
             return Ok(());
         }
-        let files = self.replay.files;
+        let files = self.replay.shared.files.clone();
         let mut records = 0;
         for key in beyond {
             let part = self.replay.part(key);
-            let batches = part.map(|part| salvage::rest(files, part, u64::MAX));
+            let batches = part.map(|part| salvage::rest(&files, part, u64::MAX));
             let batches = batches.unwrap_or_default();
             records += batches
                 .iter()
@@ -38,7 +37,7 @@ impl Recovery<'_> {
             self.replay.salvaged(key, batches)?;
         }
         for part in self.replay.parts() {
-            if self.lost.insert(part.key) {
+            if self.lost.insert(part.key()) {
                 part.begin_epoch();
             }
         }
@@ -63,17 +62,15 @@ impl Recovery<'_> {
     fn beyond(&mut self) -> Vec<PartitionKey> {
         // A stop of the machine takes records that were not synced, and leaves them where it likes.
         let has_stopped = self.has_machine_stopped();
-        let files = self.replay.files;
+        let files = self.replay.shared.files.clone();
         let topics = self.replay.topics.values();
         topics
             .filter(|topic| !(has_stopped && topic.was_memory))
             .flat_map(|topic| &topic.parts)
-            .filter(|part| {
-                !part.is_stopped_by(Cause::Lost) && !part.is_stopped_by(Cause::Unwritable)
-            })
+            .filter(|part| !part.is_lost() && !part.is_unwritable())
             .filter(|part| part.found.values().any(|bytes| *bytes > HEADER_BYTES))
-            .filter(|part| salvage::has_more(files, part))
-            .map(|part| part.key)
+            .filter(|part| salvage::has_more(&files, part))
+            .map(|part| part.key())
             .collect()
     }
 }

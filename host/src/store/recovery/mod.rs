@@ -19,6 +19,7 @@
 pub(crate) mod events;
 mod finish;
 mod lost_end;
+mod part;
 pub(crate) mod replay;
 mod salvage;
 #[cfg(test)]
@@ -40,7 +41,7 @@ use super::format;
 use super::journal;
 use super::journal::operation::Operation;
 use super::journal::scan::{Group, Scanned};
-use super::partition::stop::Cause;
+use super::partition::Shared;
 use super::producer::PartitionKey;
 use super::room::release_reserve;
 use super::row::{Kept, RowError, State};
@@ -114,9 +115,13 @@ fn recover(
         config.open_files_max,
         config.index_interval_bytes,
     ));
+    let shared = Shared {
+        files,
+        tails_bytes: Arc::default(),
+    };
     let mut replay = Replay::new(
         config.clone(),
-        &files,
+        shared,
         kept.topics,
         kept.partitions,
         listing,
@@ -159,7 +164,6 @@ fn recover(
         lock,
         salt,
         tables,
-        files: files.clone(),
         strays,
         was_closed,
         checkpointed: state.sequence,
@@ -168,8 +172,8 @@ fn recover(
 }
 
 /// The replay of a journal.
-struct Recovery<'a> {
-    replay: Replay<'a>,
+struct Recovery {
+    replay: Replay,
     events: Events,
     /// The machine's present boot.
     boot: u64,
@@ -211,7 +215,7 @@ pub(crate) struct Tail {
     pub(crate) has_unknown: bool,
 }
 
-impl Recovery<'_> {
+impl Recovery {
     fn run(&mut self) -> Result<(), OpenError> {
         while let Some(event) = self.events.next()? {
             if !event.is_damage() {
@@ -332,18 +336,17 @@ impl Recovery<'_> {
         for topic in self.gaps.unknown(&self.replay) {
             self.replay.adopt(topic);
         }
-        let files = self.replay.files;
+        let files = self.replay.shared.files.clone();
         let mut found = Vec::new();
-        let is_taken = |part: &&mut replay::Part| !part.is_stopped_by(Cause::Lost);
-        for part in self.replay.parts().filter(is_taken) {
-            let until = self.gaps.next_append(part.key);
-            let batches = salvage::rest(files, part, until);
-            let end = batches.last().map_or(part.end, Batch::end_offset);
+        for part in self.replay.parts().filter(|part| !part.is_lost()) {
+            let until = self.gaps.next_append(part.key());
+            let batches = salvage::rest(&files, part, until);
+            let end = batches.last().map_or(part.end(), Batch::end_offset);
             // Also what came into a segment before the checkpoint looked, and into the journal after.
             let records = end.min(until).saturating_sub(part.journalled);
             part.journalled += records;
             if records > 0 {
-                found.push((part.key, records, batches));
+                found.push((part.key(), records, batches));
             }
         }
         for (key, records, batches) in found {

@@ -10,7 +10,8 @@ use eddy_protocol::Batch;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::events::Event;
-use super::replay::{Part, Replay};
+use super::part::Part;
+use super::replay::Replay;
 use crate::log::TopicId;
 use crate::store::journal::group::Header;
 use crate::store::journal::operation::{Operation, Placed};
@@ -59,7 +60,7 @@ pub(crate) fn read(files: &Files, at: Candidate, placed: &Placed) -> Option<Batc
 /// offset `until`.
 pub(crate) fn rest(files: &Files, part: &Part, until: u64) -> Vec<Batch> {
     let mut all = Vec::new();
-    let mut end = part.end;
+    let mut end = part.end();
     for candidate in candidates(part) {
         if candidate.from.offset != end || end >= until {
             continue;
@@ -91,12 +92,12 @@ pub(crate) fn rest(files: &Files, part: &Part, until: u64) -> Vec<Batch> {
 pub(crate) fn has_more(files: &Files, part: &Part) -> bool {
     let goes_on = |candidate: &Candidate| {
         let wanted = Wanted {
-            offset: part.end,
+            offset: part.end(),
             bytes_max: 1,
             len: candidate.len,
         };
         let found = read::read(files, candidate.key, candidate.from, wanted);
-        candidate.from.offset == part.end && found.is_ok_and(|found| !found.batches.is_empty())
+        candidate.from.offset == part.end() && found.is_ok_and(|found| !found.batches.is_empty())
     };
     candidates(part).iter().any(goes_on)
 }
@@ -109,18 +110,18 @@ fn candidates(part: &Part) -> Vec<Candidate> {
         && at < *len
     {
         all.push(Candidate {
-            key: Key::of(part.key, base),
+            key: Key::of(part.key(), base),
             from: Position {
-                offset: part.end,
+                offset: part.end(),
                 at,
             },
             len: *len,
         });
     }
-    for (base, len) in part.found.range(part.end..) {
+    for (base, len) in part.found.range(part.end()..) {
         if *len > HEADER_BYTES {
             all.push(Candidate {
-                key: Key::of(part.key, *base),
+                key: Key::of(part.key(), *base),
                 from: Position {
                     offset: *base,
                     at: HEADER_BYTES,
@@ -182,7 +183,7 @@ impl Gaps {
 
     /// Topics that have segments although nothing that can be read creates or
     /// deletes them: that happened in the gap.
-    pub(crate) fn unknown(&self, replay: &Replay<'_>) -> Vec<TopicId> {
+    pub(crate) fn unknown(&self, replay: &Replay) -> Vec<TopicId> {
         let mut topics = replay.strays();
         topics.retain(|topic| topic.0 >= self.first_topic && !self.created.contains(topic));
         topics
@@ -214,7 +215,7 @@ impl Gaps {
     }
 
     /// The first group behind a gap says how much was in it.
-    pub(crate) fn measure(&mut self, replay: &mut Replay<'_>, next: &Header) {
+    pub(crate) fn measure(&mut self, replay: &mut Replay, next: &Header) {
         self.records_lost += next.records_before.saturating_sub(replay.records);
         let changes = next.changes_before.saturating_sub(replay.changes);
         self.changes_lost += changes;
@@ -225,7 +226,7 @@ impl Gaps {
     }
 
     /// Stops what cannot be proven whole.
-    pub(crate) fn conclude(&self, replay: &mut Replay<'_>) {
+    pub(crate) fn conclude(&self, replay: &mut Replay) {
         let (lost, found) = (self.records_lost, self.records_found);
         if lost != found {
             for part in replay.parts().filter(|part| part.proven < self.newest) {
@@ -247,7 +248,7 @@ impl Gaps {
         // it would write the same outputs again.
         for part in replay
             .parts()
-            .filter(|part| self.found_in.contains(&part.key) && part.repaired < self.newest)
+            .filter(|part| self.found_in.contains(&part.key()) && part.repaired < self.newest)
         {
             part.stop(
                 "the journal is damaged: changes that were committed with its records are lost",

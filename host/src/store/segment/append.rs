@@ -28,7 +28,7 @@ pub(crate) struct Written {
     /// How many batches are in segments: these and no others.
     pub(crate) batches: usize,
     /// A segment (by its base) that was left because it is damaged.
-    pub(crate) left: Option<(u64, Fault)>,
+    pub(crate) damaged: Option<(u64, Fault)>,
     /// Why the other batches are in none; absent: there are no others.
     pub(crate) fault: Option<AppendFault>,
 }
@@ -58,8 +58,8 @@ impl Run<'_> {
             let now = &rest[..count_that_fits(rest, room).max(1)];
             match segment.append(self.files, now) {
                 Ok(()) => written.batches += now.len(),
-                Err(AppendFault::Damaged(fault)) if written.left.is_none() => {
-                    written.left = Some((segment.key.base, fault));
+                Err(AppendFault::Damaged(fault)) if written.damaged.is_none() => {
+                    written.damaged = Some((segment.key.base, fault));
                     must_begin = true;
                 }
                 Err(fault) => {
