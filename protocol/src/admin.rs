@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::flat::unique;
+use crate::flat::{objects, unique};
 use crate::frame::Start;
 use crate::name::TopicName;
 
@@ -79,7 +79,7 @@ pub struct DeploymentSpec {
 
 /// What an instance of a plugin may take. Absent: as the broker is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct LimitsSpec {
     /// Its memory.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,6 +91,8 @@ pub struct LimitsSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_bytes_max: Option<u64>,
 }
+
+objects!(LimitsSpec);
 
 /// Whether a deployment, or one of its instances, is at work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -556,6 +556,7 @@ pub struct Commit {
 
 /// Where a group goes on in a partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct CursorMove {
     /// The topic.
     pub topic: TopicName,
@@ -617,6 +618,7 @@ pub struct Cursor {
 
 /// A position of which the partition has lost the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct LostPosition {
     /// The next offset that would have been read.
     pub offset: u64,
@@ -655,6 +657,7 @@ pub enum Reset {
 
 /// See [`Request::DeleteGroup`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct DeleteGroup {
     /// The group.
     pub group: String,
@@ -665,6 +668,7 @@ pub struct DeleteGroup {
 
 /// A group as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct GroupInfo {
     /// Its name.
     pub group: String,
@@ -877,6 +881,10 @@ objects!(
     Fetch,
     Commit,
     Cursor,
+    CursorMove,
     Cursors,
+    DeleteGroup,
+    GroupInfo,
+    LostPosition,
     PartitionInfo,
 );

@@ -21,9 +21,12 @@ pub enum NoKey {
     /// The value is not JSON.
     #[error("is not JSON ({0})")]
     NotJson(String),
-    /// The value is no object, lacks the field, or the field is null.
+    /// The value is no object, or lacks the field.
     #[error("has no field `{0}`")]
     Missing(String),
+    /// The field is there, and says that there is nothing.
+    #[error("has a field `{0}` that is null, and no key is made of that")]
+    Null(String),
     /// An object or an array is nothing to compare keys by.
     #[error("has a field `{0}` that is neither a string, a number nor a boolean")]
     NotScalar(String),
@@ -53,9 +56,11 @@ impl KeyField {
     /// The field as a key: a string without its quotes, a number or a boolean as it is written.
     pub fn key_of<'a>(&self, value: &'a [u8]) -> Result<Cow<'a, [u8]>, NoKey> {
         let field = || self.text.clone();
-        let found = self.find(value)?.map_or("null", RawValue::get);
+        let Some(found) = self.find(value)?.map(RawValue::get) else {
+            return Err(NoKey::Missing(field()));
+        };
         match found.as_bytes()[0] {
-            b'n' => Err(NoKey::Missing(field())),
+            b'n' => Err(NoKey::Null(field())),
             b'{' | b'[' => Err(NoKey::NotScalar(field())),
             b'"' => match unquoted(found) {
                 Some(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
@@ -196,19 +201,31 @@ mod tests {
     fn a_line_without_the_field_says_so() {
         for (field, line) in [
             ("id", "{}"),
-            ("id", r#"{"id":null}"#),
             ("id", "5"),
             ("id", r#"["id"]"#),
             ("device.id", r#"{"device":"x"}"#),
             ("device.id", r#"{"device":{"name":"x"}}"#),
             ("device.id", r#"{"device":{"id":"x"},"device":1e999}"#),
-            ("id", r#"{"id":1,"id":null}"#),
+            ("device.id", r#"{"device":null}"#),
         ] {
             assert_eq!(
                 key(field, line),
                 Err(NoKey::Missing(field.into())),
                 "{field} of {line}"
             );
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_null_is_not_said_to_be_missing() {
+        for (field, line) in [
+            ("id", r#"{"id":null}"#),
+            ("id", r#"{"id": null }"#),
+            ("id", r#"{"id":1,"id":null}"#),
+            ("device.id", r#"{"device":{"id":null}}"#),
+        ] {
+            let expected = Err(NoKey::Null(field.into()));
+            assert_eq!(key(field, line), expected, "{field} of {line}");
         }
     }
 

@@ -9,6 +9,7 @@ use eddy_protocol::frame::{
     Position, Produce, Produced, Request, ServerFrame, Start, Subscribe, TopicInfo, TopicSettings,
 };
 use eddy_protocol::{FrameError, TopicName};
+use serde_json::Value;
 
 const NOW: i64 = 1_700_000_000_000;
 
@@ -640,4 +641,80 @@ fn a_produce_has_memory_of_its_own() {
         place,
         "the offset is written in place"
     );
+}
+
+/// The ways to the objects of a JSON document that are structs: not those that stand for an enum or
+/// for a record's own JSON.
+fn structs(value: &Value, path: &str, found: &mut Vec<String>) {
+    let is_other = |name: &str| {
+        matches!(
+            name,
+            "params" | "from" | "expect" | "headers" | "key" | "value"
+        )
+    };
+    match value {
+        Value::Object(fields) => {
+            if !path.is_empty() && !path.ends_with("_ms") && !path.ends_with("_bytes") {
+                found.push(path.to_owned());
+            }
+            for (name, value) in fields.iter().filter(|(name, _)| !is_other(name)) {
+                structs(value, &format!("{path}/{name}"), found);
+            }
+        }
+        Value::Array(values) => {
+            for (number, value) in values.iter().enumerate() {
+                structs(value, &format!("{path}/{number}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn no_struct_at_any_depth_is_taken_from_an_array_of_its_fields() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/golden");
+    let mut checked = 0;
+    for entry in std::fs::read_dir(golden).expect("golden files") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|name| name.starts_with("client-") && name.ends_with(".json"))
+        else {
+            continue;
+        };
+        let text = std::fs::read(&path).expect("a golden file");
+        let document: Value = serde_json::from_slice(&text).expect("JSON");
+        let mut paths = Vec::new();
+        structs(&document, "", &mut paths);
+        for path in paths {
+            let mut other = document.clone();
+            let place = other.pointer_mut(&path).expect("it was found");
+            let fields = place.as_object().expect("it is a struct").values();
+            *place = fields.cloned().collect();
+            let message = other.to_string();
+            let error = refused(message.as_bytes(), Form::Json).to_string();
+            let is_told = error.contains("invalid type: sequence");
+            assert!(is_told, "{name}: {message}: {error}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 30, "{checked} structs in golden files");
+}
+
+#[test]
+fn the_least_timestamp_is_refused_and_not_taken_for_none() {
+    let text = |timestamp: i64| {
+        format!(
+            r#"{{"id":1,"produce":{{"topic":"t","records":[{{"value":1,"timestamp":{timestamp}}}]}}}}"#
+        )
+    };
+    let error = refused(text(i64::MIN).as_bytes(), Form::Json).to_string();
+    assert!(error.contains("-9223372036854775807"), "{error}");
+    for timestamp in [i64::MIN + 1, -1, i64::MAX] {
+        let frame = decode_client(text(timestamp).as_bytes(), Form::Json, NOW);
+        let Ok(Request::Produce(produce)) = frame.map(|frame| frame.request) else {
+            panic!("{timestamp} is a time");
+        };
+        let batch = produce.batch.single().expect("a batch");
+        assert_eq!(batch.timestamp_min(), timestamp);
+    }
 }

@@ -5,7 +5,9 @@ mod placement;
 use std::future::Future;
 use std::sync::Arc;
 
-use eddy_protocol::batch::{self, Attributes, Batches, ColumnBuf, OffsetMode, Rows};
+use eddy_protocol::batch::{
+    self, Attributes, Batches, ColumnBuf, OffsetMode, ProducerStamp, Rows, SEQUENCES,
+};
 use eddy_protocol::frame::{self, OpenProducer, Produce, Produced, Producer};
 use eddy_protocol::{Batch, BatchError, Compression, ErrorCode, WireError, partitioner};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -228,6 +230,7 @@ impl Broker {
         }
         let batch = batch.single().map_err(corrupt)?;
         refuse_attributes(batch.header().attributes())?;
+        refuse_sequence(batch.producer())?;
         if batch.is_sparse() {
             return Err(ErrorCode::CorruptBatch
                 .because("the batch has a column of offsets; those are the broker's to give"));
@@ -300,6 +303,17 @@ fn refuse_attributes(attributes: Attributes) -> Result<(), WireError> {
     match set.into_iter().find(|(is_set, _)| *is_set) {
         Some((_, what)) => Err(ErrorCode::InvalidArgument.because(format!(
             "the batch says that it {what}; that is the broker's to say"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Two batches whose sequences agree modulo [`SEQUENCES`] would pass for one.
+fn refuse_sequence(stamp: Option<ProducerStamp>) -> Result<(), WireError> {
+    match stamp.filter(|stamp| stamp.sequence >= SEQUENCES) {
+        Some(ProducerStamp { sequence, .. }) => Err(ErrorCode::InvalidArgument.because(format!(
+            "the batch has the sequence {sequence}, the greatest is {}, and after it comes 0",
+            SEQUENCES - 1
         ))),
         None => Ok(()),
     }
@@ -380,4 +394,27 @@ fn encode(columns: &ColumnBuf, rows: Rows<'_>) -> Result<Batch, BatchError> {
 
 fn corrupt(error: BatchError) -> WireError {
     ErrorCode::CorruptBatch.because(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_beyond_the_greatest_is_refused_and_not_taken_for_another() {
+        let stamp = |sequence| {
+            Some(ProducerStamp {
+                id: 1,
+                epoch: 0,
+                sequence,
+            })
+        };
+        assert_eq!(refuse_sequence(None), Ok(()));
+        assert_eq!(refuse_sequence(stamp(SEQUENCES - 1)), Ok(()));
+        for sequence in [SEQUENCES, u32::MAX] {
+            let error = refuse_sequence(stamp(sequence)).expect_err("it is too great");
+            assert_eq!(error.code, ErrorCode::InvalidArgument);
+            assert!(error.message.contains("2147483647"), "{error}");
+        }
+    }
 }

@@ -313,6 +313,11 @@ fn into_batches(
     let mut next = base;
     for record in records {
         let offset = record.offset.unwrap_or(next);
+        if record.timestamp == Some(TIMESTAMP_MISSING) {
+            return Err(BatchError::Invalid(
+                "a record's timestamp is below the least that JSON can give, -9223372036854775807",
+            ));
+        }
         let timestamp = record.timestamp.unwrap_or(TIMESTAMP_MISSING);
         record.push_to(&mut columns, offset, timestamp)?;
         next = offset.checked_add(1).ok_or(BatchError::Invalid(

@@ -140,7 +140,11 @@ mod tests {
                 Some("id"),
                 "line 2 has no field `id`",
             ),
-            ("{\"id\":null}", Some("id"), "line 1 has no field `id`"),
+            (
+                "{\"id\":null}",
+                Some("id"),
+                "line 1 has a field `id` that is null",
+            ),
             ("{\"a\":1}", Some("a.b"), "line 1 has no field `a.b`"),
             ("[]", Some("id"), "line 1 has no field `id`"),
             ("{\"id\":[1]}", Some("id"), "neither a string, a number"),
