@@ -390,6 +390,21 @@ fn a_full_disk_refuses_with_a_clear_error_serves_reads_and_recovers_by_itself() 
 }
 
 #[test]
+fn a_disk_that_others_fill_is_noticed_before_a_commit_is_refused() {
+    let disk = FaultyDisk::new(1);
+    let store = open(&disk);
+    disk.set_faults(Faults {
+        bytes_max: Some(disk.used_bytes()),
+        ..Faults::default()
+    });
+    eventually("it says that the disk is full", || {
+        store.health() == Health::DiskFull
+    });
+    disk.set_faults(Faults::default());
+    eventually("the store is well", || store.health() == Health::Ok);
+}
+
+#[test]
 fn a_full_disk_frees_itself_by_retention() {
     let disk = FaultyDisk::new(1);
     let config = Config {
@@ -1084,4 +1099,23 @@ fn inspect_shows_segments_journal_and_damage_without_a_lock() {
             .expect("it is plain data")
             .contains("\"first_sequence\"")
     );
+}
+
+#[test]
+fn tables_that_are_missing_are_named_and_a_stray_file_in_the_journal_is_passed_over() {
+    let disk = FaultyDisk::new(1);
+    let (store, _) = filled(&disk, 40);
+    wait(store.close());
+    drop(store);
+    for name in ["0.journal", "+0000000000000000001.journal", "notes.txt"] {
+        disk.insert(&format!("journal/{name}"), b"not ours".to_vec());
+    }
+    wait(open(&disk).close());
+    Disk::remove(&disk, "tables.redb").expect("it is there");
+    let error = try_open(&disk)
+        .expect_err("it has no checkpoint")
+        .to_string();
+    assert!(error.contains("tables.redb"), "{error}");
+    let folder = inspect(&(Arc::new(disk) as Arc<dyn Disk>)).expect("it can be read");
+    assert!(folder.journal[0].path.contains("tables.redb"));
 }

@@ -134,3 +134,38 @@ fn a_kill_that_cuts_nothing_off_changes_no_epoch() {
         disk.crash(kind);
     }
 }
+
+#[test]
+fn inspect_says_which_journal_file_is_missing() {
+    let disk = FaultyDisk::new(1);
+    let store = open(&disk);
+    create(&store, "d", 1, TopicSettings::default());
+    let topic = store.topic(&name_of("d")).expect("it was made");
+    let value = "x".repeat(1 << 10);
+    for _ in 0..100 {
+        append(&store, topic.id(), 0, &[&value]).expect("it serves");
+    }
+    let killed = disk.fork();
+    let whole = look(&killed);
+    assert_eq!(damages(&whole), [""; 0]);
+    assert!(whole.journal.len() > 3, "{}", whole.journal.len());
+    let (newest, others) = whole.journal.split_last().expect("there are some");
+    for missing in others {
+        let disk = killed.fork();
+        Disk::remove(&disk, &missing.path).expect("it is there");
+        let said = damages(&look(&disk)).join("; ");
+        let first = missing.first_sequence;
+        assert!(
+            said.contains(&format!("group {first}"))
+                || said.contains(&format!("groups {first} to")),
+            "{first}: {said}"
+        );
+    }
+    let disk = killed.fork();
+    for file in whole.journal.iter() {
+        Disk::remove(&disk, &file.path).expect("it is there");
+    }
+    let said = damages(&look(&disk)).join("; ");
+    assert!(said.contains("it is missing"), "{said}");
+    assert!(!newest.groups.is_empty());
+}

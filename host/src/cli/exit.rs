@@ -135,7 +135,15 @@ impl From<io::Error> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Failure::local(format!("{error:#}"))
+        let mut sentence = String::new();
+        for cause in error.chain().map(ToString::to_string) {
+            // Many errors say their cause themselves.
+            if !sentence.ends_with(&cause) {
+                let colon = if sentence.is_empty() { "" } else { ": " };
+                sentence.extend([colon, &cause]);
+            }
+        }
+        Failure::local(sentence)
     }
 }
 

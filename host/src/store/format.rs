@@ -90,6 +90,13 @@ pub(crate) fn open(disk: &dyn Disk) -> Result<Option<(u64, u32)>, OpenError> {
     }
 }
 
+/// The number that a file's name is, before `suffix`; other ways to write it name no file of ours.
+pub(crate) fn numbered(name: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_suffix(suffix)?;
+    let is_ours = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_ours)
+}
+
 /// Whether the last line is the checksum of those before it.
 fn is_whole(text: &str) -> bool {
     let at = text.rfind("check ").unwrap_or(0);

@@ -16,7 +16,7 @@ use super::journal::operation::Operation;
 use super::journal::scan::{Group, Scan, Scanned};
 use super::journal::{self, FileHeader};
 use super::producer::PartitionKey;
-use super::recovery::list_segments;
+use super::recovery::{list_segments, missing_journal, missing_tables};
 use super::row::Kept;
 use super::segment::{self, HEADER_BYTES, Key, index, read};
 use super::table::{self, Tables};
@@ -291,7 +291,9 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
         .collect();
     // Segments first: a broker that runs beside this has whatever is in one in its journal by now.
     let topics: Vec<TopicFiles> = topics;
-    let kept = kept(&**disk).unwrap_or_default();
+    let kept = kept(&**disk);
+    let checkpoint = kept.as_ref().map(|kept| kept.state);
+    let kept = kept.unwrap_or_default();
     let mut ends = Ends::kept(&kept);
     let files = journal::list(&**disk).map_err(fault(journal::FOLDER))?;
     let journal = files.iter().filter_map(|(first, _)| {
@@ -299,6 +301,23 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     });
     let journal = journal.collect::<io::Result<Vec<_>>>();
     let mut journal = journal.map_err(fault(journal::FOLDER))?;
+    note_gaps(&mut journal);
+    if let Some(checkpoint) = checkpoint
+        && let Some((first, reason)) = missing_journal(&**disk, &kept, &files, &listing)
+        // A running broker that has made another checkpoint meanwhile needs that file no longer.
+        && self::kept(&**disk).is_some_and(|kept| kept.state == checkpoint)
+    {
+        let path = disk.describe(&journal::path_of(first));
+        journal.insert(0, not_there(path, first, reason));
+    }
+    let root = disk.list("").map_err(fault(""))?;
+    let tables = root.iter().find(|entry| entry.name == table::PATH);
+    let tables_bytes = tables.map_or(0, |entry| entry.bytes);
+    if tables_bytes == 0
+        && let Some(reason) = missing_tables(&kept, &files)
+    {
+        journal.insert(0, not_there(disk.describe(table::PATH), 0, reason));
+    }
     let beyond = ends.beyond(&kept, &topics, disk.boot_id());
     // Without the file that goes on where the checkpoint ends, they are not of the same moment.
     let goes_on = kept.state.map_or(1, |state| state.sequence + 1);
@@ -320,16 +339,12 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
         .into_iter()
         .map(|entry| entry.name)
         .filter(|name| name.ends_with(".damaged"));
-    let root = disk.list("").map_err(fault(""))?;
     Ok(Folder {
         format,
         topics,
         journal,
         set_aside: set_aside.collect(),
-        tables_bytes: root
-            .iter()
-            .find(|entry| entry.name == table::PATH)
-            .map_or(0, |entry| entry.bytes),
+        tables_bytes,
     })
 }
 
@@ -499,6 +514,42 @@ fn journal_file(
         }
     }
     Ok(file)
+}
+
+/// Says of each file where the one behind it is missing.
+fn note_gaps(journal: &mut [JournalFile]) {
+    let firsts: Vec<_> = journal.iter().map(|file| file.first_sequence).collect();
+    for (file, following) in journal.iter_mut().zip(firsts.into_iter().skip(1)) {
+        let last = file.groups.last().map(|group| group.sequence + 1);
+        let next = last.unwrap_or(file.first_sequence);
+        if next < following && file.damage.is_empty() {
+            file.damage.push(Damage {
+                at: file.bytes,
+                bytes: 0,
+                reason: format!(
+                    "groups {next} to {} should follow, and no file has them",
+                    following - 1
+                ),
+            });
+        }
+    }
+}
+
+/// A file that should be there.
+fn not_there(path: String, first: u64, reason: String) -> JournalFile {
+    let damage = Damage {
+        at: 0,
+        bytes: 0,
+        reason,
+    };
+    JournalFile {
+        path,
+        first_sequence: first,
+        bytes: 0,
+        has_header: false,
+        groups: Vec::new(),
+        damage: vec![damage],
+    }
 }
 
 fn group_info(group: &Group) -> GroupInfo {

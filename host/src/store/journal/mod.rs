@@ -36,6 +36,7 @@ use bytes::{Buf, BufMut, Bytes};
 use self::group::Frame;
 use self::scan::{Scan, Scanned};
 use crate::io::{Disk, File, read_all};
+use crate::store::format::numbered;
 
 /// The journal's folder.
 pub(crate) const FOLDER: &str = "journal";
@@ -101,15 +102,10 @@ pub(crate) fn path_of(first_sequence: u64) -> String {
 /// The journal's files in order: first sequence and length.
 pub(crate) fn list(disk: &dyn Disk) -> io::Result<Vec<(u64, u64)>> {
     let files = disk.list(FOLDER)?;
-    Ok(files
+    let named = files
         .iter()
-        .filter_map(|file| {
-            Some((
-                file.name.strip_suffix(".journal")?.parse().ok()?,
-                file.bytes,
-            ))
-        })
-        .collect())
+        .filter_map(|file| Some((numbered(&file.name, ".journal")?, file.bytes)));
+    Ok(named.collect())
 }
 
 /// Removes a file whose groups are not needed any more.

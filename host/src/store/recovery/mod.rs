@@ -37,7 +37,7 @@ use super::aside;
 use super::config::Config;
 use super::engine::{Engine, Parts, Work};
 use super::error::OpenError;
-use super::format;
+use super::format::{self, numbered};
 use super::journal;
 use super::journal::operation::Operation;
 use super::journal::scan::{Group, Scanned};
@@ -49,7 +49,7 @@ use super::segment;
 use super::segment::files::Files;
 use super::state::Collected;
 use super::table::{self, Changes, Tables, WriteError};
-use crate::io::{Clock, Disk, is_full};
+use crate::io::{Clock, Disk, Entry, is_full};
 use crate::log::{TableError, TopicId};
 
 /// Segment files: for each partition base and length.
@@ -454,55 +454,92 @@ pub(crate) fn list_segments(disk: &dyn Disk) -> std::io::Result<(Listing, Vec<To
     let mut listing = Listing::default();
     let mut topics = Vec::new();
     for topic in disk.list(segment::FOLDER)? {
-        let Ok(id) = topic.name.parse().map(TopicId) else {
+        let Some(id) = number(&topic.name).map(TopicId) else {
             continue;
         };
         topics.push(id);
-        for partition in disk.list(&segment::topic_folder(id))? {
-            let Ok(number) = partition.name.parse() else {
+        for partition in list_folder(disk, &segment::topic_folder(id))? {
+            let Some(number) = number(&partition.name) else {
                 continue;
             };
-            let files = disk.list(&segment::folder((id, number)))?;
-            let segments = files
-                .iter()
-                .filter_map(|file| {
-                    Some((file.name.strip_suffix(".log")?.parse().ok()?, file.bytes))
-                })
-                .collect();
-            listing.insert((id, number), segments);
+            let files = list_folder(disk, &segment::folder((id, number)))?;
+            let segments = files.iter().filter(|file| !file.is_dir);
+            let segments =
+                segments.filter_map(|file| Some((numbered(&file.name, ".log")?, file.bytes)));
+            listing.insert((id, number), segments.collect());
         }
     }
     Ok((listing, topics))
 }
 
-/// A journal that is missing would look like one that is empty, and tables of
-/// an earlier checkpoint like those of the last one.
+/// A number as a folder's name has it, and no other way to write it.
+fn number<T: std::str::FromStr + ToString>(name: &str) -> Option<T> {
+    let number: T = name.parse().ok()?;
+    (number.to_string() == name).then_some(number)
+}
+
+/// Nothing is in a folder in whose place something else is: what should be there is missing.
+fn list_folder(disk: &dyn Disk, path: &str) -> std::io::Result<Vec<Entry>> {
+    match disk.list(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(Vec::new()),
+        listed => listed,
+    }
+}
+
+/// Refuses a folder that [lacks](missing_journal) the journal behind its checkpoint.
 fn check_journal(
     disk: &dyn Disk,
     kept: &Kept,
     files: &[(u64, u64)],
     listing: &Listing,
 ) -> Result<(), OpenError> {
+    let (path, reason) = match (
+        missing_tables(kept, files),
+        missing_journal(disk, kept, files, listing),
+    ) {
+        (Some(reason), _) => (table::PATH.to_owned(), reason),
+        (None, Some((first, reason))) => (journal::path_of(first), reason),
+        (None, None) => return Ok(()),
+    };
+    Err(OpenError::Damaged {
+        path: disk.describe(&path),
+        reason,
+    })
+}
+
+/// Why the tables are not those of this journal, if they hold no checkpoint that it goes on from.
+pub(crate) fn missing_tables(kept: &Kept, files: &[(u64, u64)]) -> Option<String> {
+    let oldest = files.iter().map(|(first, _)| *first).min()?;
+    (kept.state.is_none() && oldest > 1).then(|| {
+        format!("it is missing or empty; the journal goes on from a checkpoint before group {oldest}, which it should hold")
+    })
+}
+
+/// The journal file that should go on where the checkpoint ends, and how that is known, if it is
+/// not there: a journal that is missing would look like one that is empty, and tables of an earlier
+/// checkpoint like those of the last one.
+pub(crate) fn missing_journal(
+    disk: &dyn Disk,
+    kept: &Kept,
+    files: &[(u64, u64)],
+    listing: &Listing,
+) -> Option<(u64, String)> {
     let wanted = kept.state.map_or(1, |state| state.sequence + 1);
     if files.iter().any(|(first, _)| *first == wanted) {
-        return Ok(());
+        return None;
     }
     // Only a folder that is new, or that a crash left while it was closed, has no such file.
     let is_closed = kept.state.is_none_or(|state| state.closed);
-    let reason = if !is_closed || files.iter().any(|(first, _)| *first > wanted) {
-        format!("it is missing; the last checkpoint ended before group {wanted}")
-    } else if let Some(unknown) = unknown_segment(kept, listing) {
-        format!(
-            "it is missing; the last checkpoint does not know all of {}",
-            disk.describe(&unknown.path())
-        )
-    } else {
-        return Ok(());
-    };
-    Err(OpenError::Damaged {
-        path: disk.describe(&journal::path_of(wanted)),
-        reason,
-    })
+    if !is_closed || files.iter().any(|(first, _)| *first > wanted) {
+        let reason = format!("it is missing; the last checkpoint ended before group {wanted}");
+        return Some((wanted, reason));
+    }
+    let unknown = unknown_segment(kept, listing)?;
+    let reason = format!(
+        "it is missing; the last checkpoint does not know all of {}",
+        disk.describe(&unknown.path())
+    );
+    Some((wanted, reason))
 }
 
 /// A segment with records that the checkpoint does not know of.

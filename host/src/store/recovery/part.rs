@@ -15,7 +15,7 @@ use crate::store::producer::PartitionKey;
 use crate::store::row::PartitionEntry;
 use crate::store::segment::append::Run;
 use crate::store::segment::files::Files;
-use crate::store::segment::{self, AppendFault, Hole, Key, Segment};
+use crate::store::segment::{self, AppendFault, HEADER_BYTES, Hole, Key, Segment};
 
 /// A partition while it is recovered.
 #[derive(Debug)]
@@ -97,11 +97,16 @@ impl Part {
         let (there, missing): (Vec<_>, Vec<_>) = required.into_iter().partition(is_there);
         let is_restored = entry.missing.iter().any(|missing| there.contains(missing));
         segments.extend(there);
-        for (base, _) in &missing {
-            segments.remove(base);
+        for (base, length) in &missing {
+            match found.get(base).is_some_and(|bytes| *bytes > HEADER_BYTES) {
+                // It has a beginning, which a repair can keep.
+                true => segments.insert(*base, *length),
+                false => segments.remove(base),
+            };
         }
         let newest = segments.keys().next_back().copied();
-        let is_open = missing.iter().all(|(base, _)| Some(*base) <= newest);
+        let is_short = |base| missing.iter().any(|(of, _)| Some(*of) == base);
+        let is_open = missing.iter().all(|(base, _)| Some(*base) <= newest) && !is_short(newest);
         let open_from = if is_open { 0 } else { entry.end };
         let existing = |(base, bytes)| {
             let is_newest = Some(base) == newest && base >= open_from;
@@ -157,7 +162,7 @@ impl Part {
 
     /// Where nothing deletes segments, the oldest one must be there.
     pub(crate) fn require_start(&mut self, files: &Files) {
-        let start = self.partition.start();
+        let start = self.partition.extent.start();
         let segments = self.partition.segments_state();
         let is_there = |first| first <= start || segment::is_lost(segments.holes(), start, first);
         let first = segments.list().first().map(|segment| segment.key.base);
