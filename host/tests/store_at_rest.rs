@@ -352,27 +352,66 @@ fn a_disk_that_is_full_at_the_start_is_known_as_full() {
     eventually("there is room", || store.health() == Health::Ok);
 }
 
-#[test]
-fn a_segment_folder_removed_under_a_running_store_lets_the_journal_keep_its_bound() {
+/// Lets something be done to the segments' folder of partition 1 under a running store, and repairs
+/// it, before or after a restart.
+fn check_harm(harm: impl Fn(&Path), is_restarted: bool) {
     let folder = tempfile::tempdir().expect("a folder");
     let open_disk = || -> Arc<dyn Disk> {
         Arc::new(RealDisk::new(folder.path()).expect("the folder can be used"))
     };
     let disk = open_disk();
-    let store = filled(disk.clone());
+    let mut store = filled(disk.clone());
     append_up_to(&store, 40);
-    let segments: &Path = &folder.path().join(FOLDER);
-    std::fs::remove_dir_all(segments).expect("it is there");
+    harm(&folder.path().join(FOLDER));
     press_until_stopped(&store);
     for _ in 0..3 {
         press(&store, || journal_bytes(&*disk));
     }
+    if is_restarted {
+        drop(store);
+        store = open_with(config(), open_disk()).expect("one partition's folder is no other's");
+        assert!(partition(&store, 1).stopped().is_some());
+    }
     repair(&store).expect("it is stopped");
     assert_eq!(left(&store), numbers(30..40));
+    assert_eq!(
+        partition(&store, 1).start(),
+        30,
+        "what was given up is no start"
+    );
     append_up_to(&store, 50);
     wait(store.close());
     drop(store);
     let store = open_with(config(), open_disk()).expect("the folder is whole");
     assert_eq!(partition(&store, 1).stopped(), None);
     assert_eq!(left(&store), numbers(30..50));
+}
+
+#[test]
+fn a_segment_folder_removed_under_a_running_store_lets_the_journal_keep_its_bound() {
+    for is_restarted in [false, true] {
+        let remove = |segments: &Path| std::fs::remove_dir_all(segments).expect("it is there");
+        check_harm(remove, is_restarted);
+    }
+}
+
+#[test]
+fn something_else_in_the_place_of_a_partitions_files_is_put_aside_by_a_repair() {
+    for is_restarted in [false, true] {
+        check_harm(
+            |segments| {
+                std::fs::remove_dir_all(segments).expect("it is there");
+                std::fs::write(segments, "no folder").expect("there is room");
+            },
+            is_restarted,
+        );
+        check_harm(
+            |segments| {
+                let newest = segments.join(format!("{:020}.log", 0));
+                std::fs::remove_file(&newest).expect("it is there");
+                std::fs::create_dir(&newest).expect("there is room");
+            },
+            is_restarted,
+        );
+    }
 }

@@ -368,6 +368,22 @@ fn a_repair_gives_up_what_is_damaged_and_serves_the_rest_for_good() {
 }
 
 #[test]
+fn a_repair_of_a_segment_that_was_cut_keeps_what_is_left_of_it() {
+    let disk = closed(150);
+    let all = segments(&disk, 1);
+    assert!(all.len() > 2);
+    for (path, bytes) in &all {
+        let content = disk.content(path).expect("it is there");
+        for cut in [1, 30] {
+            let fork = disk.fork();
+            fork.insert(path, content[..(bytes - cut) as usize].to_vec());
+            let what = format!("{path} less {cut}");
+            assert_eq!(check_repair(&fork, 150, &what), 1, "{what}");
+        }
+    }
+}
+
+#[test]
 fn a_repair_goes_on_without_a_segment_that_is_gone() {
     let disk = closed(150);
     let all = segments(&disk, 1);

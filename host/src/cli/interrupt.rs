@@ -27,6 +27,14 @@ impl Interrupt {
         })
     }
 
+    /// From now on a limit on the size of files (`ulimit -f`) is an error of the write, as a full
+    /// disk is, and does not end the process.
+    pub(crate) fn survive_file_limit() -> io::Result<()> {
+        let too_large = rustix::process::Signal::XFSZ.as_raw();
+        // Whoever handles a signal is not ended by it, and the handler stays.
+        signal(SignalKind::from_raw(too_large)).map(drop)
+    }
+
     /// From now on the second signal ends the process, whatever it is doing.
     pub(crate) fn end_at_second(output: &Output) -> io::Result<()> {
         let mut interrupt = Interrupt::catch()?;

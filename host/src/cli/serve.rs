@@ -45,6 +45,7 @@ impl Serve {
         }
         let mut interrupt = Interrupt::catch()?;
         Interrupt::end_at_second(output)?;
+        Interrupt::survive_file_limit()?;
         let shutdown = async move { interrupt.next().await };
         Ok(crate::server::run(config, shutdown).await?)
     }

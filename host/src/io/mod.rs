@@ -112,11 +112,12 @@ pub enum LockError {
     },
 }
 
-/// Whether an error says that the disk (or a quota on it) is full.
+/// Whether an error says that the disk (or a quota on it) is full, or that the process may make its
+/// files no longer, which beginning other ones helps against.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
     )
 }
 

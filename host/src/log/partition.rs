@@ -42,7 +42,7 @@ pub trait Partition: fmt::Debug + Send + Sync {
     /// release that stored none): the offset of the next record it wants.
     fn resume(&self, epoch: Option<u32>, offset: u64) -> Resume;
 
-    /// The oldest offset.
+    /// The oldest offset that can be read.
     fn start(&self) -> u64;
 
     /// Behind the newest visible record: the offset that a reader waits for.

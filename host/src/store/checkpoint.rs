@@ -414,7 +414,7 @@ impl Engine {
         Entry {
             row: PartitionEntry {
                 epochs: partition.extent.epochs(),
-                start: partition.start(),
+                start: partition.extent.start(),
                 segment: covered.segment,
                 length: covered.length,
                 end: covered.end,

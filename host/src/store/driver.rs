@@ -625,6 +625,8 @@ impl Shared {
             return;
         }
         times.full_pause = FULL_PAUSE;
+        // Others may have filled it while nobody wrote here.
+        engine.look_whether_full();
         engine.make_reserve();
         engine.keep_spare();
         let journaled = engine.journaled_bytes.load(Ordering::Relaxed);

@@ -16,7 +16,7 @@ use super::partition::Partition;
 use super::partition::segments::Segments;
 use super::partition::stop::{Cause, Repair, Stop};
 use super::segment::append::Run;
-use super::segment::{AppendFault, Fault, Segment};
+use super::segment::{self, AppendFault, Fault, Segment};
 use crate::log::{CatalogChange, Commit, CommitError, Partition as _, TopicId};
 
 impl Engine {
@@ -40,6 +40,12 @@ impl Engine {
         else {
             return Ok(());
         };
+        let keys: Vec<_> = partition.segments().iter().map(|it| it.key).collect();
+        let cleared = self.files.clear_way(partition.key(), &keys);
+        cleared.map_err(|error| {
+            let folder = self.disk.describe(&segment::folder(partition.key()));
+            CommitError::Unreadable(format!("cannot clear the way to {folder}: {error}"))
+        })?;
         self.settle_partition(&partition)?;
         let Some(stop) = partition.service.stop_state() else {
             return Ok(());
@@ -138,7 +144,7 @@ impl Engine {
         &self,
         partition: &Partition,
         stop: &Stop,
-    ) -> Result<Vec<super::segment::Hole>, CommitError> {
+    ) -> Result<Vec<segment::Hole>, CommitError> {
         let segments = partition.segments_state();
         let covered = partition.covered().0;
         let missing = covered.missing.iter();
@@ -158,9 +164,9 @@ impl Engine {
             let found = segments.survey(&self.files, base, segments.end(), holes);
             holes = found.map_err(|fault| unreadable(&fault))?;
             if let Some(segment) = segments.list().iter().find(|it| it.key.base == base)
-                && let Err(error) = self.files.mend_header(segment.key)
+                && let Err(error) = self.files.mend(segment.key, segment.len())
             {
-                tracing::warn!(%error, path = segment.key.path(), "could not mend a segment's header");
+                tracing::warn!(%error, path = segment.key.path(), "could not mend a segment");
             }
         }
         Ok(holes)

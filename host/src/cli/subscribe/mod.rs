@@ -26,7 +26,7 @@ use super::{Connection, Failure, Output, deploy};
 /// Ctrl-C (exit code 0, or 130 where --count or --until-end was not reached) or
 /// until its output is closed. When the broker goes away it reconnects and goes
 /// on where it was, without missing or repeating a record; --timeout limits how
-/// long it tries. Records that retention deleted before they could be read are
+/// long it tries. Records that are gone before they could be read (by retention or a repair) are
 /// reported on standard error.
 #[derive(Debug, Args)]
 pub(crate) struct Subscribe {
@@ -278,7 +278,7 @@ fn describe_gap(topic: &TopicName, gap: &Gap) -> String {
     } = gap;
     if next > expected {
         format!(
-            "{topic}/{partition}: the {} records from offset {expected} on are gone, deleted before they were read; going on with {next}",
+            "{topic}/{partition}: the {} records from offset {expected} on are gone, by retention or a repair, before they were read; going on with {next}",
             next - expected
         )
     } else {

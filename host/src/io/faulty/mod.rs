@@ -436,6 +436,9 @@ impl Disk for FaultyDisk {
     fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
         let state = self.state.lock();
         state.running()?;
+        if state.names.files.contains_key(path) {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
         let name = |of: &str| of.rsplit('/').next().unwrap_or(of).to_owned();
         let files = state
             .names

@@ -32,8 +32,7 @@ use super::producer::PartitionKey;
 use super::segment::files::Files;
 use super::segment::{Hole, Key, Segment};
 use crate::log::{
-    self, Epochs, Partition as _, Read, ReadError, Resume, TailRead, TopicId, WatchGuard, Watcher,
-    Watchers,
+    self, Epochs, Read, ReadError, Resume, TailRead, TopicId, WatchGuard, Watcher, Watchers,
 };
 use crate::metrics::TopicMeters;
 
@@ -178,7 +177,8 @@ impl log::Partition for Partition {
     }
 
     fn start(&self) -> u64 {
-        self.extent.start()
+        // A repair may have given up the first records.
+        self.over_holes(self.extent.start())
     }
 
     fn end(&self) -> u64 {
@@ -190,7 +190,7 @@ impl log::Partition for Partition {
     }
 
     fn next_from(&self, offset: u64) -> u64 {
-        self.over_holes(offset.max(self.start()))
+        self.over_holes(offset.max(self.extent.start()))
     }
 
     fn stopped(&self) -> Option<String> {
@@ -261,7 +261,7 @@ impl Partition {
         let lost = records.segments.give_up(holes.into());
         self.measure(&records.segments);
         let mut keys: Vec<Key> = lost.iter().map(|segment| segment.key).collect();
-        let given_up = records.covered.give_up(records.segments.holes());
+        let given_up = records.covered.give_up(&records.segments);
         keys.extend(given_up.map(|base| records.segments.key_of(base)));
         keys
     }
@@ -350,7 +350,7 @@ impl Partition {
 
     /// The holes that readers still meet.
     pub(crate) fn holes(&self) -> Vec<Hole> {
-        let start = self.start();
+        let start = self.extent.start();
         let holes = self.records.lock().segments.holes().clone();
         let met = holes.iter().filter(|hole| hole.to > start);
         met.copied().collect()

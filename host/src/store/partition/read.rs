@@ -21,7 +21,7 @@ impl Partition {
             return TailRead::Stopped(reason);
         }
         let records = self.records.lock();
-        let (start, end) = (self.start(), self.end());
+        let (start, end) = (self.extent.start(), self.end());
         if offset < start {
             return TailRead::BelowStart { start };
         }
@@ -49,7 +49,7 @@ impl Partition {
             match self.read_segment(offset, bytes_max) {
                 Ok(batches) => return Ok(Read { batches }),
                 // Retention was faster; the next round says so.
-                Err((_, Fault::Missing { .. })) if offset < self.start() => {}
+                Err((_, Fault::Missing { .. })) if offset < self.extent.start() => {}
                 Err((segment, fault)) => return Err(self.fail(&fault, segment)),
             }
         }
@@ -70,8 +70,8 @@ impl Partition {
             let found = self.look(segment, || self.time_in_segment(segment, time_ms, applied));
             match found {
                 Ok(None) => {}
-                Ok(Some(offset)) => return Ok(offset.max(self.start())),
-                Err(Fault::Missing { .. }) if segment.key.base < self.start() => {}
+                Ok(Some(offset)) => return Ok(offset.max(self.extent.start())),
+                Err(Fault::Missing { .. }) if segment.key.base < self.extent.start() => {}
                 Err(fault) => return Err(self.fail(&fault, segment.key.base)),
             }
         }

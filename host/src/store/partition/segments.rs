@@ -43,10 +43,13 @@ pub(crate) struct Covered {
 }
 
 impl Covered {
-    /// Waits no more for the segments of which these holes leave nothing; returns their bases.
-    pub(crate) fn give_up(&mut self, holes: &[Hole]) -> impl Iterator<Item = u64> + use<> {
+    /// Waits no more for the segments of which these holes leave nothing, whose bases it returns,
+    /// nor for those that `segments` go on with: the holes say what they lack.
+    pub(crate) fn give_up(&mut self, segments: &Segments) -> impl Iterator<Item = u64> + use<> {
         let missing = std::mem::take(&mut self.missing).into_iter();
-        let (lost, kept) = missing.partition::<Vec<_>, _>(|(base, _)| is_lost(holes, *base, *base));
+        let (lost, mut kept) =
+            missing.partition::<Vec<_>, _>(|(base, _)| is_lost(&segments.holes, *base, *base));
+        kept.retain(|(base, _)| segments.list.iter().all(|it| it.key.base != *base));
         self.missing = kept;
         lost.into_iter().map(|(base, _)| base)
     }

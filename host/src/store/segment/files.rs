@@ -107,16 +107,24 @@ impl Files {
         true
     }
 
-    /// Writes a segment's header anew where it is damaged: the name says all that is in it.
-    pub(crate) fn mend_header(&self, key: Key) -> io::Result<()> {
+    /// Writes a segment's header anew where it is damaged (the name says all that is in it), and
+    /// gives it the length that it should have: a hole says what is nothing of it.
+    pub(crate) fn mend(&self, key: Key, len: u64) -> io::Result<()> {
         let file = self.open_unchecked(key)?;
         let mut header = [0; HEADER_BYTES as usize];
         let got = file.read_at(&mut header, 0)?;
-        if key.check_header(&header[..got]).is_ok() {
-            return Ok(());
+        let is_headed = key.check_header(&header[..got]).is_ok();
+        let is_short = self.length(key)? < len;
+        if !is_headed {
+            file.write_at(&mut [IoSlice::new(&key.header(0))], 0)?;
         }
-        file.write_at(&mut [IoSlice::new(&key.header(0))], 0)?;
-        file.sync_data()
+        if is_short {
+            file.truncate(len)?;
+        }
+        match is_headed && !is_short {
+            true => Ok(()),
+            false => file.sync_data(),
+        }
     }
 
     fn opened(&self, key: Key) -> Option<Arc<dyn File>> {
@@ -173,6 +181,27 @@ impl Files {
             match self.disk.remove(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts aside what is no folder where a partition's must be, and what is a folder where one of
+    /// its segments must be.
+    pub(crate) fn clear_way(&self, partition: PartitionKey, keys: &[Key]) -> io::Result<()> {
+        self.forget_folder(partition);
+        let is_folder = |path: &str| match self.disk.list(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
+            listed => listed.map(|_| true),
+        };
+        for path in [topic_folder(partition.0), folder(partition)] {
+            if !is_folder(&path)? {
+                self.disk.rename(&path, &format!("{path}.damaged"))?;
+            }
+        }
+        for key in keys {
+            if is_folder(&key.path())? {
+                self.set_aside(*key);
             }
         }
         Ok(())

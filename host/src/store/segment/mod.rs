@@ -178,7 +178,12 @@ impl Lasts {
     fn of(error: &io::Error) -> Lasts {
         match error.kind() {
             _ if is_short_of_files(error) => Lasts::AMoment,
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Lasts::UntilChanged,
+            // Something is not there, or something else is in its place.
+            io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::AlreadyExists => Lasts::UntilChanged,
             _ => Lasts::Maybe,
         }
     }

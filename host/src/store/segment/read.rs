@@ -319,11 +319,14 @@ pub(crate) fn survey(
     marks: &[Position],
 ) -> Result<Vec<Hole>, Fault> {
     let mut reader = Reader::of_any(files, key, len)?;
+    // It may have been cut.
+    let found = reader.file.len();
+    reader.len = len.min(found.map_err(|error| files.fault(key, &error))?);
     let mut holes: Vec<Hole> = Vec::new();
     let wanted = Wanted {
         offset: 0,
         bytes_max: CHUNK_BYTES_MAX,
-        len,
+        len: reader.len,
     };
     while reader.next.offset < until {
         let before = reader.next;
