@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eddy::io::{Clock, Disk, RealDisk, SystemClock};
-use eddy::log::{Commit, Delta, StateChange, StateId, Ticket};
+use eddy::log::{Commit, Delta, Log as _, StateChange, StateId, Ticket};
 use eddy::store::{Config, Store};
 
 const KEYS: u64 = 1_000_000;

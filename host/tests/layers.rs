@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["http", "ws", "broker", "store", "plugin"]),
     ("http", &["broker", "io", "metrics"]),
     ("ws", &["broker", "metrics"]),
-    ("broker", &["log", "store", "plugin", "io", "metrics"]),
+    ("broker", &["log", "plugin", "io", "metrics"]),
     ("store", &["log", "io", "metrics"]),
     ("log", &["metrics"]),
     ("plugin", &["metrics"]),

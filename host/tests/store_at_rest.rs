@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eddy::io::{Call, CrashKind, Disk, Faults, FaultyDisk, RealDisk};
-use eddy::log::{CatalogChange, Commit, CommitError, Committed, Health, Partition};
+use eddy::log::{CatalogChange, Commit, CommitError, Committed, Health, Log as _, Partition};
 use eddy::store::{Config, Store};
 use eddy_protocol::frame::TopicSettings;
 use store_kit::*;
@@ -33,7 +33,7 @@ fn open_small(disk: &FaultyDisk) -> Store {
 }
 
 fn partition(store: &Store, number: u32) -> Arc<dyn Partition> {
-    let topic = store.topic(&name_of("t")).expect("it was made");
+    let topic = store.topics().by_name(&name_of("t")).expect("it was made");
     topic.partition(number).expect("it has two")
 }
 
@@ -268,7 +268,10 @@ fn a_store_with_few_descriptors_goes_on_and_one_without_any_waits() {
     wait(store.close());
     drop(store);
     let store = open();
-    let topic = store.topic(&name_of("many")).expect("it was made");
+    let topic = store
+        .topics()
+        .by_name(&name_of("many"))
+        .expect("it was made");
     for partition in topic.partitions().iter() {
         assert_eq!(partition.stopped(), None);
         let rounds: Vec<String> = (0..3)

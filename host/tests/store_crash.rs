@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, ManualClock};
-use eddy::log::{Append, CatalogChange, Commit, CommitError, Health, Topic, TopicId, Watcher};
+use eddy::log::{Log as _, Append, CatalogChange, Commit, CommitError, Health, Topic, TopicId, Watcher};
 use eddy::store::inspect::inspect;
 use eddy::store::{Config, OpenError, Store};
 use eddy_protocol::ProducerStamp;
@@ -18,7 +18,7 @@ use store_kit::*;
 const TABLES: &str = "tables.redb";
 
 fn topic(store: &Store) -> Arc<Topic> {
-    store.topic(&name_of("t")).expect("it was made")
+    store.topics().by_name(&name_of("t")).expect("it was made")
 }
 
 fn expected(partition: u32, numbers: std::ops::Range<u32>) -> Vec<String> {
@@ -261,15 +261,21 @@ fn a_topic_whose_creation_is_lost_keeps_its_records_under_another_name() {
         ruin_group(&disk, 0);
         for _ in 0..3 {
             let store = open(&disk);
-            assert!(store.topic(&name_of("t")).is_none(), "nothing says so");
-            let lost = store.topic(&name_of("lost-1")).expect("its records do");
+            assert!(
+                store.topics().by_name(&name_of("t")).is_none(),
+                "nothing says so"
+            );
+            let lost = store
+                .topics()
+                .by_name(&name_of("lost-1"))
+                .expect("its records do");
             assert_eq!(lost.id(), id);
             for partition in lost.partitions().iter() {
                 assert_eq!(values(&**partition), expected(partition.number(), 0..20));
             }
             let other = create(
                 &store,
-                &format!("u{}", store.topics().len()),
+                &format!("u{}", store.topics().all().len()),
                 1,
                 kept(durability),
             );
@@ -525,7 +531,7 @@ fn a_panic_in_a_thread_of_the_store_fails_it_and_leaves_nobody_waiting() {
     ));
     wait(store.close());
     drop((topic, store));
-    assert_eq!(open(&disk).topics()[0].partitions()[0].end(), 1);
+    assert_eq!(open(&disk).topics().all()[0].partitions()[0].end(), 1);
 }
 
 #[test]

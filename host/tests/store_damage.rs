@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use eddy::io::{Disk, FaultyDisk};
-use eddy::log::{Append, Commit, Table};
+use eddy::log::{Append, Commit, Log as _, State as _, Table};
 use eddy::store::inspect::inspect;
 use eddy_protocol::frame::{Durability, TopicSettings};
 use store_kit::*;
@@ -31,7 +31,8 @@ fn folder(disk: &FaultyDisk) -> Written {
     for round in 0..3 {
         let store = open(disk);
         let topic = store
-            .topic(&name_of("t"))
+            .topics()
+            .by_name(&name_of("t"))
             .unwrap_or_else(|| create(&store, "t", PARTITIONS, TopicSettings::default()));
         for n in 0..60u32 {
             let partition = n % PARTITIONS;
@@ -75,7 +76,7 @@ fn check(disk: &FaultyDisk, written: &Written) -> &'static str {
     let Ok(store) = try_open(disk) else {
         return "not opened";
     };
-    let Some(topic) = store.topic(&name_of("t")) else {
+    let Some(topic) = store.topics().by_name(&name_of("t")) else {
         panic!("the topic is gone and nobody says so")
     };
     // Whatever else is lost with the journal's end, all partitions tell of it.
@@ -217,7 +218,7 @@ fn killed() -> (FaultyDisk, Killed) {
         }
         for n in 0..90u32 {
             for name in ["t", name] {
-                let topic = store.topic(&name_of(name)).expect("it was made");
+                let topic = store.topics().by_name(&name_of(name)).expect("it was made");
                 let partition = &topic.partitions()[(n % PARTITIONS) as usize];
                 let value = format!("{name}/{n}/{}", partition.end());
                 append(&store, topic.id(), partition.number(), &[&value]).expect("there is room");
@@ -225,7 +226,7 @@ fn killed() -> (FaultyDisk, Killed) {
         }
     }
     for name in ["t", "m"] {
-        let topic = store.topic(&name_of(name)).expect("it was made");
+        let topic = store.topics().by_name(&name_of(name)).expect("it was made");
         let partitions = topic.partitions();
         let records = partitions.iter().map(|partition| values(&**partition));
         killed.insert(
@@ -248,9 +249,9 @@ fn check_killed(disk: &FaultyDisk, killed: &Killed) -> Option<Vec<String>> {
     let store = try_open(disk).ok()?;
     let mut outcomes = Vec::new();
     for (name, (id, epoch, records)) in killed {
-        let topic = store.topic(&name_of(name));
+        let topic = store.topics().by_name(&name_of(name));
         let is_lost = topic.is_none();
-        let topic = topic.or_else(|| store.topic(&name_of(&format!("lost-{id}"))));
+        let topic = topic.or_else(|| store.topics().by_name(&name_of(&format!("lost-{id}"))));
         let topic = topic.unwrap_or_else(|| panic!("topic {name} is gone and nobody says so"));
         for partition in topic.partitions().iter() {
             let expected = &records[partition.number() as usize];
@@ -349,7 +350,8 @@ fn files_that_are_cut_short_or_gone_give_an_error_or_the_right_records() {
 fn check_cut(disk: &FaultyDisk, written: &Written, what: &str) {
     let Ok(store) = try_open(disk) else { return };
     let topic = store
-        .topic(&name_of("t"))
+        .topics()
+        .by_name(&name_of("t"))
         .unwrap_or_else(|| panic!("{what}: the topic is gone"));
     for partition in topic.partitions().iter() {
         let Ok(found) = read_all(&**partition) else {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, ManualClock, RealDisk};
 use eddy::log::{
-    Append, CatalogChange, Commit, CommitError, Expect, ExpectedValue, Health, ReadError, Table,
-    TailRead, Topic, TopicId, Watcher,
+    Append, CatalogChange, Commit, CommitError, Expect, ExpectedValue, Health, Log as _, ReadError,
+    State as _, Table, TailRead, Topic, TopicId, Watcher,
 };
 use eddy::store::inspect::inspect;
 use eddy::store::{Config, OpenError, Store};
@@ -46,7 +46,8 @@ fn what_was_committed_is_there_after_closing_and_after_dropping() {
     for round in 0..6 {
         let store = open_with(small(), disk()).expect("the folder is whole");
         let topic = store
-            .topic(&name_of("t"))
+            .topics()
+            .by_name(&name_of("t"))
             .unwrap_or_else(|| create(&store, "t", 2, TopicSettings::default()));
         for n in 0..40 {
             let value = format!("{round}/{n}");
@@ -69,7 +70,7 @@ fn what_was_committed_is_there_after_closing_and_after_dropping() {
         }
         drop((topic, store));
         let store = open_with(small(), disk()).expect("the folder is whole");
-        let topic = store.topic(&name_of("t")).expect("it was made");
+        let topic = store.topics().by_name(&name_of("t")).expect("it was made");
         assert_eq!(values(&*topic.partitions()[1]), expected);
         assert_eq!(
             wait(store.get(Table::Cursors, b"round")),
@@ -134,7 +135,7 @@ fn a_torn_tail_is_cut_and_everything_before_it_is_there() {
         let content = fork.content(&path).expect("the journal is there");
         fork.insert(&path, content[..(bytes - cut) as usize].to_vec());
         let store = open(&fork);
-        let topic = store.topic(&name_of("t")).expect("it was made");
+        let topic = store.topics().by_name(&name_of("t")).expect("it was made");
         assert_eq!(values(&*topic.partitions()[0]), expected(0, 10));
         assert_eq!(values(&*topic.partitions()[1]), expected(1, 10));
         assert_eq!(
@@ -154,7 +155,8 @@ fn a_torn_tail_is_cut_and_everything_before_it_is_there() {
         assert_eq!(
             values(
                 &*store
-                    .topic(&name_of("t"))
+                    .topics()
+                    .by_name(&name_of("t"))
                     .expect("it was made")
                     .partitions()[2]
             ),
@@ -172,7 +174,7 @@ fn a_corrupted_tail_is_cut_and_the_epoch_tells() {
     disk.corrupt(&path, bytes - 300, &[0xee; 290]);
     disk.remove_all("topics");
     let store = open(&disk);
-    let topic = store.topic(&name_of("t")).expect("it was made");
+    let topic = store.topics().by_name(&name_of("t")).expect("it was made");
     let partitions = topic.partitions();
     assert_eq!(values(&*partitions[0]), expected(0, 10));
     assert!(values(&*partitions[2]).len() < 10);
@@ -200,7 +202,7 @@ fn damage_in_the_middle_of_the_journal_loses_nothing_while_segments_have_it() {
         fork.corrupt(&path, at, &vec![0x5a; length]);
         for _ in 0..2 {
             let store = open(&fork);
-            let topic = store.topic(&name_of("t")).expect("it was made");
+            let topic = store.topics().by_name(&name_of("t")).expect("it was made");
             for partition in topic.partitions().iter() {
                 assert_eq!(partition.stopped(), None, "{length} bytes at {at}");
                 assert_eq!(
@@ -236,7 +238,7 @@ fn damage_in_the_middle_that_no_segment_heals_stops_one_partition_until_it_is_re
         .for_each(|path| disk.remove(path).expect("the segment is there"));
     for round in 0..3 {
         let store = open(&disk);
-        let topic = store.topic(&name_of("t")).expect("it was made");
+        let topic = store.topics().by_name(&name_of("t")).expect("it was made");
         let partitions = topic.partitions();
         assert_eq!(values(&*partitions[0])[..30], expected(0, 30));
         assert_eq!(values(&*partitions[2]), expected(2, 30));
@@ -283,7 +285,8 @@ fn damage_in_the_middle_that_no_segment_heals_stops_one_partition_until_it_is_re
     }
     let store = open(&disk);
     let partition = store
-        .topic(&name_of("t"))
+        .topics()
+        .by_name(&name_of("t"))
         .expect("it was made")
         .partitions()[1]
         .clone();
@@ -299,7 +302,7 @@ fn damage_in_a_segment_stops_its_partition_when_it_is_read_and_leaves_the_others
     let path = format!("topics/{id}/1/{:020}.log", 0);
     disk.corrupt(&path, 1000, &[1, 2, 3]);
     let store = open(&disk);
-    let topic = store.topic(&name_of("t")).expect("it was made");
+    let topic = store.topics().by_name(&name_of("t")).expect("it was made");
     let partitions = topic.partitions();
     let error = read_all(&*partitions[1])
         .expect_err("it is damaged")
@@ -337,7 +340,7 @@ fn a_missing_or_damaged_index_is_made_anew() {
         }
     }
     let store = open(&disk);
-    let topic = store.topic(&name_of("t")).expect("it was made");
+    let topic = store.topics().by_name(&name_of("t")).expect("it was made");
     for partition in topic.partitions().iter() {
         assert_eq!(values(&**partition), expected(partition.number(), 100));
         for offset in 0..100 {
@@ -504,7 +507,8 @@ fn retention_by_age_goes_by_the_time_of_append_also_over_a_restart() {
     disk.crash(CrashKind::Machine);
     let store = open_with(config(), Arc::new(disk.clone())).expect("the folder is whole");
     let partition = store
-        .topic(&name_of("t"))
+        .topics()
+        .by_name(&name_of("t"))
         .expect("it was made")
         .partitions()[0]
         .clone();
@@ -513,7 +517,8 @@ fn retention_by_age_goes_by_the_time_of_append_also_over_a_restart() {
         (100, vec!["young".to_owned()])
     );
     let kept = store
-        .topic(&name_of("kept"))
+        .topics()
+        .by_name(&name_of("kept"))
         .expect("it was made")
         .partitions()[0]
         .clone();
@@ -581,7 +586,10 @@ fn a_failed_sync_fails_the_store_and_never_acknowledges() {
 #[test]
 fn what_is_there_after_a_failed_sync_and_a_restart_is_there_after_a_power_cut() {
     let found = |disk: &FaultyDisk| {
-        let topic = open(disk).topic(&name_of("t")).expect("it was made");
+        let topic = open(disk)
+            .topics()
+            .by_name(&name_of("t"))
+            .expect("it was made");
         values(&*topic.partitions()[0])
     };
     for seed in 0..20 {
@@ -638,7 +646,8 @@ fn a_repeat_gets_its_first_offset_also_after_a_restart_and_an_older_epoch_is_ref
     }
     assert_eq!(
         store
-            .topic(&name_of("t"))
+            .topics()
+            .by_name(&name_of("t"))
             .expect("it was made")
             .partitions()[0]
             .end(),
@@ -678,7 +687,8 @@ fn memory_records_survive_a_kill_and_a_lost_machine_changes_the_epoch() {
     disk.crash(CrashKind::Process);
     let store = open(&disk);
     let partition = store
-        .topic(&name_of("t"))
+        .topics()
+        .by_name(&name_of("t"))
         .expect("it was made")
         .partitions()[0]
         .clone();
@@ -688,7 +698,8 @@ fn memory_records_survive_a_kill_and_a_lost_machine_changes_the_epoch() {
     disk.crash(CrashKind::Machine);
     let store = open(&disk);
     let partition = store
-        .topic(&name_of("t"))
+        .topics()
+        .by_name(&name_of("t"))
         .expect("it was made")
         .partitions()[0]
         .clone();
@@ -702,7 +713,8 @@ fn memory_records_survive_a_kill_and_a_lost_machine_changes_the_epoch() {
     disk.crash(CrashKind::Process);
     assert_eq!(
         open(&disk)
-            .topic(&name_of("t"))
+            .topics()
+            .by_name(&name_of("t"))
             .expect("it was made")
             .partitions()[0]
             .epoch(),
@@ -768,7 +780,8 @@ fn a_commit_is_refused_as_a_whole_when_a_value_or_an_append_is_not_as_expected()
     assert_eq!(
         values(
             &*store
-                .topic(&name_of("t"))
+                .topics()
+                .by_name(&name_of("t"))
                 .expect("it was made")
                 .partitions()[0]
         ),
@@ -840,7 +853,7 @@ fn tables_are_read_in_order_over_memory_and_disk() {
 fn a_deleted_topic_frees_its_files_and_its_id_is_not_given_again() {
     let disk = FaultyDisk::new(1);
     let (store, id) = filled(&disk, 20);
-    let topic = store.topic(&name_of("t")).expect("it was made");
+    let topic = store.topics().by_name(&name_of("t")).expect("it was made");
     let delete = || Commit {
         catalog: vec![CatalogChange::Delete { topic: id }],
         ..Commit::default()
@@ -866,7 +879,8 @@ fn a_deleted_topic_frees_its_files_and_its_id_is_not_given_again() {
     assert_eq!(
         values(
             &*store
-                .topic(&name_of("t"))
+                .topics()
+                .by_name(&name_of("t"))
                 .expect("it was made")
                 .partitions()[0]
         ),
@@ -903,7 +917,7 @@ fn a_topic_grows_and_keeps_what_it_has() {
     append(&store, id, 1023, &["last"]).expect("it is there");
     drop(store);
     let store = open(&disk);
-    let topic = store.topic(&name_of("t")).expect("it was made");
+    let topic = store.topics().by_name(&name_of("t")).expect("it was made");
     assert_eq!(
         (topic.partitions().len(), topic.settings().durability),
         (1024, Durability::Memory)
@@ -983,30 +997,6 @@ fn a_commit_is_answered_before_watchers_are_told() {
         answer.expect("an answer").expect("there is room");
         release.send(()).expect("the watcher waits");
     }
-}
-
-#[test]
-fn blobs_are_whole_or_an_error() {
-    let disk = FaultyDisk::new(1);
-    let store = open(&disk);
-    let blobs = store.blobs();
-    assert_eq!(blobs.read("a").expect("the disk works"), None);
-    blobs.write("a", b"first").expect("there is room");
-    blobs.write("a", b"second").expect("there is room");
-    drop(store);
-    disk.crash(CrashKind::Machine);
-    assert_eq!(
-        blobs.read("a").expect("it is whole"),
-        Some(Bytes::from("second"))
-    );
-    assert_eq!(blobs.list().expect("the disk works"), ["a"]);
-    for name in ["", "../a", ".a", "a/b", "a.new"] {
-        blobs.write(name, b"x").expect_err("the name is bad");
-    }
-    disk.corrupt("blobs/a", 2, b"X");
-    blobs.read("a").expect_err("it is damaged");
-    assert!(blobs.delete("a").expect("the disk works"));
-    assert!(!blobs.delete("a").expect("the disk works"));
 }
 
 #[test]

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use eddy::broker::Blobs;
 use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, RealDisk};
 use eddy::log::{
-    Append, CatalogChange, Change, Commit, Partition, Producer, ReadError, Table, TopicId,
+    Append, CatalogChange, Change, Commit, Log as _, Partition, Producer, ReadError, State as _,
+    Table, TopicId,
 };
 use eddy::store::Store;
 use eddy_protocol::ProducerStamp;
@@ -25,9 +27,17 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
+fn disk(folder: &Path) -> Arc<dyn Disk> {
+    Arc::new(RealDisk::new(folder).expect("the folder can be used"))
+}
+
 fn open_folder(folder: &Path) -> Store {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(folder).expect("the folder can be used"));
-    open_with(small(), disk).expect("the folder is whole")
+    open_with(small(), disk(folder)).expect("the folder is whole")
+}
+
+/// The broker keeps its plugins there.
+fn blobs(folder: &Path) -> Blobs {
+    Blobs::new(disk(folder))
 }
 
 fn settings() -> TopicSettings {
@@ -42,7 +52,8 @@ fn settings() -> TopicSettings {
 /// One round of writing; the second one stays in the journal.
 fn fill(store: &Store, round: u32) {
     let topic = store
-        .topic(&name_of("quakes"))
+        .topics()
+        .by_name(&name_of("quakes"))
         .unwrap_or_else(|| create(store, "quakes", 2, settings()));
     let producer = wait(store.open_producer(Some("fixture"))).expect("there is room");
     for n in 0..40u32 {
@@ -79,7 +90,8 @@ fn damage_and_repair(folder: &Path, store: &Store, topic: TopicId, partition: u3
     bytes[middle..middle + 64].fill(0x55);
     fs::write(&path, bytes).expect("it can be written");
     let damaged = store
-        .topic_by_id(topic)
+        .topics()
+        .by_id(topic)
         .and_then(|topic| topic.partition(partition))
         .expect("it was made");
     let found = read_all(&*damaged);
@@ -241,6 +253,7 @@ fn verify_all_kinds(folder: &Path) {
         let store = open_folder(folder);
         let found: Vec<String> = store
             .topics()
+            .all()
             .iter()
             .map(|it| it.uuid().to_string())
             .collect();
@@ -251,11 +264,15 @@ fn verify_all_kinds(folder: &Path) {
         uuids = found;
         let names: Vec<String> = store
             .topics()
+            .all()
             .iter()
             .map(|topic| topic.name().to_string())
             .collect();
         assert_eq!(names, ["late", "live", "many"]);
-        let many = store.topic(&name_of("many")).expect("it was made");
+        let many = store
+            .topics()
+            .by_name(&name_of("many"))
+            .expect("it was made");
         assert_eq!(many.settings().retention_bytes, settings().retention_bytes);
         for (number, partition) in (0u32..).zip(many.partitions().iter()) {
             let others = if number == 1 { 10 } else { 0 };
@@ -280,7 +297,10 @@ fn verify_all_kinds(folder: &Path) {
             let newest = partition.offset_at_time(i64::from(BEFORE));
             assert_eq!(newest, Ok(partition.end()), "no record is so new");
         }
-        let live = store.topic(&name_of("live")).expect("it was made");
+        let live = store
+            .topics()
+            .by_name(&name_of("live"))
+            .expect("it was made");
         assert_eq!(live.partitions().len(), 2);
         assert_eq!(live.partitions()[0].end(), 20);
         verify_rows(&store);
@@ -336,8 +356,7 @@ fn write_fixture(folder: &Path) {
     drop(fs::remove_dir_all(folder));
     let store = open_folder(folder);
     fill(&store, 0);
-    store
-        .blobs()
+    blobs(folder)
         .write("plugin", b"not really one")
         .expect("there is room");
     wait(store.close());
@@ -365,7 +384,10 @@ fn copy(from: &Path, to: &Path) {
 fn verify(folder: &Path) {
     for _ in 0..2 {
         let store = open_folder(folder);
-        let topic = store.topic(&name_of("quakes")).expect("it was made");
+        let topic = store
+            .topics()
+            .by_name(&name_of("quakes"))
+            .expect("it was made");
         assert_eq!(
             (topic.partitions().len(), topic.settings()),
             (2, settings())
@@ -384,7 +406,7 @@ fn verify(folder: &Path) {
             Ok(Some(Bytes::from("1/39")))
         );
         assert_eq!(
-            store.blobs().read("plugin").expect("it is whole"),
+            blobs(folder).read("plugin").expect("it is whole"),
             Some(Bytes::from("not really one"))
         );
         let stamp = ProducerStamp {
@@ -462,7 +484,10 @@ fn a_crash_while_an_old_folder_is_renewed_loses_nothing() {
         disk.crash(CrashKind::Machine);
         disk.set_faults(Faults::default());
         let store = try_open(&disk).unwrap_or_else(|error| panic!("stopped at {stop}: {error}"));
-        let topic = store.topic(&name_of("quakes")).expect("it was made");
+        let topic = store
+            .topics()
+            .by_name(&name_of("quakes"))
+            .expect("it was made");
         assert_eq!(
             values(&*topic.partitions()[1]).len(),
             160,

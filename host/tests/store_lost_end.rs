@@ -7,7 +7,7 @@ mod store_kit;
 use std::sync::Arc;
 
 use eddy::io::{CrashKind, Disk, FaultyDisk};
-use eddy::log::Partition;
+use eddy::log::{Log as _, Partition};
 use eddy::store::Store;
 use eddy::store::inspect::{Folder, inspect};
 use eddy_protocol::frame::{Durability, TopicSettings};
@@ -40,7 +40,7 @@ fn value(name: &str, partition: u32, n: u32) -> String {
 }
 
 fn partitions(store: &Store) -> Vec<Arc<dyn Partition>> {
-    let topics = NAMES.map(|name| store.topic(&name_of(name)).expect("it was made"));
+    let topics = NAMES.map(|name| store.topics().by_name(&name_of(name)).expect("it was made"));
     let partitions = topics.iter().flat_map(|topic| topic.partitions().to_vec());
     partitions.collect()
 }
@@ -140,7 +140,7 @@ fn inspect_says_which_journal_file_is_missing() {
     let disk = FaultyDisk::new(1);
     let store = open(&disk);
     create(&store, "d", 1, TopicSettings::default());
-    let topic = store.topic(&name_of("d")).expect("it was made");
+    let topic = store.topics().by_name(&name_of("d")).expect("it was made");
     let value = "x".repeat(1 << 10);
     for _ in 0..100 {
         append(&store, topic.id(), 0, &[&value]).expect("it serves");

@@ -3,7 +3,7 @@
 mod store_kit;
 
 use eddy::io::{CrashKind, FaultyDisk};
-use eddy::log::{Append, Commit, ReadError, TailRead};
+use eddy::log::{Log as _, Append, Commit, ReadError, TailRead};
 use eddy_protocol::frame::TopicSettings;
 use proptest::prelude::*;
 use store_kit::*;
@@ -49,7 +49,7 @@ proptest! {
                     let values: Vec<String> =
                         (0..count).map(|n| format!("{}{}", model.len() + n, "x".repeat(length))).collect();
                     let refs: Vec<&str> = values.iter().map(String::as_str).collect();
-                    let topic = store.topic(&name_of("t")).expect("it was made").id();
+                    let topic = store.topics().by_name(&name_of("t")).expect("it was made").id();
                     let append = Append { topic, partition: 0, batch: batch(&refs, timestamp, None) };
                     let committed = wait(store.commit(Commit { appends: vec![append], ..Commit::default() }));
                     prop_assert_eq!(committed.expect("there is room").appends[0].offset, Some(model.len() as u64));
@@ -65,7 +65,7 @@ proptest! {
                 }
             }
         }
-        let partition = store.topic(&name_of("t")).expect("it was made").partitions()[0].clone();
+        let partition = store.topics().by_name(&name_of("t")).expect("it was made").partitions()[0].clone();
         let end = model.len() as u64;
         prop_assert_eq!(partition.end(), end);
         for offset in 0..end {

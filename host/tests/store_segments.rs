@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use eddy::io::{Call, CrashKind, Disk, Faults, FaultyDisk};
 use eddy::log::{
-    Append, CatalogChange, Commit, CommitError, Committed, Health, Partition, ReadError, Topic,
+    Append, CatalogChange, Commit, CommitError, Committed, Health, Log as _, Partition, ReadError,
+    Topic,
 };
 use eddy::store::Store;
 use eddy_protocol::frame::TopicSettings;
@@ -22,7 +23,7 @@ const TOO_MANY_OPEN: i32 = 24;
 
 /// The topic of these tests.
 fn topic(store: &Store) -> Arc<Topic> {
-    store.topic(&name_of("t")).expect("it was made")
+    store.topics().by_name(&name_of("t")).expect("it was made")
 }
 
 /// Values that tell where they belong.

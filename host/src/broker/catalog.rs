@@ -143,15 +143,16 @@ impl Broker {
 
     /// The names of all topics, in order.
     pub fn topic_names(&self) -> Vec<TopicName> {
-        let topics = self.store.topics();
+        let topics = self.log.topics().all();
         let mut names: Vec<_> = topics.iter().map(|topic| topic.name().clone()).collect();
         names.sort_unstable();
         names
     }
 
     pub(super) fn topic(&self, name: &TopicName) -> Result<Arc<Topic>, WireError> {
-        self.store
-            .topic(name)
+        self.log
+            .topics()
+            .by_name(name)
             .ok_or_else(|| refusal::unknown_topic(name))
     }
 
@@ -174,7 +175,7 @@ impl Broker {
             catalog: vec![change],
             ..Commit::default()
         };
-        self.store
+        self.log
             .commit(commit)
             .await
             .map_err(|error| refusal::of_commit(&error))?;
@@ -187,7 +188,7 @@ impl Broker {
         partitions: usize,
         topics: usize,
     ) -> Result<(), WireError> {
-        let existing = self.store.topics();
+        let existing = self.log.topics().all();
         let topic_count = existing.len();
         let partition_count: usize = existing.iter().map(|topic| topic.partitions().len()).sum();
         if topic_count + topics > self.config.topics_max {

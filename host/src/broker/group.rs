@@ -185,11 +185,11 @@ impl Broker {
     pub async fn cursors(&self, request: &Cursors) -> Result<Vec<Cursor>, WireError> {
         check_group(&request.group)?;
         let mut topics: Vec<Arc<Topic>> = match &request.topic {
-            Some(name) => self.store.topic(name).into_iter().collect(),
+            Some(name) => self.log.topics().by_name(name).into_iter().collect(),
             None => {
                 let ids = self.groups.topics_of(&request.group);
                 ids.into_iter()
-                    .filter_map(|id| self.store.topic_by_id(id))
+                    .filter_map(|id| self.log.topics().by_id(id))
                     .collect()
             }
         };
@@ -216,7 +216,7 @@ impl Broker {
     /// The groups that have cursors, in the order of their names.
     pub fn list_groups(&self) -> Vec<GroupInfo> {
         let known = self.groups.0.lock();
-        let name = |topic: &TopicId| Some(self.store.topic_by_id(*topic)?.name().clone());
+        let name = |topic: &TopicId| Some(self.log.topics().by_id(*topic)?.name().clone());
         let groups = known.by_name.iter().map(|(group, topics)| {
             let committed = topics.iter().filter(|(_, it)| it.has_cursors);
             let mut topics: Vec<_> = committed.filter_map(|(topic, _)| name(topic)).collect();
@@ -252,7 +252,7 @@ impl Broker {
     }
 
     async fn rows(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, WireError> {
-        let rows = self.store.scan(Table::Cursors, prefix).await;
+        let rows = self.state.scan(Table::Cursors, prefix).await;
         rows.map_err(|error| refusal::of_table(&error))
     }
 
@@ -273,7 +273,7 @@ impl Broker {
     /// present form, and removes those of topics that are no more.
     pub(super) async fn find_groups(&self) -> anyhow::Result<()> {
         let mut changes = Vec::new();
-        for (key, value) in self.store.scan(Table::Cursors, b"").await? {
+        for (key, value) in self.state.scan(Table::Cursors, b"").await? {
             let (key, value) = match present_form(&key, &value) {
                 None => (key, value),
                 Some((new_key, new_value)) => {
@@ -286,7 +286,7 @@ impl Broker {
                 tracing::warn!(key = %key.escape_ascii(), value = %value.escape_ascii(), "a group's cursor can't be read; it is left as it is");
                 continue;
             };
-            match self.store.topic_by_id(topic) {
+            match self.log.topics().by_id(topic) {
                 Some(_) => self.groups.0.lock().count(topic, group),
                 None => changes.push(delete(key)),
             }

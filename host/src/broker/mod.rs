@@ -1,9 +1,10 @@
 //! The domain: topics, producers, subscriptions, groups, plugins and deployments.
 //!
 //! Fronts call it and nothing else; every refusal is a [`WireError`] with a code
-//! of the public table. It knows nothing of sockets and HTTP, and never opens a
-//! file: what must last goes through the store.
+//! of the public table. It knows nothing of sockets and HTTP, and keeps nothing
+//! itself but artefacts of plugins: what else must last goes through the log.
 
+mod blob;
 mod budget;
 mod catalog;
 mod deployment;
@@ -27,9 +28,10 @@ use eddy_protocol::WireError;
 
 use crate::io::Clock;
 pub use crate::log::Health;
+use crate::log::{Log, State};
 use crate::plugin::{Digest, Engine, Plugin};
-use crate::store::Store;
 
+pub use blob::Blobs;
 pub use budget::{Budget, Held, owned};
 pub use deployment::Config as DeploymentConfig;
 pub use fetch::{Awaited, Bounds};
@@ -87,10 +89,24 @@ impl Default for Config {
 /// How long an answer waits for memory before it is refused.
 const ANSWER_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// What the broker works with.
+pub struct Engines {
+    /// Takes commits.
+    pub log: Arc<dyn Log>,
+    /// Has what they changed besides records.
+    pub state: Arc<dyn State>,
+    /// Where artefacts of plugins are.
+    pub blobs: Blobs,
+    /// Runs plugins.
+    pub plugins: Engine,
+}
+
 /// The broker. Shared as an `Arc` by every front.
 pub struct Broker {
     config: Config,
-    store: Store,
+    log: Arc<dyn Log>,
+    state: Arc<dyn State>,
+    blobs: Blobs,
     engine: Engine,
     clock: Arc<dyn Clock>,
     notifier: Arc<Notifier>,
@@ -110,13 +126,18 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// The broker over an open store. Deployments go on where they were.
+    /// The broker over open engines. Deployments go on where they were.
     pub async fn open(
         config: Config,
-        store: Store,
-        engine: Engine,
+        engines: Engines,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Arc<Broker>> {
+        let Engines {
+            log,
+            state,
+            blobs,
+            plugins,
+        } = engines;
         let notifier = Notifier::start();
         let broker = Arc::new(Broker {
             streams: Streams::new(&config, notifier.clone()),
@@ -129,11 +150,13 @@ impl Broker {
             incarnation: fastrand::u64(1..1 << 53),
             answers: Budget::new(config.answers_bytes_max, ANSWER_WAIT_MAX),
             config,
-            store,
-            engine,
+            log,
+            state,
+            blobs,
+            engine: plugins,
             clock,
         });
-        let topics = broker.store.topics_changed();
+        let topics = broker.log.topics().changed();
         tokio::spawn(stream::tend(Arc::downgrade(&broker), topics));
         broker.find_groups().await?;
         broker.resume_deployments().await?;
@@ -163,13 +186,13 @@ impl Broker {
 
     /// Whether the store accepts commits.
     pub fn health(&self) -> Health {
-        self.store.health()
+        self.log.health()
     }
 
     /// Stops the deployments, answers what waits, syncs everything.
     pub async fn close(&self) {
         self.deployments.stop_all().await;
-        self.store.close().await;
+        self.log.close().await;
     }
 }
 

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use eddy_protocol::admin::{PluginInfo, Unreadable};
 use eddy_protocol::{ErrorCode, WireError};
 
+use super::blob::Blobs;
 use super::filter::unknown_plugin;
 use super::{Broker, refusal, whole};
 use crate::log::{Change, Commit, Table};
 use crate::plugin::{CodeCache, Digest, Plugin};
-use crate::store::Blobs;
 
 /// A plugin's or a deployment's name has at most this many characters.
 const NAME_LEN_MAX: usize = 128;
@@ -61,7 +61,7 @@ impl Broker {
         wasm: Bytes,
     ) -> Result<(), WireError> {
         self.check_room_for(&info.name).await?;
-        let (blobs, file) = (self.store.blobs(), artefact(&plugin.digest()));
+        let (blobs, file) = (self.blobs.clone(), artefact(&plugin.digest()));
         in_background(move || blobs.write(&file, &wasm)).await?;
         self.compiled.insert(plugin.digest(), plugin);
         let value = serde_json::to_vec(info)
@@ -113,7 +113,7 @@ impl Broker {
         let Ok(parsed) = digest.parse::<Digest>() else {
             return Ok(None);
         };
-        let (blobs, file) = (self.store.blobs(), artefact(&parsed));
+        let (blobs, file) = (self.blobs.clone(), artefact(&parsed));
         let wasm = in_background(move || blobs.read(&file)).await?;
         Ok(wasm.map(|wasm| PluginInfo {
             name,
@@ -136,7 +136,7 @@ impl Broker {
             return Ok(found);
         }
         let row = self
-            .store
+            .state
             .get(Table::Plugins, name_or_digest.as_bytes())
             .await;
         match row.map_err(|error| refusal::of_table(&error))? {
@@ -162,7 +162,7 @@ impl Broker {
     }
 
     async fn plugin_rows(&self) -> Result<Vec<(Bytes, Bytes)>, WireError> {
-        let rows = self.store.scan(Table::Plugins, b"").await;
+        let rows = self.state.scan(Table::Plugins, b"").await;
         rows.map_err(|error| refusal::of_table(&error))
     }
 
@@ -213,7 +213,7 @@ impl Broker {
                     [artefact(digest), compiled(&code)]
                 };
                 let kept: BTreeSet<String> = used.iter().flat_map(files).collect();
-                let blobs = self.store.blobs();
+                let blobs = self.blobs.clone();
                 in_background(move || sweep(&blobs, &kept)).await
             }
             Err(error) => Err(error),
@@ -257,7 +257,7 @@ impl Broker {
         if let Some(plugin) = self.compiled.get(&digest) {
             return Ok(plugin.clone());
         }
-        let (blobs, file) = (self.store.blobs(), artefact(&digest));
+        let (blobs, file) = (self.blobs.clone(), artefact(&digest));
         let wasm = in_background(move || blobs.read(&file)).await?;
         let wasm = wasm.ok_or_else(|| unknown_plugin(&digest.to_string()))?;
         if Digest::of(&wasm) != digest {
@@ -277,7 +277,7 @@ impl Broker {
             changes,
             ..Commit::default()
         };
-        self.store
+        self.log
             .commit(commit)
             .await
             .map_err(|error| refusal::of_commit(&error))?;

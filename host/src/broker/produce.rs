@@ -80,13 +80,17 @@ impl PendingCommit {
 impl Broker {
     /// Waits while the store has as much to do as it takes on.
     pub fn room(&self) -> impl Future<Output = ()> + Send + use<> {
-        let store = self.store.clone();
-        async move { store.room().await }
+        let log = self.log.clone();
+        async move {
+            if !log.has_room() {
+                log.room().await;
+            }
+        }
     }
 
     /// Whether [`Broker::room`] would return at once.
     pub fn has_room(&self) -> bool {
-        self.store.has_room()
+        self.log.has_room()
     }
 
     /// A producer's identity: a new one, or the next epoch of a named one.
@@ -107,9 +111,9 @@ impl Broker {
             }
             (None, Some(Producer { id, epoch })) => {
                 let current = crate::log::Producer { id, epoch };
-                self.store.next_epoch(current).await
+                self.log.next_epoch(current).await
             }
-            (name, None) => self.store.open_producer(name).await,
+            (name, None) => self.log.open_producer(name).await,
         };
         let identity = opened.map_err(|error| refusal::of_commit(&error))?;
         Ok(Producer {
@@ -215,7 +219,7 @@ impl Broker {
             .iter()
             .map(|append| (append.partition, append.batch.count()))
             .collect();
-        Ok((self.store.submit(commit), placed))
+        Ok((self.log.submit(commit), placed))
     }
 
     /// The one batch of a request, everything about it checked: first what its
@@ -241,7 +245,7 @@ impl Broker {
     /// What the batches of a commit expand to; refused where that is too much
     /// for one, before any is expanded.
     fn check_total(&self, appends: &[Produce]) -> Result<usize, WireError> {
-        let limit = self.store.commit_bytes_max();
+        let limit = self.log.commit_bytes_max();
         let mut total = 0;
         for produce in appends {
             total += expanded_len(&produce.batch)?;

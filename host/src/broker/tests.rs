@@ -21,6 +21,7 @@ use eddy_protocol::{Compression, ErrorCode, TopicName, WireError};
 use super::*;
 use crate::guest::Guest;
 use crate::io::{FaultyDisk, ManualClock};
+use crate::store::Store;
 
 /// Nothing here takes longer on the slowest machine.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -48,15 +49,22 @@ async fn broker_with(config: Config) -> Arc<Broker> {
 async fn broker_on(disk: &FaultyDisk, config: Config) -> Arc<Broker> {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(1_700_000_000_000));
     let disk = Arc::new(disk.clone());
-    let store = Store::open(small_files(), disk, clock.clone()).expect("a store");
+    let store = Store::open(small_files(), disk.clone(), clock.clone()).expect("a store");
+    let store = Arc::new(store);
+    let blobs = Blobs::new(disk);
     let plugins = crate::plugin::Config {
         threads: 1,
         instances_max: 16,
         ..Default::default()
     };
-    let cache = Arc::new(StoredCode(store.blobs()));
-    let engine = Engine::new(plugins, cache).expect("an engine");
-    Broker::open(config, store, engine, clock)
+    let cache = Arc::new(StoredCode(blobs.clone()));
+    let engines = Engines {
+        log: store.clone(),
+        state: store,
+        blobs,
+        plugins: Engine::new(plugins, cache).expect("an engine"),
+    };
+    Broker::open(config, engines, clock)
         .await
         .expect("a broker")
 }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
+use crate::broker::{Blobs, Engines};
 use crate::guest::Guest;
 use crate::io::{ManualClock, RealDisk};
 use crate::plugin::{Engine, NoCache};
@@ -44,9 +45,15 @@ async fn bench() -> Bench {
     let data = tempfile::tempdir().expect("a temporary folder");
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW_MS));
     let disk = Arc::new(RealDisk::new(data.path()).expect("the folder can be used"));
-    let store = Store::open(Default::default(), disk, clock.clone()).expect("an empty store");
-    let engine = Engine::new(Default::default(), Arc::new(NoCache)).expect("an engine");
-    let broker = Broker::open(Default::default(), store, engine, clock.clone())
+    let store = Store::open(Default::default(), disk.clone(), clock.clone());
+    let store = Arc::new(store.expect("an empty store"));
+    let engines = Engines {
+        log: store.clone(),
+        state: store,
+        blobs: Blobs::new(disk),
+        plugins: Engine::new(Default::default(), Arc::new(NoCache)).expect("an engine"),
+    };
+    let broker = Broker::open(Default::default(), engines, clock.clone())
         .await
         .expect("a broker");
     let config = Config {

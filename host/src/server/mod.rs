@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::broker::{Broker, StoredCode};
+use crate::broker::{Blobs, Broker, Engines, StoredCode};
 use crate::config::Config;
 use crate::http::{Bodies, Context, Front};
 use crate::io::{Clock, RealDisk, SystemClock};
@@ -139,15 +139,20 @@ async fn open(config: &Config) -> anyhow::Result<Arc<Broker>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (data, its) = (config.server.data.clone(), clock.clone());
     let (store, plugin) = (config.store.clone(), config.plugin.clone());
-    let engines = tokio::task::spawn_blocking(move || -> anyhow::Result<(Store, Engine)> {
+    let engines = tokio::task::spawn_blocking(move || -> anyhow::Result<Engines> {
         let disk = RealDisk::new(&data)
             .with_context(|| format!("cannot use {} (server.data)", data.display()))?;
-        let store = Store::open(store, Arc::new(disk), its)?;
-        let engine = Engine::new(plugin, Arc::new(StoredCode(store.blobs())))?;
-        Ok((store, engine))
+        let disk = Arc::new(disk);
+        let store = Arc::new(Store::open(store, disk.clone(), its)?);
+        let blobs = Blobs::new(disk);
+        Ok(Engines {
+            log: store.clone(),
+            state: store,
+            plugins: Engine::new(plugin, Arc::new(StoredCode(blobs.clone())))?,
+            blobs,
+        })
     });
-    let (store, engine) = engines.await??;
-    Broker::open(config.broker.clone(), store, engine, clock).await
+    Broker::open(config.broker.clone(), engines.await??, clock).await
 }
 
 #[cfg(test)]

@@ -20,13 +20,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use eddy_protocol::TopicName;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, watch};
 
 use super::apply::Applied;
-use super::blob::Blobs;
 use super::checkpoint::Outcome;
 use super::config::Config;
 use super::engine::{Engine, Work};
@@ -35,10 +32,7 @@ use super::recovery;
 use super::request::Request;
 use super::room::release_reserve;
 use crate::io::{Clock, Disk};
-use crate::log::{
-    Commit, CommitError, Committed, Health, Page, Producer, StateId, Table, TableError, Ticket,
-    Topic, TopicId, ticket,
-};
+use crate::log::CommitError;
 
 /// How often the keeper looks around without being asked.
 const KEEPER_PAUSE: Duration = Duration::from_millis(500);
@@ -55,7 +49,7 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(600);
 
 /// A data folder in use. A clone is the same store.
 ///
-/// Dropping the last clone without [`close`](Store::close) is a crash: what was
+/// Dropping the last clone without [`close`](crate::log::Log::close) is a crash: what was
 /// acknowledged is there the next time, and recovery takes its time.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -249,152 +243,17 @@ impl Store {
         &self.handle.shared.engine
     }
 
-    /// Hands a commit to the writer. Commits are made in the order of calls.
-    /// The ticket resolves when the commit is as durable as its topics ask for;
-    /// dropping it does not take the commit back. Never waits for a sync or for
-    /// other commits, so a caller that may flood the store awaits
-    /// [`room`](Store::room) first.
-    pub fn submit(&self, commit: Commit) -> Ticket {
-        let (reply, ticket) = ticket();
-        self.handle.shared.submit(Request::Commit { commit, reply });
-        ticket
+    /// Gives the engine's threads something to do.
+    pub(super) fn request(&self, request: Request) {
+        self.handle.shared.submit(request);
     }
 
-    /// A larger commit is refused.
-    pub fn commit_bytes_max(&self) -> u64 {
-        self.engine().config.commit_bytes_max
-    }
-
-    /// Waits until the writer's queue is below its limit.
-    pub async fn room(&self) {
-        self.handle.shared.queue.wait_for_room().await;
-    }
-
-    /// Whether [`room`](Store::room) would return at once.
-    pub fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.handle.shared.queue.has_room()
     }
 
-    /// Waits for room in the writer's queue, hands the commit over and waits
-    /// for the answer.
-    pub async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
-        self.room().await;
-        self.submit(commit).await
-    }
-
-    /// A new identity, or for a name that was used before its identity's next
-    /// epoch, which fences the older one at once.
-    pub async fn open_producer(&self, name: Option<&str>) -> Result<Producer, CommitError> {
-        self.identify(name, None).await
-    }
-
-    /// The next epoch of an identity without a name, which fences this one at
-    /// once; a new identity if this one is forgotten. Asked again with the same
-    /// identity, because the answer was lost, the answer is the same.
-    pub async fn next_epoch(&self, current: Producer) -> Result<Producer, CommitError> {
-        self.identify(None, Some(current)).await
-    }
-
-    async fn identify(
-        &self,
-        name: Option<&str>,
-        current: Option<Producer>,
-    ) -> Result<Producer, CommitError> {
-        let (reply, ticket) = ticket();
-        self.handle.shared.queue.push(Request::OpenProducer {
-            name: name.map(str::to_owned),
-            current,
-            reply,
-        });
-        ticket.await
-    }
-
-    /// All topics, in the order of their names.
-    pub fn topics(&self) -> Vec<Arc<Topic>> {
-        self.engine().catalog.topics.all()
-    }
-
-    /// The topic of this name.
-    pub fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
-        self.engine().catalog.topics.by_name(name)
-    }
-
-    /// The topic with this id.
-    pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
-        self.engine().catalog.topics.by_id(id)
-    }
-
-    /// Changes whenever a topic is created, altered or deleted.
-    pub fn topics_changed(&self) -> watch::Receiver<u64> {
-        self.engine().catalog.topics.changed()
-    }
-
-    /// The value of a key.
-    pub async fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, TableError> {
-        let key = key.to_vec();
-        self.read_blocking(move |engine| engine.tables.get(table, &key))
-            .await
-    }
-
-    /// All keys that begin with `prefix` and their values, in the keys' order.
-    pub async fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-    ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-        let prefix = prefix.to_vec();
-        self.read_blocking(move |engine| engine.tables.scan(table, &prefix))
-            .await
-    }
-
-    /// The values of keys of a state, in their order, as of all commits that are in
-    /// the journal.
-    pub async fn state_get(
-        &self,
-        state: &StateId,
-        keys: Vec<Bytes>,
-    ) -> Result<Vec<Option<Bytes>>, TableError> {
-        let (found, missing, _) = self.engine().states.look(state, &keys)?;
-        if missing.is_empty() {
-            return Ok(found);
-        }
-        let state = state.clone();
-        self.read_blocking(move |engine| engine.states.get(&engine.tables, &state, &keys))
-            .await
-    }
-
-    /// A part of a state: keys from `from` on and before `to`, as many as fit into
-    /// `bytes_max` (and one at least, unless there is none).
-    pub async fn state_scan(
-        &self,
-        state: &StateId,
-        range: (Bytes, Option<Bytes>),
-        bytes_max: usize,
-    ) -> Result<Page, TableError> {
-        let state = state.clone();
-        let scan =
-            move |engine: &Engine| engine.states.scan(&engine.tables, &state, range, bytes_max);
-        self.read_blocking(scan).await
-    }
-
-    /// On a thread that may wait: for the disk, and after a fault until the database is open again.
-    async fn read_blocking<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Engine) -> Result<T, TableError> + Send + 'static,
-    ) -> Result<T, TableError> {
-        let store = self.clone();
-        let read = tokio::task::spawn_blocking(move || read(store.engine()));
-        read.await.unwrap_or_else(|error| {
-            Err(TableError::Io {
-                kind: std::io::ErrorKind::Other,
-                reason: format!("the read ended without an answer: {error}"),
-            })
-        })
-    }
-
-    /// The blobs beside the journal.
-    pub fn blobs(&self) -> Blobs {
-        Blobs::new(self.engine().disk.clone())
+    pub(super) async fn wait_for_room(&self) {
+        self.handle.shared.queue.wait_for_room().await;
     }
 
     /// What was found at the start that an operator should know, such as a loss.
@@ -402,14 +261,9 @@ impl Store {
         &self.engine().notices
     }
 
-    /// How the store is.
-    pub fn health(&self) -> Health {
-        self.engine().health()
-    }
-
     /// Refuses what comes from now on, answers everything that waits, syncs,
     /// makes a checkpoint and lets the data folder go.
-    pub async fn close(&self) {
+    pub(super) async fn end(&self) {
         let mut closed = self.handle.shared.closed.subscribe();
         self.handle.shared.stop();
         // The sender lives as long as `self`, so waiting cannot fail.

@@ -15,14 +15,13 @@
 //! Knows nothing of connections, subscriptions and plugins; nothing outside
 //! knows of its files.
 //!
-//! From the top: [`driver`] runs the threads, [`engine`] is what they do,
+//! From the top: [`interface`] is what the broker asks for, [`driver`] runs the threads, [`engine`] is what they do,
 //! `journal`, `segment` and `table` are what is on disk, `recovery` puts it
 //! together again, [`inspect`] shows it to people.
 
 mod apply;
 mod aside;
 mod backend;
-mod blob;
 mod catalog;
 mod checkpoint;
 mod config;
@@ -33,6 +32,7 @@ mod field;
 mod flight;
 mod format;
 pub mod inspect;
+mod interface;
 mod journal;
 mod meter;
 mod partition;
@@ -50,7 +50,6 @@ mod state;
 mod table;
 mod writer;
 
-pub use blob::Blobs;
 pub use config::Config;
 pub use driver::Store;
 pub use error::OpenError;

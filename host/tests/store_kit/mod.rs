@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use eddy::io::{Disk, FaultyDisk, ManualClock};
 use eddy::log::{
-    Append, CatalogChange, Change, Commit, CommitError, Committed, Partition, Table, Topic, TopicId,
+    Append, CatalogChange, Change, Commit, CommitError, Committed, Log as _, Partition, Table,
+    Topic, TopicId,
 };
 use eddy::store::{Config, OpenError, Store};
 use eddy_protocol::frame::{Durability, TopicSettings};

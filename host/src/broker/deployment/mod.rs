@@ -364,7 +364,7 @@ impl Broker {
 
     /// Starts what was deployed before the broker stopped.
     pub(super) async fn resume_deployments(self: &Arc<Self>) -> anyhow::Result<()> {
-        for (key, value) in self.store.scan(Table::Deployments, b"").await? {
+        for (key, value) in self.state.scan(Table::Deployments, b"").await? {
             let record = match Record::read(&value) {
                 Ok(record) => record,
                 Err(error) => {

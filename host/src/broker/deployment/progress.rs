@@ -91,7 +91,7 @@ impl Broker {
         partition: u32,
     ) -> Result<Option<StoredPosition>, WireError> {
         let value = self
-            .store
+            .state
             .get(Table::Progress, &key(record, partition))
             .await;
         let Some(value) = value.map_err(|error| refusal::of_table(&error))? else {
@@ -109,7 +109,7 @@ impl Broker {
     /// The offsets of all committed positions that can be read, by partition.
     pub(super) async fn positions(&self, record: &Record) -> BTreeMap<u32, u64> {
         let prefix = prefix(&record.spec.name);
-        let rows = self.store.scan(Table::Progress, &prefix).await;
+        let rows = self.state.scan(Table::Progress, &prefix).await;
         let rows = rows.unwrap_or_default();
         let position = |(key, value): &(Bytes, Bytes)| {
             let partition = key.strip_prefix(&prefix[..])?.try_into().ok()?;
@@ -121,7 +121,7 @@ impl Broker {
 
     /// The end of every position that there is under a deployment's name.
     pub(super) async fn forget_positions(&self, name: &str) -> Result<Vec<Change>, WireError> {
-        let rows = self.store.scan(Table::Progress, &prefix(name)).await;
+        let rows = self.state.scan(Table::Progress, &prefix(name)).await;
         let rows = rows.map_err(|error| refusal::of_table(&error))?;
         let forget = |(key, _)| Change::Delete {
             table: Table::Progress,

@@ -207,7 +207,7 @@ impl Runner {
         let commit = self.commit(appends, next);
         self.broker.room().await;
         self.in_flight.push_back(InFlight {
-            ticket: self.broker.store.submit(commit),
+            ticket: self.broker.log.submit(commit),
             moves: Moved {
                 position: next,
                 records_in: columns.len() as u64,
@@ -353,7 +353,7 @@ async fn begin(
         ],
         ..Commit::default()
     };
-    let begun = broker.store.commit(commit).await;
+    let begun = broker.log.commit(commit).await;
     begun.map_err(|error| stop(refusal::of_commit(&error)))?;
     Ok(stored)
 }
@@ -388,7 +388,7 @@ async fn go_on_after(
         expect: vec![from.expect()],
         ..Commit::default()
     };
-    let moved = broker.store.commit(commit).await;
+    let moved = broker.log.commit(commit).await;
     moved.map_err(|error| stop(refusal::of_commit(&error)))?;
     tracing::warn!(
         deployment = record.spec.name,

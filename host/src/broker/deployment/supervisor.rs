@@ -23,7 +23,7 @@ type Finished = (u32, Stop);
 
 /// Runs until the deployment is told to stop or its plugin fails.
 pub(super) async fn supervise(broker: Arc<Broker>, deployment: Arc<Deployment>) {
-    let (mut stop, mut catalog) = (deployment.stop.subscribe(), broker.store.topics_changed());
+    let (mut stop, mut catalog) = (deployment.stop.subscribe(), broker.log.topics().changed());
     let mut runners = Runners {
         broker: broker.clone(),
         deployment: deployment.clone(),
@@ -246,7 +246,7 @@ async fn write_down(
         expect: vec![deployment.record.expect()?],
         ..Commit::default()
     };
-    match broker.store.commit(commit).await {
+    match broker.log.commit(commit).await {
         Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
         Err(error) => Err(refusal::of_commit(&error)),
     }

@@ -179,7 +179,7 @@ async fn a_topics_groups_are_limited_and_forgotten_with_it() {
     within("deleting", broker.delete_topic(&name("t")))
         .await
         .expect("deleted");
-    let rows = broker.store.scan(crate::log::Table::Cursors, b"").await;
+    let rows = broker.state.scan(crate::log::Table::Cursors, b"").await;
     assert_eq!(rows.expect("rows").len(), 1);
     broker.with_topic("t", 1, TopicSettings::default()).await;
     move_to(&broker, "c", &[cursor("t", 0, 0)]).await;
@@ -366,6 +366,6 @@ async fn cursors_of_the_first_release_are_there_fenced_and_deleted_like_others()
     delete_group(&broker, "group", None)
         .await
         .expect("it was there");
-    let left = broker.store.scan(crate::log::Table::Cursors, b"").await;
+    let left = broker.state.scan(crate::log::Table::Cursors, b"").await;
     assert_eq!(left, Ok(Vec::new()));
 }

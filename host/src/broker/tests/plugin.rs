@@ -20,7 +20,7 @@ async fn push(broker: &Arc<Broker>, plugin: &str, number: usize) -> String {
 
 /// The digests of which there are artefacts, and of which there is compiled code.
 fn kept(broker: &Broker) -> (Vec<String>, Vec<String>) {
-    let names = broker.store.blobs().list().expect("blobs");
+    let names = broker.blobs.clone().list().expect("blobs");
     let of = |kind: &str| {
         let mut digests: Vec<String> = names
             .iter()
@@ -66,7 +66,7 @@ async fn code_of_another_engine_is_removed_at_the_start() {
     let disk = FaultyDisk::new(7);
     let broker = broker_on(&disk, Config::default()).await;
     let digest = push(&broker, "p", 1).await;
-    let blobs = broker.store.blobs();
+    let blobs = broker.blobs.clone();
     let old = format!("{digest}-0123456789abcdef.compiled");
     blobs.write(&old, b"code of long ago").expect("room");
     within("closing", broker.close()).await;

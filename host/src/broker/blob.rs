@@ -23,7 +23,8 @@ pub struct Blobs {
 }
 
 impl Blobs {
-    pub(crate) fn new(disk: Arc<dyn Disk>) -> Blobs {
+    /// The blobs in a folder of `disk`.
+    pub fn new(disk: Arc<dyn Disk>) -> Blobs {
         Blobs { disk }
     }
 
@@ -103,4 +104,32 @@ fn path(name: &str) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
     Ok(format!("{FOLDER}/{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{CrashKind, FaultyDisk};
+
+    #[test]
+    fn blobs_are_whole_or_an_error() {
+        let disk = FaultyDisk::new(1);
+        let blobs = Blobs::new(Arc::new(disk.clone()));
+        assert_eq!(blobs.read("a").expect("the disk works"), None);
+        blobs.write("a", b"first").expect("there is room");
+        blobs.write("a", b"second").expect("there is room");
+        disk.crash(CrashKind::Machine);
+        assert_eq!(
+            blobs.read("a").expect("it is whole"),
+            Some(Bytes::from("second"))
+        );
+        assert_eq!(blobs.list().expect("the disk works"), ["a"]);
+        for name in ["", "../a", ".a", "a/b", "a.new"] {
+            blobs.write(name, b"x").expect_err("the name is bad");
+        }
+        disk.corrupt("blobs/a", 2, b"X");
+        blobs.read("a").expect_err("it is damaged");
+        assert!(blobs.delete("a").expect("the disk works"));
+        assert!(!blobs.delete("a").expect("the disk works"));
+    }
 }
