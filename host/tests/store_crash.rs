@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use eddy::io::{CrashKind, Disk, Faults, FaultyDisk, ManualClock};
-use eddy::log::{Log as _, Append, CatalogChange, Commit, CommitError, Health, Topic, TopicId, Watcher};
+use eddy::log::{
+    Append, CatalogChange, Commit, CommitError, Health, Log as _, Topic, TopicId, Watcher,
+};
 use eddy::store::inspect::inspect;
 use eddy::store::{Config, OpenError, Store};
 use eddy_protocol::ProducerStamp;

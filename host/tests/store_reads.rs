@@ -3,7 +3,7 @@
 mod store_kit;
 
 use eddy::io::{CrashKind, FaultyDisk};
-use eddy::log::{Log as _, Append, Commit, ReadError, TailRead};
+use eddy::log::{Append, Commit, Log as _, ReadError, TailRead};
 use eddy_protocol::frame::TopicSettings;
 use proptest::prelude::*;
 use store_kit::*;

@@ -28,7 +28,7 @@ pub(super) fn of_commit(error: &CommitError) -> WireError {
         CommitError::UnknownProducer { .. } => ErrorCode::UnknownProducer,
         CommitError::DiskFull => ErrorCode::DiskFull,
         CommitError::Behind { .. } | CommitError::JournalFull { .. } => ErrorCode::TooMany,
-        CommitError::Conflict { .. } => ErrorCode::Conflict,
+        CommitError::Conflict { .. } | CommitError::TakenOver { .. } => ErrorCode::Conflict,
         CommitError::TopicExists { .. } => ErrorCode::TopicExists,
         CommitError::UnknownTopic { .. } => ErrorCode::UnknownTopic,
         CommitError::UnknownPartition { .. } => ErrorCode::UnknownPartition,

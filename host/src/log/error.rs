@@ -48,6 +48,15 @@ pub enum CommitError {
         /// Why.
         reason: String,
     },
+    /// Another node has taken the partition over. Worth trying again, once what the commit rests on
+    /// was read anew.
+    #[error("another node has taken over partition {partition} of topic `{topic}`")]
+    TakenOver {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: u32,
+    },
     /// The partition is not stopped.
     #[error("partition {partition} of topic `{topic}` has nothing to repair: it is not stopped")]
     NothingToRepair {

@@ -9,7 +9,11 @@ mod commit;
 mod delta;
 mod epoch;
 mod error;
+#[cfg(test)]
+mod memory;
 mod partition;
+#[cfg(test)]
+mod tests;
 mod ticket;
 mod timestamp;
 mod topic;
@@ -26,6 +30,8 @@ pub use delta::{Deletion, Delta, Page, StateChange, StateId};
 pub use epoch::Resume;
 pub(crate) use epoch::{Epochs, Start};
 pub use error::{CommitError, Health, ReadError, TableError};
+#[cfg(test)]
+pub(crate) use memory::{Fate, Memory};
 pub use partition::{Partition, Read, TailRead};
 pub use ticket::Ticket;
 pub(crate) use ticket::{Reply, ticket};
