@@ -28,12 +28,18 @@ pub(crate) struct Fuzz {
     targets: Vec<String>,
 }
 
-/// The seeded simulation of the store, optimised, with its assertions.
+/// The seeded simulations of the store, and of the broker over an engine that refuses, optimised,
+/// with their assertions.
 pub(crate) fn simulate(options: &Simulate) -> Result<()> {
     step::step("simulating the store", || {
         let mut cargo = step::cargo();
         cargo.args(["test", "--profile", "soak", "--package", "eddy", "--lib"]);
-        cargo.args(["store::simulation", "--", "--nocapture"]);
+        cargo.args([
+            "--",
+            "store::simulation",
+            "broker::tests::taken_over",
+            "--nocapture",
+        ]);
         cargo.env("EDDY_SIMULATION_SECONDS", options.seconds.to_string());
         cargo.env("EDDY_SIMULATION_FIRST", options.first_seed.to_string());
         step::run(&mut cargo)

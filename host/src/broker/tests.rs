@@ -1,15 +1,15 @@
-//! The broker over a disk in memory, without a front.
+//! The broker over a disk in memory, without a front: the same tests over each engine, and those
+//! that only one of them can be put to.
 
-mod admission;
-mod catalog;
-mod deployment;
-mod fetch;
-mod group;
-mod kafka;
-mod notify;
-mod place;
-mod plugin;
-mod streams;
+mod deploying;
+mod files;
+mod left_out;
+#[path = "tests/memory.rs"]
+mod over_memory;
+#[path = "tests/store.rs"]
+mod over_store;
+mod reading;
+mod taken_over;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,11 +20,15 @@ use eddy_protocol::{Compression, ErrorCode, TopicName, WireError};
 
 use super::*;
 use crate::guest::Guest;
-use crate::io::{FaultyDisk, ManualClock};
+use crate::io::{CrashKind, FaultyDisk, ManualClock};
+use crate::log::Memory;
 use crate::store::Store;
 
+/// What time it is.
+const NOW_MS: i64 = 1_700_000_000_000;
+
 /// Nothing here takes longer on the slowest machine.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Small files, so that little data makes many of them and retention is quick.
 fn small_files() -> crate::store::Config {
@@ -41,36 +45,69 @@ fn small_files() -> crate::store::Config {
     }
 }
 
-async fn broker_with(config: Config) -> Arc<Broker> {
-    broker_on(&FaultyDisk::new(7), config).await
+/// What outlasts a broker: a disk, and where the records are kept elsewhere, that.
+struct Ground {
+    disk: FaultyDisk,
+    memory: Option<Memory>,
 }
 
-/// The broker over what is on this disk.
-async fn broker_on(disk: &FaultyDisk, config: Config) -> Arc<Broker> {
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(1_700_000_000_000));
-    let disk = Arc::new(disk.clone());
-    let store = Store::open(small_files(), disk.clone(), clock.clone()).expect("a store");
-    let store = Arc::new(store);
-    let blobs = Blobs::new(disk);
-    let plugins = crate::plugin::Config {
-        threads: 1,
-        instances_max: 16,
-        ..Default::default()
-    };
-    let cache = Arc::new(StoredCode(blobs.clone()));
-    let engines = Engines {
-        log: store.clone(),
-        state: store,
-        blobs,
-        plugins: Engine::new(plugins, cache).expect("an engine"),
-    };
-    Broker::open(config, engines, clock)
-        .await
-        .expect("a broker")
-}
+impl Ground {
+    /// The store has the records.
+    fn store() -> Ground {
+        Ground {
+            disk: FaultyDisk::new(7),
+            memory: None,
+        }
+    }
 
-async fn broker() -> Arc<Broker> {
-    broker_with(Config::default()).await
+    /// The engine in memory has them.
+    fn memory() -> (Ground, Memory) {
+        let memory = Memory::new(NOW_MS);
+        let ground = Ground {
+            memory: Some(memory.clone()),
+            ..Ground::store()
+        };
+        (ground, memory)
+    }
+
+    /// The broker over what there is.
+    async fn broker(&self, config: Config) -> Arc<Broker> {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW_MS));
+        let disk = Arc::new(self.disk.clone());
+        let (log, state): (Arc<dyn Log>, Arc<dyn State>) = match &self.memory {
+            Some(memory) => {
+                memory.reopen();
+                let memory = Arc::new(memory.clone());
+                (memory.clone(), memory)
+            }
+            None => {
+                let store = Store::open(small_files(), disk.clone(), clock.clone());
+                let store = Arc::new(store.expect("a store"));
+                (store.clone(), store)
+            }
+        };
+        let plugins = crate::plugin::Config {
+            threads: 1,
+            instances_max: 16,
+            ..Default::default()
+        };
+        let blobs = Blobs::new(disk);
+        let cache = Arc::new(StoredCode(blobs.clone()));
+        let plugins = Engine::new(plugins, cache).expect("an engine");
+        let engines = Engines {
+            log,
+            state,
+            blobs,
+            plugins,
+        };
+        let broker = Broker::open(config, engines, clock).await;
+        broker.expect("a broker")
+    }
+
+    /// The broker's process has ended.
+    fn crash(&self) {
+        self.disk.crash(CrashKind::Process);
+    }
 }
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -108,7 +145,7 @@ fn name(name: &str) -> TopicName {
 impl Broker {
     /// A broker over a disk in memory, for the tests of the fronts.
     pub(crate) async fn in_memory() -> Arc<Broker> {
-        broker().await
+        Ground::store().broker(Config::default()).await
     }
 
     async fn with_topic(self: &Arc<Self>, topic: &str, partitions: u32, settings: TopicSettings) {

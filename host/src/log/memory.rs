@@ -37,12 +37,13 @@ pub(crate) struct Memory {
 }
 
 type Request = Box<dyn FnOnce(&Shared) + Send>;
+type Judge = Box<dyn FnMut(&Commit) -> Fate + Send>;
 
 struct Shared {
     topics: Topics,
     parts: Mutex<BTreeMap<PartitionKey, Arc<Part>>>,
     kept: Arc<Mutex<Kept>>,
-    judge: Mutex<Box<dyn FnMut(&Commit) -> Fate + Send>>,
+    judge: Mutex<Judge>,
     now_ms: i64,
 }
 

@@ -45,7 +45,7 @@ mod room;
 mod row;
 mod segment;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 mod state;
 mod table;
 mod writer;

@@ -2,100 +2,20 @@
 //! plugin's own fault stops one.
 
 use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec, DeploymentState, LimitsSpec};
-use eddy_protocol::frame::{self, AlterTopic};
+use eddy_protocol::frame::AlterTopic;
 
 use super::*;
-use crate::io::{CrashKind, Disk, Faults};
+use crate::broker::tests::deploying::*;
 use crate::log::{Change, Table};
 
-/// Keeps everything, and traps at a value with an exclamation mark.
-const FRAGILE: Guest<'_> = Guest {
-    init: "i32.const 0",
-    process: "(local $at i32) (local $end i32)
-        (local.set $at (i32.load offset=52 (local.get $batch)))
-        (local.set $end (i32.add (local.get $at) (i32.load offset=56 (local.get $batch))))
-        (block $done
-            (loop $next
-                (br_if $done (i32.ge_u (local.get $at) (local.get $end)))
-                (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 33)) (then unreachable))
-                (local.set $at (i32.add (local.get $at) (i32.const 1)))
-                (br $next)))
-        i32.const 64",
-    fields: "",
-};
-
-fn spec(plugin: &str) -> DeploymentSpec {
-    DeploymentSpec {
-        name: "d".to_owned(),
-        plugin: plugin.to_owned(),
-        from: name("in"),
-        to: BTreeMap::from([("out".to_owned(), name("out"))]),
-        params: BTreeMap::new(),
-        start: Start::Earliest,
-        limits: LimitsSpec::default(),
-    }
-}
-
-/// A call for each batch, so that many commits are under way at a time.
-fn config() -> Config {
-    let deployment = DeploymentConfig {
-        chunk_bytes: 32,
-        retry_delay: Duration::from_millis(1),
-        ..DeploymentConfig::default()
-    };
-    Config {
-        deployment,
-        ..Config::default()
-    }
-}
-
-async fn world_on(disk: &FaultyDisk, config: Config) -> Arc<Broker> {
-    let broker = broker_on(disk, config).await;
-    for topic in ["in", "out"] {
-        broker.with_topic(topic, 1, TopicSettings::default()).await;
-    }
-    broker.with_plugin("all", Guest::default()).await;
-    broker.with_plugin("fragile", FRAGILE).await;
-    broker
-}
-
 async fn world(config: Config) -> Arc<Broker> {
-    world_on(&FaultyDisk::new(7), config).await
-}
-
-impl Broker {
-    async fn with_deployment(self: &Arc<Self>, plugin: &str) {
-        within("deploying", self.deploy(spec(plugin)))
-            .await
-            .expect("deployed");
-    }
-
-    fn shown(&self) -> DeploymentInfo {
-        self.deployment("d").expect("it is there")
-    }
-
-    async fn until(&self, what: &str, done: impl Fn(&DeploymentInfo) -> bool) -> DeploymentInfo {
-        eventually(what, || done(&self.shown())).await;
-        self.shown()
-    }
-
-    /// Until everything is processed and committed.
-    async fn caught_up(&self) -> DeploymentInfo {
-        self.until("catching up", |info| {
-            info.state == DeploymentState::Running && info.partitions.iter().all(|p| p.lag == 0)
-        })
-        .await
-    }
-}
-
-fn numbered(range: std::ops::Range<usize>) -> Vec<String> {
-    range.map(|number| number.to_string()).collect()
+    world_on(&ground(), config).await
 }
 
 #[tokio::test]
 async fn a_trap_with_commits_under_way_loses_and_repeats_none_of_them() {
-    let disk = FaultyDisk::new(7);
-    let broker = world_on(&disk, config()).await;
+    let ground = ground();
+    let broker = world_on(&ground, config()).await;
     for value in numbered(0..50) {
         broker.append("in", &[&value]).await;
     }
@@ -115,16 +35,16 @@ async fn a_trap_with_commits_under_way_loses_and_repeats_none_of_them() {
     assert_eq!(info.partitions[0].records_out, 50);
     within("closing", broker.close()).await;
     drop(broker);
-    disk.crash(CrashKind::Process);
-    let info = broker_on(&disk, config()).await.shown();
+    ground.crash();
+    let info = ground.broker(config()).await.shown();
     assert_eq!(info.reason, Some(reason));
     assert_eq!(info.partitions[0].position, 50);
 }
 
 #[tokio::test]
 async fn a_replacement_of_a_stopped_deployment_goes_on_where_it_stopped() {
-    let disk = FaultyDisk::new(7);
-    let broker = world_on(&disk, config()).await;
+    let ground = ground();
+    let broker = world_on(&ground, config()).await;
     broker.append("in", &["a", "b"]).await;
     broker.append("in", &["!"]).await;
     broker.append("in", &["c"]).await;
@@ -139,8 +59,8 @@ async fn a_replacement_of_a_stopped_deployment_goes_on_where_it_stopped() {
     assert_eq!(broker.values("out", 0).await, ["a", "b", "!", "c"]);
     within("closing", broker.close()).await;
     drop(broker);
-    disk.crash(CrashKind::Process);
-    let broker = broker_on(&disk, config()).await;
+    ground.crash();
+    let broker = ground.broker(config()).await;
     broker.append("in", &["d"]).await;
     assert_eq!(broker.caught_up().await.version, 2);
     assert_eq!(broker.values("out", 0).await, ["a", "b", "!", "c", "d"]);
@@ -192,65 +112,6 @@ async fn a_replacement_that_is_refused_leaves_the_deployment_as_it_was() {
     }
     broker.append("in", &["a"]).await;
     assert_eq!(broker.caught_up().await.version, 1);
-}
-
-#[tokio::test]
-async fn a_full_disk_with_commits_under_way_loses_and_repeats_nothing() {
-    let disk = FaultyDisk::new(7);
-    let broker = world_on(&disk, config()).await;
-    broker.with_deployment("all").await;
-    let mut produced = Vec::new();
-    for round in 0..5 {
-        disk.set_faults(Faults {
-            bytes_max: Some(disk.used_bytes() + 6_000),
-            ..Faults::default()
-        });
-        for number in 0.. {
-            let value = format!("{round}-{number}");
-            match broker.try_append("in", &value).await {
-                Ok(_) => produced.push(value),
-                Err(error) => {
-                    assert_eq!(error.code, ErrorCode::DiskFull, "{error}");
-                    break;
-                }
-            }
-        }
-        disk.set_faults(Faults::default());
-        let room = || broker.health() == Health::Ok;
-        eventually("room", room).await;
-        broker.caught_up().await;
-        assert_eq!(broker.values("out", 0).await, produced, "round {round}");
-    }
-}
-
-#[tokio::test]
-async fn a_deletion_that_the_disk_has_no_room_for_leaves_the_deployment_at_work() {
-    let disk = FaultyDisk::new(7);
-    let broker = world_on(&disk, config()).await;
-    broker.with_deployment("all").await;
-    disk.set_faults(Faults {
-        bytes_max: Some(disk.used_bytes()),
-        ..Faults::default()
-    });
-    let mut outcome = Ok(());
-    while outcome.is_ok() {
-        outcome = broker.try_append("in", "filler").await.map(drop);
-    }
-    refused(
-        within("deleting", broker.delete_deployment("d")).await,
-        ErrorCode::DiskFull,
-        "full",
-    );
-    disk.set_faults(Faults::default());
-    eventually("room", || broker.health() == Health::Ok).await;
-    broker.append("in", &["last"]).await;
-    broker.caught_up().await;
-    let (input, output) = (broker.values("in", 0).await, broker.values("out", 0).await);
-    assert_eq!(input, output);
-    within("deleting", broker.delete_deployment("d"))
-        .await
-        .expect("there is room");
-    assert_eq!(broker.deployments(), []);
 }
 
 #[tokio::test]
@@ -401,31 +262,9 @@ async fn a_stopped_deployment_leaves_its_place_to_others() {
 }
 
 #[tokio::test]
-async fn a_deployment_goes_on_when_its_partition_is_repaired() {
-    let disk = FaultyDisk::new(7);
-    let broker = world_on(&disk, config()).await;
-    let values: Vec<String> = (10..60).map(|n| format!("value {n}")).collect();
-    for value in &values {
-        broker.append("in", &[value]).await;
-    }
-    damage_record(&disk, b"value 15").await;
-    broker.with_deployment("all").await;
-    let stopped = |info: &DeploymentInfo| info.partitions[0].state == DeploymentState::Stopped;
-    broker.until("the damage", stopped).await;
-    within("repairing", broker.repair_partition(&name("in"), 0))
-        .await
-        .expect("it is stopped");
-    let info = broker.caught_up().await;
-    assert_eq!((info.reason, info.partitions[0].missed), (None, 1));
-    let mut rest = values.clone();
-    rest.remove(5);
-    assert_eq!(broker.values("out", 0).await, rest);
-}
-
-#[tokio::test]
 async fn a_row_that_cannot_be_read_is_kept_and_hinders_nobody() {
-    let disk = FaultyDisk::new(7);
-    let broker = world_on(&disk, config()).await;
+    let ground = ground();
+    let broker = world_on(&ground, config()).await;
     let put = |table, key: &'static str| Change::Put {
         table,
         key: key.into(),
@@ -436,8 +275,8 @@ async fn a_row_that_cannot_be_read_is_kept_and_hinders_nobody() {
     broker.with_deployment("all").await;
     within("closing", broker.close()).await;
     drop(broker);
-    disk.crash(CrashKind::Process);
-    let broker = broker_on(&disk, config()).await;
+    ground.crash();
+    let broker = ground.broker(config()).await;
     broker.append("in", &["a"]).await;
     broker.caught_up().await;
     assert_eq!(broker.plugins().await.expect("the others").len(), 2);
@@ -475,8 +314,8 @@ async fn a_row_that_cannot_be_read_is_kept_and_hinders_nobody() {
 
 #[tokio::test]
 async fn a_deployment_and_a_plugin_that_cannot_be_read_can_be_replaced() {
-    let disk = FaultyDisk::new(7);
-    let broker = world_on(&disk, config()).await;
+    let ground = ground();
+    let broker = world_on(&ground, config()).await;
     let put = |table, key: &'static str| Change::Put {
         table,
         key: key.into(),
@@ -486,8 +325,8 @@ async fn a_deployment_and_a_plugin_that_cannot_be_read_can_be_replaced() {
     broker.change(changes).await.expect("written");
     within("closing", broker.close()).await;
     drop(broker);
-    disk.crash(CrashKind::Process);
-    let broker = broker_on(&disk, config()).await;
+    ground.crash();
+    let broker = ground.broker(config()).await;
     broker.append("in", &["a"]).await;
     broker.with_plugin("odd", Guest::default()).await;
     let replaced = within("replacing", broker.replace_deployment(spec("odd"))).await;
@@ -519,100 +358,4 @@ async fn a_plugin_that_is_tried_out_holds_up_no_other_change() {
     drop(trial);
     let deployed = within("deploying", deploying).await;
     deployed.expect("no panic").expect("deployed");
-}
-
-#[tokio::test]
-async fn nothing_is_left_out_where_a_repaired_partition_ends_before_a_stored_position() {
-    let disk = FaultyDisk::new(7);
-    let broker = world_on(&disk, config()).await;
-    let values: Vec<String> = (10..22).map(|n| format!("value {n}")).collect();
-    for value in &values {
-        broker.append("in", &[value]).await;
-    }
-    broker.with_deployment("all").await;
-    broker.caught_up().await;
-    let commit = |offset, epoch| frame::Commit {
-        appends: Vec::new(),
-        group: Some("g".to_owned()),
-        cursors: vec![frame::CursorMove {
-            topic: name("in"),
-            partition: 0,
-            offset,
-            epoch,
-            expect: frame::ExpectedCursor::Any,
-        }],
-    };
-    let moved = broker.commit(commit(12, Some(1))).expect("accepted");
-    within("moving", moved.answer()).await.expect("durable");
-    // The journal is damaged where "value 15" came, and no segment has it.
-    let disk = disk.fork();
-    disk.crash(CrashKind::Process);
-    for (path, _) in disk.files() {
-        if path.starts_with("topics/1/0/") {
-            disk.remove(&path).expect("it is there");
-        }
-        let content = disk.content(&path).unwrap_or_default();
-        let found = content.windows(8).position(|window| window == b"value 15");
-        if let Some(at) = found.filter(|_| path.starts_with("journal/")) {
-            disk.corrupt(&path, at as u64, b"XX");
-        }
-    }
-    let broker = broker_on(&disk, config()).await;
-    let stopped = |info: &DeploymentInfo| info.partitions[0].state == DeploymentState::Stopped;
-    broker.until("the damage", stopped).await;
-    within("repairing", broker.repair_partition(&name("in"), 0))
-        .await
-        .expect("it is stopped");
-    let (_, partition) = broker.partition(&name("in"), 0).expect("it is there");
-    assert_eq!((partition.epoch(), partition.end()), (2, 5));
-
-    let cursors = |reset| {
-        let broker = broker.clone();
-        let request = frame::Cursors {
-            group: "g".to_owned(),
-            topic: None,
-            reset,
-        };
-        async move { within("reading", broker.cursors(&request)).await }
-    };
-    let again = |offset| frame::Cursor {
-        topic: name("in"),
-        partition: 0,
-        offset,
-        epoch: Some(2),
-        lost: Some(frame::LostPosition {
-            offset: 12,
-            epoch: Some(1),
-        }),
-    };
-    broker.append("in", &["new 1"]).await;
-    assert_eq!(cursors(frame::Reset::Earliest).await, Ok(vec![again(5)]));
-    assert_eq!(cursors(frame::Reset::Latest).await, Ok(vec![again(6)]));
-    let words = "what was from offset 5 on is gone";
-    refused(
-        cursors(frame::Reset::Fail).await,
-        ErrorCode::HistoryLost,
-        words,
-    );
-    refused(
-        broker.commit(commit(12, Some(1))),
-        ErrorCode::HistoryLost,
-        words,
-    );
-    let moved = broker.commit(commit(4, Some(1))).expect("before they part");
-    within("moving", moved.answer()).await.expect("durable");
-    let cursor = frame::Cursor {
-        lost: None,
-        ..again(4)
-    };
-    assert_eq!(cursors(frame::Reset::Fail).await, Ok(vec![cursor]));
-
-    let info = broker.caught_up().await;
-    let lost = info.partitions[0].lost.expect("it is said");
-    assert_eq!((lost.position, lost.resumed), (12, 5));
-    broker.append("in", &["new 2"]).await;
-    broker.caught_up().await;
-    let mut expected = values.clone();
-    expected.extend(["new 1".to_owned(), "new 2".to_owned()]);
-    assert_eq!(broker.values("out", 0).await, expected);
 }

@@ -158,8 +158,8 @@ async fn a_topics_groups_are_limited_and_forgotten_with_it() {
         groups_max: 2,
         ..Config::default()
     };
-    let disk = FaultyDisk::new(7);
-    let broker = broker_on(&disk, config()).await;
+    let ground = ground();
+    let broker = ground.broker(config()).await;
     for topic in ["t", "other"] {
         broker.with_topic(topic, 1, TopicSettings::default()).await;
     }
@@ -169,8 +169,8 @@ async fn a_topics_groups_are_limited_and_forgotten_with_it() {
     move_to(&broker, "c", &[cursor("other", 0, 0)]).await;
     within("closing", broker.close()).await;
     drop(broker);
-    disk.crash(crate::io::CrashKind::Process);
-    let broker = broker_on(&disk, config()).await;
+    ground.crash();
+    let broker = ground.broker(config()).await;
     refused(
         broker.commit(moving(Some("c"), &[cursor("t", 0, 0)])),
         ErrorCode::TooMany,
@@ -293,8 +293,8 @@ async fn a_deleted_group_is_gone_with_its_cursors_and_makes_room_for_another() {
         groups_max: 2,
         ..Config::default()
     };
-    let disk = FaultyDisk::new(7);
-    let mut broker = broker_on(&disk, config()).await;
+    let ground = ground();
+    let mut broker = ground.broker(config()).await;
     for topic in ["t", "u"] {
         broker.with_topic(topic, 2, TopicSettings::default()).await;
     }
@@ -310,7 +310,7 @@ async fn a_deleted_group_is_gone_with_its_cursors_and_makes_room_for_another() {
         if is_restarted {
             within("closing", broker.close()).await;
             drop(broker);
-            broker = broker_on(&disk, config()).await;
+            broker = ground.broker(config()).await;
         }
         let groups = broker.list_groups();
         let names: Vec<_> = groups.iter().map(|it| it.group.as_str()).collect();
@@ -340,8 +340,8 @@ async fn a_deleted_group_is_gone_with_its_cursors_and_makes_room_for_another() {
 
 #[tokio::test]
 async fn cursors_of_the_first_release_are_there_fenced_and_deleted_like_others() {
-    let disk = FaultyDisk::new(7);
-    let broker = broker_on(&disk, Config::default()).await;
+    let ground = ground();
+    let broker = ground.broker(Config::default()).await;
     broker.with_topic("t", 300, TopicSettings::default()).await;
     broker.append("t", &["1", "2"]).await;
     let topic = broker.topic(&name("t")).expect("it exists").id();
@@ -357,7 +357,7 @@ async fn cursors_of_the_first_release_are_there_fenced_and_deleted_like_others()
     broker.change(rows).await.expect("there is room");
     within("closing", broker.close()).await;
     drop(broker);
-    let broker = broker_on(&disk, Config::default()).await;
+    let broker = ground.broker(Config::default()).await;
     let all = [cursor("t", 0, 2), cursor("t", 256, 0)];
     assert_eq!(of(&broker, "group", None).await, all);
     assert_eq!(broker.list_groups().len(), 1);

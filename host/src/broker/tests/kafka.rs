@@ -3,10 +3,8 @@
 use eddy_protocol::frame::Deliver;
 use eddy_protocol::{Batch, Form};
 
-use super::streams::{
-    FROM_THE_SECOND_ON, batches, deliver, frame, next, offsets, subscribe, through,
-};
 use super::*;
+use crate::broker::tests::reading::*;
 
 /// Twenty records, compressed with zstd, written by other people's code.
 const ZSTD: &[u8] = include_bytes!(concat!(
@@ -23,16 +21,14 @@ const TRANSACTIONAL: &[u8] = include_bytes!(concat!(
     "/../protocol/golden-kafka/transactional.bin"
 ));
 
-impl Broker {
-    async fn append_kafka(&self, bytes: &[u8]) -> Result<Produced, WireError> {
-        let batch = Batch::from_kafka(bytes).expect("a batch of Kafka's");
-        let pending = self.produce(Produce {
-            topic: name("t"),
-            partition: Some(0),
-            batch: batch.into(),
-        })?;
-        within("producing", pending.answer()).await
-    }
+async fn append_kafka(broker: &Broker, bytes: &[u8]) -> Result<Produced, WireError> {
+    let batch = Batch::from_kafka(bytes).expect("a batch of Kafka's");
+    let pending = broker.produce(Produce {
+        topic: name("t"),
+        partition: Some(0),
+        batch: batch.into(),
+    })?;
+    within("producing", pending.answer()).await
 }
 
 fn values(deliver: &Deliver) -> Vec<Option<Vec<u8>>> {
@@ -51,15 +47,15 @@ fn values(deliver: &Deliver) -> Vec<Option<Vec<u8>>> {
 
 #[tokio::test]
 async fn a_batch_of_kafka_s_is_kept_as_it_came_and_delivered_as_columns() {
-    let disk = FaultyDisk::new(7);
-    let broker = broker_on(&disk, Config::default()).await;
+    let ground = ground();
+    let broker = ground.broker(Config::default()).await;
     broker.with_topic("t", 1, TopicSettings::default()).await;
     let mut one = broker.reader(&subscribe(Start::Earliest)).await;
     let mut two = broker.reader(&subscribe(Start::Earliest)).await;
     broker.append("t", &["ours"]).await;
-    let produced = broker.append_kafka(NULLS).await.expect("durable");
+    let produced = append_kafka(&broker, NULLS).await.expect("durable");
     assert_eq!((produced.offset, produced.count), (Some(1), 3));
-    broker.append_kafka(ZSTD).await.expect("durable");
+    append_kafka(&broker, ZSTD).await.expect("durable");
 
     let mut seen = Vec::new();
     while one.position().offset < 24 {
@@ -99,7 +95,7 @@ async fn a_batch_of_kafka_s_is_kept_as_it_came_and_delivered_as_columns() {
     }
     within("closing", broker.close()).await;
     drop(broker);
-    let broker = broker_on(&disk, Config::default()).await;
+    let broker = ground.broker(Config::default()).await;
     let (_, partition) = broker.partition(&name("t"), 0).expect("it is there");
     let reading = partition.clone();
     let read = tokio::task::spawn_blocking(move || reading.read(1, 1));
@@ -125,7 +121,7 @@ async fn a_filter_and_a_placement_read_the_columns_of_a_batch_of_kafka_s() {
     broker.with_topic("t", 1, TopicSettings::default()).await;
     broker.with_plugin("later", FROM_THE_SECOND_ON).await;
     let mut cursor = broker.reader(&through("later")).await;
-    broker.append_kafka(ZSTD).await.expect("durable");
+    append_kafka(&broker, ZSTD).await.expect("durable");
     while cursor.position().offset < 20 {
         match next(&mut cursor, Form::Binary).await {
             Next::Idle | Next::Progress(_) => {}
@@ -133,7 +129,7 @@ async fn a_filter_and_a_placement_read_the_columns_of_a_batch_of_kafka_s() {
             _ => panic!("nothing else happens"),
         }
     }
-    broker.append_kafka(NULLS).await.expect("durable");
+    append_kafka(&broker, NULLS).await.expect("durable");
     let delivered = loop {
         match next(&mut cursor, Form::Binary).await {
             Next::Frame(frame) => break deliver(&frame, Form::Binary),
@@ -161,7 +157,7 @@ async fn a_filter_and_a_placement_read_the_columns_of_a_batch_of_kafka_s() {
 async fn what_only_the_broker_says_of_a_batch_is_refused_from_others() {
     let broker = broker().await;
     broker.with_topic("t", 1, TopicSettings::default()).await;
-    let transactional = broker.append_kafka(TRANSACTIONAL).await;
+    let transactional = append_kafka(&broker, TRANSACTIONAL).await;
     refused(transactional, ErrorCode::InvalidArgument, "transaction");
     let batch = Batch::from_kafka(NULLS).expect("a batch of Kafka's");
     let appended = broker.produce(Produce {

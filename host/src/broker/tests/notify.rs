@@ -25,13 +25,13 @@ impl Listener for HoldsUp {
     }
 }
 
-impl Broker {
-    fn listener(&self, topic: &str, partition: u32) -> (Arc<Count>, ListenGuard) {
-        let (_, partition) = self.partition(&name(topic), partition).expect("it exists");
-        let count = Arc::<Count>::default();
-        let guard = self.notifier.listen(&partition, count.clone());
-        (count, guard)
-    }
+fn listener(broker: &Broker, topic: &str, partition: u32) -> (Arc<Count>, ListenGuard) {
+    let (_, partition) = broker
+        .partition(&name(topic), partition)
+        .expect("it exists");
+    let count = Arc::<Count>::default();
+    let guard = broker.notifier.listen(&partition, count.clone());
+    (count, guard)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,8 +62,8 @@ async fn a_commit_does_not_wait_for_those_who_are_woken() {
 async fn all_who_listen_hear_of_the_newest_change_and_those_who_left_of_none() {
     let broker = broker().await;
     broker.with_topic("t", 2, TopicSettings::default()).await;
-    let mut listening: Vec<_> = (0..500).map(|_| broker.listener("t", 0)).collect();
-    let (other, _other) = broker.listener("t", 1);
+    let mut listening: Vec<_> = (0..500).map(|_| listener(&broker, "t", 0)).collect();
+    let (other, _other) = listener(&broker, "t", 1);
     let (left, guard) = listening.swap_remove(17);
     drop(guard);
     for round in 1..=5 {
@@ -86,8 +86,8 @@ async fn all_who_listen_hear_of_the_newest_change_and_those_who_left_of_none() {
 async fn the_listeners_of_one_partition_wait_for_no_whole_round_of_another() {
     let broker = broker().await;
     broker.with_topic("t", 2, TopicSettings::default()).await;
-    let crowd: Vec<_> = (0..10_000).map(|_| broker.listener("t", 0)).collect();
-    let (alone, guard) = broker.listener("t", 1);
+    let crowd: Vec<_> = (0..10_000).map(|_| listener(&broker, "t", 0)).collect();
+    let (alone, guard) = listener(&broker, "t", 1);
     for (partition, guard) in [(0, &crowd[0].1), (1, &guard)] {
         guard.listeners.bell.changed(TopicId(1), partition);
     }

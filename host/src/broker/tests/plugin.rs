@@ -35,8 +35,8 @@ fn kept(broker: &Broker) -> (Vec<String>, Vec<String>) {
 
 #[tokio::test]
 async fn only_what_has_a_name_or_a_deployment_is_kept() {
-    let disk = FaultyDisk::new(7);
-    let broker = broker_on(&disk, Config::default()).await;
+    let ground = ground();
+    let broker = ground.broker(Config::default()).await;
     for topic in ["a", "b"] {
         broker.with_topic(topic, 1, TopicSettings::default()).await;
     }
@@ -63,16 +63,16 @@ async fn only_what_has_a_name_or_a_deployment_is_kept() {
 
 #[tokio::test]
 async fn code_of_another_engine_is_removed_at_the_start() {
-    let disk = FaultyDisk::new(7);
-    let broker = broker_on(&disk, Config::default()).await;
+    let ground = ground();
+    let broker = ground.broker(Config::default()).await;
     let digest = push(&broker, "p", 1).await;
     let blobs = broker.blobs.clone();
     let old = format!("{digest}-0123456789abcdef.compiled");
     blobs.write(&old, b"code of long ago").expect("room");
     within("closing", broker.close()).await;
     drop(broker);
-    disk.crash(crate::io::CrashKind::Process);
-    let broker = broker_on(&disk, Config::default()).await;
+    ground.crash();
+    let broker = ground.broker(Config::default()).await;
     let digests = vec![digest];
     assert_eq!(kept(&broker), (digests.clone(), digests));
     assert!(!blobs.list().is_ok_and(|names| names.contains(&old)));

@@ -1,119 +1,15 @@
 //! What subscribers get, step by step.
 
-use eddy_protocol::frame::{AlterTopic, Deliver, Filter, Limit, Position, Subscribe};
-use eddy_protocol::{Batch, Form, ServerFrame, codec};
+use eddy_protocol::Form;
+use eddy_protocol::frame::{AlterTopic, Filter, Limit, Position, Subscribe};
 
 use super::*;
-
-/// The first call keeps nothing, all later ones everything.
-pub(super) const FROM_THE_SECOND_ON: Guest<'_> = Guest {
-    init: "i32.const 0",
-    process: "(if (result i32) (global.get $called)
-        (then (i32.const 64))
-        (else
-            (global.set $called (i32.const 1))
-            (i32.store8 (i32.const 132) (i32.const 1))
-            (i32.store (i32.const 136) (i32.const 1024))
-            (i32.const 128)))",
-    fields: "(global $called (mut i32) (i32.const 0))",
-};
-
-pub(super) fn subscribe(from: Start) -> Subscribe {
-    Subscribe {
-        topic: name("t"),
-        partitions: Vec::new(),
-        from,
-        resume: Vec::new(),
-        filter: None,
-    }
-}
-
-pub(super) fn through(plugin: &str) -> Subscribe {
-    Subscribe {
-        filter: Some(Filter {
-            plugin: plugin.to_owned(),
-            params: BTreeMap::new(),
-        }),
-        ..subscribe(Start::Earliest)
-    }
-}
+use crate::broker::tests::reading::*;
 
 async fn with_topic() -> Arc<Broker> {
     let broker = broker().await;
     broker.with_topic("t", 1, TopicSettings::default()).await;
     broker
-}
-
-impl Broker {
-    /// The cursor of a subscription to one partition.
-    pub(super) async fn reader(&self, request: &Subscribe) -> Cursor {
-        let subscribed = within("subscribing", self.subscribe(request)).await;
-        let (_, mut cursors) = subscribed.expect("a stream");
-        assert_eq!(cursors.len(), 1);
-        cursors.remove(0)
-    }
-}
-
-/// What comes next, loads included.
-pub(super) async fn next(cursor: &mut Cursor, form: Form) -> Next {
-    let mut next = cursor.poll(form);
-    while let Next::Load(load) = next {
-        let loaded = within("a load", load).await;
-        let arrived = cursor.arrived(loaded, form);
-        next = arrived.unwrap_or_else(|| cursor.poll(form));
-    }
-    next
-}
-
-pub(super) async fn frame(cursor: &mut Cursor, form: Form) -> Arc<Frame> {
-    match next(cursor, form).await {
-        Next::Frame(frame) => frame,
-        other => panic!("a frame was expected: {}", describe(&other)),
-    }
-}
-
-fn describe(next: &Next) -> String {
-    match next {
-        Next::Frame(_) => "a frame".into(),
-        Next::Gap(gap) => format!("{gap:?}"),
-        Next::Progress(progress) => format!("{progress:?}"),
-        Next::Idle => "idle".into(),
-        Next::Load(_) => "a load".into(),
-        Next::Retry => "a retry".into(),
-        Next::Ended(error) => format!("{error:?}"),
-    }
-}
-
-pub(super) fn deliver(frame: &Frame, form: Form) -> Deliver {
-    let message = frame.pieces().concat();
-    assert_eq!(message.len(), frame.len());
-    match codec::decode_server(&message, form).expect("a frame") {
-        ServerFrame::Deliver(deliver) => deliver,
-        other => panic!("{other:?}"),
-    }
-}
-
-pub(super) fn batches(deliver: &Deliver) -> Vec<Batch> {
-    deliver
-        .batches
-        .iter()
-        .collect::<Result<_, _>>()
-        .expect("batches")
-}
-
-pub(super) fn offsets(deliver: &Deliver) -> Vec<u64> {
-    let batches = batches(deliver);
-    let records = batches
-        .iter()
-        .map(|batch| batch.records().expect("records"));
-    records
-        .flat_map(|records| {
-            records
-                .iter()
-                .map(|record| record.offset)
-                .collect::<Vec<_>>()
-        })
-        .collect()
 }
 
 #[tokio::test]
@@ -287,78 +183,6 @@ async fn a_deleted_topic_ends_its_readers() {
         Next::Ended(error) => assert_eq!(error.code, ErrorCode::UnknownTopic),
         other => panic!("an end was expected: {}", describe(&other)),
     }
-}
-
-/// Appends until the first records are nowhere but on disk.
-async fn with_old_records(broker: &Broker) {
-    let value = "x".repeat(400);
-    for _ in 0..20 {
-        broker.append("t", &[&value]).await;
-    }
-    let (_, partition) = broker.partition(&name("t"), 0).expect("it is there");
-    eventually("the first records should leave the memory", || {
-        matches!(partition.read_tail(0, 1), crate::log::TailRead::OnDisk)
-    })
-    .await;
-}
-
-fn load(next: Next) -> Load {
-    match next {
-        Next::Load(load) => load,
-        other => panic!("a load was expected: {}", describe(&other)),
-    }
-}
-
-#[tokio::test]
-async fn subscribers_that_catch_up_from_the_same_place_share_the_read_and_the_frame() {
-    let broker = with_topic().await;
-    with_old_records(&broker).await;
-    broker.with_plugin("all", Guest::default()).await;
-    for request in [subscribe(Start::Earliest), through("all")] {
-        let form = Form::Binary;
-        let mut cursors = [broker.reader(&request).await, broker.reader(&request).await];
-        let loads = cursors.each_mut().map(|cursor| load(cursor.poll(form)));
-        let mut frames = Vec::new();
-        for (cursor, load) in cursors.iter_mut().zip(loads) {
-            match cursor.arrived(within("a load", load).await, form) {
-                Some(Next::Frame(frame)) => frames.push(frame),
-                other => panic!("a frame was expected: {}", describe(&other.expect("it"))),
-            }
-        }
-        assert!(Arc::ptr_eq(&frames[0], &frames[1]));
-        // Who comes soon afterwards shares it, too.
-        let mut later = broker.reader(&request).await;
-        assert!(Arc::ptr_eq(&frames[0], &frame(&mut later, form).await));
-    }
-}
-
-#[tokio::test]
-async fn a_subscriber_that_catches_up_leaves_the_others_their_filter_and_their_chunks() {
-    let broker = with_topic().await;
-    broker.with_plugin("later", FROM_THE_SECOND_ON).await;
-    with_old_records(&broker).await;
-    let latest = Subscribe {
-        from: Start::Latest,
-        ..through("later")
-    };
-    let mut live = broker.reader(&latest).await;
-    broker.append("t", &["live"]).await;
-    // Its instance drops what it is called with first.
-    assert!(matches!(next(&mut live, Form::Binary).await, Next::Idle));
-    let mut behind = broker.reader(&through("later")).await;
-    let loaded = within("a load", load(behind.poll(Form::Binary))).await;
-    let arrived = behind.arrived(loaded, Form::Binary);
-    assert!(arrived.is_none(), "another instance drops its first, too");
-    assert!(behind.is_ahead());
-    broker.append("t", &["live"]).await;
-    let progress = next(&mut live, Form::Binary).await;
-    assert!(
-        matches!(progress, Next::Progress(_)),
-        "{}",
-        describe(&progress)
-    );
-    let delivered = deliver(&*frame(&mut live, Form::Binary).await, Form::Binary);
-    assert_eq!(offsets(&delivered), [21]);
 }
 
 #[tokio::test]
@@ -558,70 +382,6 @@ async fn a_subscription_names_each_partition_once() {
     ] {
         refused(broker.subscribe(&request).await, code, words);
     }
-}
-
-#[tokio::test]
-async fn a_reader_is_told_what_a_repair_gave_up_and_gets_the_rest() {
-    let disk = FaultyDisk::new(7);
-    let broker = broker_on(&disk, Config::default()).await;
-    broker.with_topic("t", 1, TopicSettings::default()).await;
-    let values: Vec<String> = (10..60).map(|n| format!("value {n}")).collect();
-    for value in &values {
-        broker.append("t", &[value]).await;
-    }
-    let (_, partition) = broker.partition(&name("t"), 0).expect("it is there");
-    damage_record(&disk, b"value 15").await;
-    let mut cursor = broker.reader(&subscribe(Start::Earliest)).await;
-    let seen = offsets(&deliver(
-        &*frame(&mut cursor, Form::Binary).await,
-        Form::Binary,
-    ));
-    assert_eq!(seen, [0, 1, 2, 3, 4], "what is whole comes first");
-    match next(&mut cursor, Form::Binary).await {
-        Next::Ended(error) => assert_eq!(error.code, ErrorCode::PartitionStopped),
-        other => panic!("an end was expected: {}", describe(&other)),
-    }
-    let since = subscribe(Start::Time(0));
-    let subscribed = within("subscribing", broker.subscribe(&since)).await;
-    let mut late = subscribed.expect("the others could be read").1;
-    match next(&mut late[0], Form::Binary).await {
-        Next::Ended(error) => assert_eq!(error.code, ErrorCode::PartitionStopped),
-        other => panic!("an end was expected: {}", describe(&other)),
-    }
-    let info = within("repairing", broker.repair_partition(&name("t"), 0)).await;
-    assert_eq!(info.expect("it is stopped").partitions[0].stopped, None);
-    let mut cursor = broker.reader(&subscribe(Start::Offset(4))).await;
-    let mut seen = offsets(&deliver(
-        &*frame(&mut cursor, Form::Binary).await,
-        Form::Binary,
-    ));
-    match next(&mut cursor, Form::Binary).await {
-        Next::Gap(gap) => {
-            assert_eq!((gap.expected, gap.next), (5, 6));
-            assert_eq!(gap.epoch, partition.epoch());
-        }
-        other => panic!("a gap was expected: {}", describe(&other)),
-    }
-    while cursor.position().offset < 50 {
-        seen.extend(offsets(&deliver(
-            &*frame(&mut cursor, Form::Binary).await,
-            Form::Binary,
-        )));
-    }
-    let expected: Vec<u64> = [4].into_iter().chain(6..50).collect();
-    assert_eq!(seen, expected);
-    let mut rest = values.clone();
-    rest.remove(5);
-    assert_eq!(
-        broker.values("t", 0).await,
-        rest,
-        "a fetch goes on behind it"
-    );
-    refused(
-        within("repairing", broker.repair_partition(&name("t"), 0)).await,
-        ErrorCode::InvalidArgument,
-        "nothing to repair",
-    );
 }
 
 #[tokio::test]

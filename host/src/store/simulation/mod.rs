@@ -22,19 +22,23 @@ fn asked(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// Runs histories until the time is up; a failure names its seed.
 fn histories(name: &str, plan: impl Fn(u64) -> Plan) {
-    if let Some(seed) = asked("EDDY_SEED") {
+    lived(name, |seed| {
         World::new(seed, plan(seed)).run();
-        return;
+    });
+}
+
+/// Runs histories until the time is up; a failure names its seed.
+pub(crate) fn lived(name: &str, history: impl Fn(u64)) {
+    if let Some(seed) = asked("EDDY_SEED") {
+        return history(seed);
     }
     let limit = Duration::from_secs(asked("EDDY_SIMULATION_SECONDS").unwrap_or(SECONDS));
     let begin = Instant::now();
     let first = asked("EDDY_SIMULATION_FIRST").unwrap_or(0);
     let mut next = first;
     while begin.elapsed() < limit {
-        let caught =
-            std::panic::catch_unwind(AssertUnwindSafe(|| World::new(next, plan(next)).run()));
+        let caught = std::panic::catch_unwind(AssertUnwindSafe(|| history(next)));
         if let Err(panic) = caught {
             eprintln!("{name}: history with EDDY_SEED={next} failed");
             std::panic::resume_unwind(panic);

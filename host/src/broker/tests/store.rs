@@ -1,0 +1,10 @@
+//! The tests of `both`, over the store.
+
+use super::*;
+
+#[path = "both.rs"]
+mod both;
+
+fn ground() -> Ground {
+    Ground::store()
+}
