@@ -41,7 +41,7 @@ pub(super) fn call_bytes_max(chunk_bytes: usize, limits: Limits) -> usize {
 }
 
 /// The records of one call.
-pub(super) struct Call {
+pub(super) struct PluginCall {
     /// Empty where a batch has nothing behind the position that was asked for.
     pub(super) columns: ColumnBuf,
     /// The position after them.
@@ -69,7 +69,7 @@ impl Feed {
     }
 
     /// The records of the next call, from `position` on; `None` if there are none.
-    pub(super) fn next(&mut self, position: u64) -> Result<Option<Call>, BatchError> {
+    pub(super) fn next(&mut self, position: u64) -> Result<Option<PluginCall>, BatchError> {
         if self.opened.is_none() {
             let whole = self.whole(position)?;
             if whole.is_some() {
@@ -91,7 +91,7 @@ impl Feed {
     }
 
     /// As many whole batches as keep to the limit; `None` if not even the first does.
-    fn whole(&mut self, position: u64) -> Result<Option<Call>, BatchError> {
+    fn whole(&mut self, position: u64) -> Result<Option<PluginCall>, BatchError> {
         let (mut columns, mut next, mut bytes) = (ColumnBuf::default(), position, 0);
         while let Some(batch) = self.batches.front() {
             bytes += expanded_bytes(batch);
@@ -106,7 +106,7 @@ impl Feed {
             next = batch.end_offset();
             self.batches.pop_front();
         }
-        Ok((!columns.is_empty()).then_some(Call { columns, next }))
+        Ok((!columns.is_empty()).then_some(PluginCall { columns, next }))
     }
 }
 
@@ -121,7 +121,7 @@ impl Opened {
         })
     }
 
-    fn take(&mut self, bytes_max: usize) -> Result<Call, BatchError> {
+    fn take(&mut self, bytes_max: usize) -> Result<PluginCall, BatchError> {
         let mut columns = ColumnBuf::default();
         while let Some(record) = self.records.record(self.row) {
             columns.push_record(&record)?;
@@ -131,7 +131,7 @@ impl Opened {
             }
         }
         let following = self.records.record(self.row);
-        Ok(Call {
+        Ok(PluginCall {
             columns,
             next: following.map_or(self.end, |record| record.offset),
         })

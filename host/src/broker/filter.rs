@@ -9,7 +9,7 @@ use eddy_protocol::{Batch, BatchError, Compression, ErrorCode, WireError, frame}
 use metrics::{Counter, counter};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::feed::{self, Call, Feed};
+use super::feed::{self, Feed, PluginCall};
 use super::stream::count;
 use super::{Broker, refusal};
 use crate::log::{Partition, Topic};
@@ -212,7 +212,7 @@ async fn sift(
     let mut feed = Feed::new(call_bytes_max);
     feed.extend(batches.clone());
     let (mut kept, mut position) = (Kept::default(), base);
-    while let Some(Call { columns, next }) = feed.next(position).map_err(internal)? {
+    while let Some(PluginCall { columns, next }) = feed.next(position).map_err(internal)? {
         if !columns.is_empty() {
             let verdict = instance.process(&columns).await?;
             kept.add(columns, verdict)?;

@@ -38,7 +38,7 @@ pub use fetch::{Awaited, Bounds};
 pub use frame::Frame;
 pub use notify::{ListenGuard, Listener};
 pub use plugin::StoredCode;
-pub use produce::{PendingCommit, PendingProduce, Placed, PlacedRecord, Placement};
+pub use produce::{PendingCommit, PendingProduce, PlacedRecord, PlacedRecords, Placement};
 pub use stream::{Cursor, FollowGuard, Follower, Load, Loaded, Next, Stream};
 
 use deployment::Deployments;

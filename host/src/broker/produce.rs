@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, block_in_place};
 
 use super::{Broker, refusal};
 use crate::log::{Append, Commit, Committed, Ticket, Topic};
-pub use placement::{Placed, PlacedRecord, Placement};
+pub use placement::{PlacedRecord, PlacedRecords, Placement};
 
 /// Batches that expand to more than this are not checked at the expense of other connections.
 const INLINE_BYTES_MAX: usize = 1 << 20;
@@ -186,7 +186,10 @@ impl Broker {
     }
 
     /// Appends records that the broker places, all or nothing.
-    pub fn produce_placed(&self, Placed(appends): Placed) -> Result<PendingCommit, WireError> {
+    pub fn produce_placed(
+        &self,
+        PlacedRecords(appends): PlacedRecords,
+    ) -> Result<PendingCommit, WireError> {
         self.submit(Commit {
             appends,
             ..Commit::default()

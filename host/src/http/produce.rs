@@ -20,7 +20,7 @@ use super::apart::apart;
 use super::error::{Failure, invalid};
 use super::extract::{self, Limit, Path, Query, topic_name};
 use super::{Context, Route};
-use crate::broker::{Placed, PlacedRecord, Placement};
+use crate::broker::{PlacedRecord, PlacedRecords, Placement};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -117,7 +117,7 @@ const VALUE_END_BYTES: usize = 4;
 
 /// What is appended.
 enum Ready {
-    Placed(Placed),
+    Placed(PlacedRecords),
     Stamped(Produce),
 }
 

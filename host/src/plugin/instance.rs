@@ -17,7 +17,7 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use super::bindings::{self, eddy::plugin::types as wit};
 use super::engine::{Slot, Use};
 use super::limits::MemoryLimit;
-use super::log::Log;
+use super::log::InstanceLog;
 use super::ticker::TICK;
 use super::{Context, Limits, PluginError, Verdict, compile, verdict, wasi, words};
 use crate::metrics as names;
@@ -86,7 +86,7 @@ impl Meters {
 
 /// What the store of an instance holds: everything that host functions act on.
 pub(super) struct Inside {
-    pub(super) log: Arc<Log>,
+    pub(super) log: Arc<InstanceLog>,
     memory: MemoryLimit,
     turn: Arc<Turn>,
     wasi: WasiCtx,
@@ -245,7 +245,11 @@ async fn running(crew: &Semaphore) -> Option<SemaphorePermit<'_>> {
 fn store(slot: &Slot, context: &Context, limits: Limits, turn: &Arc<Turn>) -> Store<Inside> {
     let engine = slot.engine();
     let lines_max = engine.config.log_lines_per_second_max;
-    let log = Arc::new(Log::new(&context.deployment, context.partition, lines_max));
+    let log = Arc::new(InstanceLog::new(
+        &context.deployment,
+        context.partition,
+        lines_max,
+    ));
     let mut resources = ResourceTable::new();
     resources.set_max_capacity(RESOURCES_MAX);
     let inside = Inside {

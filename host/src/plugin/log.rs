@@ -24,7 +24,7 @@ const WRITE_BYTES_MAX: usize = 64 * 1024;
 
 /// The log of one instance.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct InstanceLog {
     deployment: String,
     partition: u32,
     lines_per_second_max: u32,
@@ -39,7 +39,7 @@ struct State {
     last_words: VecDeque<u8>,
 }
 
-impl Log {
+impl InstanceLog {
     pub(super) fn new(deployment: &str, partition: u32, lines_per_second_max: u32) -> Self {
         let state = State {
             second_began: Instant::now(),
@@ -137,7 +137,7 @@ impl types::Host for Inside {}
 
 /// Which of a program's two streams.
 #[derive(Clone, Copy)]
-pub(super) enum Stream {
+pub(super) enum StdKind {
     /// Standard output: lines for the log, of use to the author.
     Out,
     /// Standard error: the same, and kept for the reason of a trap.
@@ -146,7 +146,7 @@ pub(super) enum Stream {
 
 /// Standard output or standard error of an instance.
 #[derive(Clone)]
-pub(super) struct StdStream(pub(super) Stream, pub(super) Arc<Log>);
+pub(super) struct StdStream(pub(super) StdKind, pub(super) Arc<InstanceLog>);
 
 impl IsTerminal for StdStream {
     fn is_terminal(&self) -> bool {
@@ -166,7 +166,7 @@ impl StdoutStream for StdStream {
 
 impl OutputStream for StdStream {
     fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
-        if matches!(self.0, Stream::Err) {
+        if matches!(self.0, StdKind::Err) {
             self.1.heard(&bytes);
         }
         let kept = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn lines_beyond_the_limit_are_counted_and_a_new_second_starts_afresh() {
-        let log = Log::new("d", 0, 2);
+        let log = InstanceLog::new("d", 0, 2);
         let now = Instant::now();
         assert_eq!(log.admit(now), Some(0));
         assert_eq!(log.admit(now), Some(0));
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn only_the_end_of_standard_error_is_kept() {
-        let log = Log::new("d", 0, 0);
+        let log = InstanceLog::new("d", 0, 0);
         for _ in 0..1000 {
             log.heard(b"noise ");
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use wasmtime_wasi::random::Deterministic;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder};
 
-use super::log::{Log, StdStream, Stream};
+use super::log::{InstanceLog, StdKind, StdStream};
 
 /// The most that one call for random bytes gives.
 const RANDOM_BYTES_MAX: u64 = 64 * 1024;
@@ -17,11 +17,11 @@ const RANDOM_BYTES_MAX: u64 = 64 * 1024;
 const SEED: [u8; 61] = *b"the same input gives the same output, whoever asks and when..";
 
 /// A context in which nothing is allowed. What is written to standard output and error goes to `log`.
-pub(super) fn locked(log: &Arc<Log>) -> WasiCtx {
+pub(super) fn locked(log: &Arc<InstanceLog>) -> WasiCtx {
     let random = || Deterministic::new(SEED.to_vec());
     WasiCtxBuilder::new()
-        .stdout(StdStream(Stream::Out, Arc::clone(log)))
-        .stderr(StdStream(Stream::Err, Arc::clone(log)))
+        .stdout(StdStream(StdKind::Out, Arc::clone(log)))
+        .stderr(StdStream(StdKind::Err, Arc::clone(log)))
         .wall_clock(StandingStill)
         .monotonic_clock(StandingStill)
         .secure_random(random())

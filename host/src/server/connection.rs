@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::accept::Upgraded;
 use super::refuse::{self, HEADERS_MAX};
-use super::socket::{Socket, linger};
+use super::socket::{HttpSocket, linger};
 use super::speaker::{Speaker, Spoken};
 use crate::config;
 use crate::http::{Accepted, Front};
@@ -55,7 +55,7 @@ pub(super) async fn serve(
 ) -> Option<Upgraded> {
     let seen = Arc::new(Seen::default());
     let service = hyper::service::service_fn(answers(front, seen.clone()));
-    let socket = Socket::new(stream, settings.stall_timeout, seen.speaker.clone());
+    let socket = HttpSocket::new(stream, settings.stall_timeout, seen.speaker.clone());
     let mut connection = builder(&settings).serve_connection(socket, service);
     let mut handshake = pin!(sleep(settings.handshake_timeout));
     let (mut told, mut is_due) = (false, false);

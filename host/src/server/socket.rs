@@ -18,7 +18,7 @@ use super::speaker::Speaker;
 /// What a peer may still send to us while it reads its last answer.
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
-pub(super) struct Socket {
+pub(super) struct HttpSocket {
     stream: TokioIo<TcpStream>,
     stall_timeout: Duration,
     /// Runs while a write waits for the peer.
@@ -26,9 +26,13 @@ pub(super) struct Socket {
     speaker: Arc<Speaker>,
 }
 
-impl Socket {
-    pub(super) fn new(stream: TcpStream, stall_timeout: Duration, speaker: Arc<Speaker>) -> Socket {
-        Socket {
+impl HttpSocket {
+    pub(super) fn new(
+        stream: TcpStream,
+        stall_timeout: Duration,
+        speaker: Arc<Speaker>,
+    ) -> HttpSocket {
+        HttpSocket {
             stream: TokioIo::new(stream),
             stall_timeout,
             stalled: None,
@@ -62,7 +66,7 @@ impl Socket {
     }
 }
 
-impl Read for Socket {
+impl Read for HttpSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -72,7 +76,7 @@ impl Read for Socket {
     }
 }
 
-impl Write for Socket {
+impl Write for HttpSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

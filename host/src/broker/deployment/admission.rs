@@ -9,7 +9,7 @@ use eddy_protocol::{ErrorCode, TopicName, WireError};
 use tokio::sync::MutexGuard;
 
 use super::Deployment;
-use super::progress::Position;
+use super::progress::InstancePosition;
 use super::record::Record;
 use crate::broker::epoch::StoredPosition;
 use crate::broker::{Broker, plugin, refusal};
@@ -27,9 +27,9 @@ pub(super) struct Admitted {
 }
 
 impl Admitted {
-    pub(super) fn positions(&self) -> impl Iterator<Item = Position<'_>> {
+    pub(super) fn positions(&self) -> impl Iterator<Item = InstancePosition<'_>> {
         let numbered = self.starts.iter().zip(0..);
-        numbered.map(|(&stored, partition)| Position {
+        numbered.map(|(&stored, partition)| InstancePosition {
             record: &self.record,
             partition,
             stored,

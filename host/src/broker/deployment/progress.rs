@@ -18,13 +18,13 @@ use crate::log::{Change, Expect, ExpectedValue, Table};
 /// value: generation(le u64) stored position
 /// ```
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Position<'a> {
+pub(super) struct InstancePosition<'a> {
     pub(super) record: &'a Record,
     pub(super) partition: u32,
     pub(super) stored: StoredPosition,
 }
 
-impl Position<'_> {
+impl InstancePosition<'_> {
     pub(super) fn put(&self) -> Change {
         Change::Put {
             table: Table::Progress,

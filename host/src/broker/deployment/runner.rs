@@ -17,11 +17,11 @@ use metrics::{Counter, counter};
 use tokio::sync::watch;
 
 use super::outputs::Outputs;
-use super::progress::Position;
+use super::progress::InstancePosition;
 use super::status::{InstanceStatus, Moved};
 use super::{Deployment, admission, passes, told_to_stop};
 use crate::broker::epoch::{self, StoredPosition};
-use crate::broker::feed::{self, Call, Feed};
+use crate::broker::feed::{self, Feed, PluginCall};
 use crate::broker::fetch::{self, PartitionChange};
 use crate::broker::{Broker, ListenGuard, refusal};
 use crate::log::{Append, Claims, Commit, CommitError, Partition, Ticket};
@@ -29,7 +29,7 @@ use crate::metrics as names;
 use crate::plugin::{Instance, PluginError, Verdict};
 
 /// Why a runner stopped, in words for who runs the deployment.
-pub(super) enum Stop {
+pub(super) enum RunEnd {
     /// The plugin's fault: the deployment stops.
     Plugin(String),
     /// The partition can't be read or written until somebody repairs it: the others go on.
@@ -74,14 +74,14 @@ impl Runner {
         deployment: &Arc<Deployment>,
         number: u32,
         status: Arc<InstanceStatus>,
-    ) -> Result<Runner, Stop> {
+    ) -> Result<Runner, RunEnd> {
         let record = &deployment.record;
         let (_, partition) = broker.partition(&record.spec.from, number).map_err(stop)?;
         if let Some(reason) = partition.stopped() {
-            return Err(Stop::Partition(reason));
+            return Err(RunEnd::Partition(reason));
         }
         // Without a place the deployment is at its end.
-        let place = status.place().ok_or(Stop::Told)?;
+        let place = status.place().ok_or(RunEnd::Told)?;
         let topics = record.outputs().map(|(_, topic)| broker.topic(topic));
         let topics = topics.collect::<Result<_, _>>().map_err(stop)?;
         let plugin = broker.compiled_digest(&record.digest).await.map_err(stop)?;
@@ -134,13 +134,13 @@ impl Runner {
 
     /// Until something stops it. When this returns, the store has answered for
     /// every commit and the status shows where the deployment is.
-    pub(super) async fn run(mut self, mut halt: watch::Receiver<bool>) -> Stop {
+    pub(super) async fn run(mut self, mut halt: watch::Receiver<bool>) -> RunEnd {
         let stop = {
             let mut told = pin!(told_to_stop(&mut halt));
             loop {
                 let turn = tokio::select! {
                     biased;
-                    () = &mut told => break Stop::Told,
+                    () = &mut told => break RunEnd::Told,
                     turn = self.turn() => turn,
                 };
                 if let Err(stop) = turn {
@@ -152,7 +152,7 @@ impl Runner {
         stop
     }
 
-    async fn turn(&mut self) -> Result<(), Stop> {
+    async fn turn(&mut self) -> Result<(), RunEnd> {
         let room = self.in_flight.len() < self.broker.config.deployment.commits_in_flight_max;
         if room && self.advance().await? {
             return Ok(());
@@ -176,16 +176,16 @@ impl Runner {
     }
 
     /// Processes the next records, if there are any.
-    async fn advance(&mut self) -> Result<bool, Stop> {
+    async fn advance(&mut self) -> Result<bool, RunEnd> {
         if self.feed.is_empty() {
             let batches = self.read().await?;
             self.feed.extend(batches);
         }
         let call = self.feed.next(self.position).map_err(|error| {
             let offset = self.position;
-            Stop::Partition(format!("the records from offset {offset} on: {error}"))
+            RunEnd::Partition(format!("the records from offset {offset} on: {error}"))
         })?;
-        let Some(Call { columns, next }) = call else {
+        let Some(PluginCall { columns, next }) = call else {
             return Ok(false);
         };
         let verdict = match columns.is_empty() {
@@ -199,7 +199,7 @@ impl Runner {
         let appends = self
             .outputs
             .place(&columns, verdict)
-            .map_err(|error| Stop::Plugin(error.to_string()))?;
+            .map_err(|error| RunEnd::Plugin(error.to_string()))?;
         let records_out = appends
             .iter()
             .map(|append| u64::from(append.batch.count()))
@@ -220,9 +220,9 @@ impl Runner {
     }
 
     // `&mut` although little changes: an instance can be sent between threads, not shared.
-    async fn read(&mut self) -> Result<Vec<Batch>, Stop> {
+    async fn read(&mut self) -> Result<Vec<Batch>, RunEnd> {
         if let Some(reason) = self.partition.stopped() {
-            return Err(Stop::Partition(reason));
+            return Err(RunEnd::Partition(reason));
         }
         let from = self.partition.next_from(self.position);
         let bytes_max = self.broker.config.deployment.chunk_bytes;
@@ -231,13 +231,13 @@ impl Runner {
             .map_err(|error| {
                 // Retention may have passed between the check and the read.
                 if self.partition.start() > from {
-                    Stop::Retry(error.message)
+                    RunEnd::Retry(error.message)
                 } else {
                     stop(error)
                 }
             })?;
         if self.partition.epoch() != self.epoch {
-            return Err(Stop::Retry("its history has changed".to_owned()));
+            return Err(RunEnd::Retry("its history has changed".to_owned()));
         }
         if !batches.is_empty() {
             self.skipped = from - self.position;
@@ -263,7 +263,7 @@ impl Runner {
     }
 
     fn commit(&self, appends: Vec<Append>, next: u64) -> Commit {
-        let at = |offset| Position {
+        let at = |offset| InstancePosition {
             record: &self.deployment.record,
             partition: self.partition.number(),
             stored: StoredPosition {
@@ -283,7 +283,7 @@ impl Runner {
     }
 
     /// Takes the answer to the oldest commit.
-    fn settle(&mut self, answer: Result<(), CommitError>) -> Result<(), Stop> {
+    fn settle(&mut self, answer: Result<(), CommitError>) -> Result<(), RunEnd> {
         let Some(settled) = self.in_flight.pop_front() else {
             return Ok(());
         };
@@ -310,7 +310,7 @@ impl Runner {
     }
 
     /// A plugin's failure, with the offset of the record that it names.
-    fn blame(&self, columns: &ColumnBuf, error: &PluginError) -> Stop {
+    fn blame(&self, columns: &ColumnBuf, error: &PluginError) -> RunEnd {
         let first = columns.offsets().first().copied().unwrap_or(self.position);
         match error {
             PluginError::Failed {
@@ -322,7 +322,7 @@ impl Runner {
                     .get(*row as usize)
                     .copied()
                     .unwrap_or(first);
-                Stop::Plugin(format!("the plugin failed at offset {offset}: {message}"))
+                RunEnd::Plugin(format!("the plugin failed at offset {offset}: {message}"))
             }
             error => failed(error, format!(" (records from offset {first} on)")),
         }
@@ -335,12 +335,12 @@ async fn begin(
     broker: &Broker,
     deployment: &Deployment,
     partition: &dyn Partition,
-) -> Result<StoredPosition, Stop> {
+) -> Result<StoredPosition, RunEnd> {
     let stored = StoredPosition {
         offset: 0,
         epoch: Some(partition.epoch()),
     };
-    let position = Position {
+    let position = InstancePosition {
         record: &deployment.record,
         partition: partition.number(),
         stored,
@@ -366,9 +366,9 @@ async fn go_on_after(
     partition: &dyn Partition,
     stored: StoredPosition,
     lost: epoch::LostHistory,
-) -> Result<u64, Stop> {
+) -> Result<u64, RunEnd> {
     let record = &deployment.record;
-    let from = Position {
+    let from = InstancePosition {
         record,
         partition: partition.number(),
         stored,
@@ -379,7 +379,7 @@ async fn go_on_after(
     };
     let commit = Commit {
         changes: vec![
-            Position {
+            InstancePosition {
                 stored: next,
                 ..from
             }
@@ -401,18 +401,18 @@ async fn go_on_after(
 }
 
 /// What a plugin's error comes to: the engine's own troubles are not the plugin's.
-fn failed(error: &PluginError, place: String) -> Stop {
+fn failed(error: &PluginError, place: String) -> RunEnd {
     let reason = format!("{error}{place}");
     match error {
-        error if error.is_the_plugins() => Stop::Plugin(reason),
-        _ => Stop::Retry(reason),
+        error if error.is_the_plugins() => RunEnd::Plugin(reason),
+        _ => RunEnd::Retry(reason),
     }
 }
 
-fn stop(error: WireError) -> Stop {
+fn stop(error: WireError) -> RunEnd {
     if passes(&error) {
-        Stop::Retry(error.message)
+        RunEnd::Retry(error.message)
     } else {
-        Stop::Partition(error.message)
+        RunEnd::Partition(error.message)
     }
 }

@@ -8,7 +8,7 @@ use eddy_protocol::admin::DeploymentState;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use super::runner::{Runner, Stop};
+use super::runner::{RunEnd, Runner};
 use super::status::InstanceStatus;
 use super::{Deployment, passes, told_to_stop};
 use crate::broker::{Broker, refusal};
@@ -19,7 +19,7 @@ use crate::metrics as names;
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
 /// A runner's number and why it stopped.
-type Finished = (u32, Stop);
+type Finished = (u32, RunEnd);
 
 /// Runs until the deployment is told to stop or its plugin fails.
 pub(super) async fn supervise(broker: Arc<Broker>, deployment: Arc<Deployment>) {
@@ -107,7 +107,7 @@ impl Runners {
             let stop = work
                 .await
                 // A panic of the broker's own: the plugin's would have been a trap.
-                .unwrap_or_else(|error| Stop::Retry(format!("its work was cut off: {error}")));
+                .unwrap_or_else(|error| RunEnd::Retry(format!("its work was cut off: {error}")));
             (number, stop)
         });
     }
@@ -126,10 +126,10 @@ impl Runners {
             .get(number as usize)?
             .clone();
         let (state, reason) = match stop {
-            Stop::Told => return None,
-            Stop::Plugin(reason) => return Some(format!("partition {number}: {reason}")),
-            Stop::Partition(reason) => (DeploymentState::Stopped, reason),
-            Stop::Retry(reason) => (DeploymentState::Starting, reason),
+            RunEnd::Told => return None,
+            RunEnd::Plugin(reason) => return Some(format!("partition {number}: {reason}")),
+            RunEnd::Partition(reason) => (DeploymentState::Stopped, reason),
+            RunEnd::Retry(reason) => (DeploymentState::Starting, reason),
         };
         let trouble = status.troubled(state, &reason);
         if !trouble.is_known {
@@ -159,7 +159,7 @@ async fn work(
     (number, status): (u32, Arc<InstanceStatus>),
     delay: Duration,
     mut halt: watch::Receiver<bool>,
-) -> Stop {
+) -> RunEnd {
     let open = async {
         if !delay.is_zero() {
             tokio::select! {
@@ -171,7 +171,7 @@ async fn work(
     };
     let opened = tokio::select! {
         biased;
-        () = told_to_stop(&mut halt) => return Stop::Told,
+        () = told_to_stop(&mut halt) => return RunEnd::Told,
         opened = open => opened,
     };
     match opened {

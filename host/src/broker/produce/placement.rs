@@ -77,7 +77,7 @@ struct Filling {
 }
 
 /// Records in their places, to be appended all or nothing.
-pub struct Placed(pub(super) Vec<Append>);
+pub struct PlacedRecords(pub(super) Vec<Append>);
 
 impl Placement {
     pub(super) fn new(topic: Arc<Topic>, keyless: u32, batch_bytes_max: usize) -> Placement {
@@ -129,7 +129,7 @@ impl Placement {
 
     /// Everything that came, by partition; the batches of one in the order of
     /// their records.
-    pub fn finish(self) -> Result<Placed, WireError> {
+    pub fn finish(self) -> Result<PlacedRecords, WireError> {
         let mut batches = self.full;
         let filled = self.filling.into_iter().zip(0..);
         for (filling, partition) in filled.filter(|(filling, _)| !filling.columns.is_empty()) {
@@ -141,7 +141,7 @@ impl Placement {
             partition,
             batch,
         });
-        Ok(Placed(appends.collect()))
+        Ok(PlacedRecords(appends.collect()))
     }
 }
 
