@@ -41,7 +41,7 @@ const HELLO_BYTES_MAX: usize = 8 << 10;
 const CONTROL_HEADER_BYTES: usize = 6;
 /// How many reads from disk a connection has under way at most.
 const LOADS_MAX: usize = 4;
-/// How soon a filtered subscriber learns that its cursor has moved.
+/// How soon a filtered subscriber learns that its cursor has moved, at the latest.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a peer may take to read the last words.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -430,7 +430,10 @@ impl Connection {
 
     fn act(&mut self, turn: Option<Turn>) {
         if self.progress_due.is_none() && self.subscriptions.is_untold() {
-            self.progress_due = Some(Instant::now() + PROGRESS_INTERVAL);
+            // Subscribers of one stream get ahead together; told together, thousands of them would
+            // keep everybody else waiting.
+            let wait = PROGRESS_INTERVAL.mul_f32(0.5 + fastrand::f32() / 2.0);
+            self.progress_due = Some(Instant::now() + wait);
         }
         match turn {
             None => {}
