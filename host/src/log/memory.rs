@@ -6,27 +6,28 @@
 //! and to [leave offsets out](Memory::leave_out). It knows no limits of producers, no retention by
 //! age and no damage.
 
+mod kept;
+mod partition;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
-use eddy_protocol::batch::{ColumnBuf, OffsetMode, Rows, sequence_after, sequences_between};
-use eddy_protocol::{Batch, Compression, ProducerStamp, TopicName};
+use eddy_protocol::{ProducerStamp, TopicName};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use parking_lot::Mutex;
 
+use self::kept::{Kept, Sent};
+use self::partition::{Part, Records};
 use super::{
-    Append, Appended, CatalogChange, Change, Claims, Commit, CommitError, Committed, Epochs,
-    Expect, Health, Log, Page, Partition, Producer, Read, ReadError, Reply, Resume, State,
-    StateChange, StateId, Table, TableError, TailRead, Ticket, Topic, TopicId, Topics, WatchGuard,
-    Watcher, Watchers, admit, new_uuid, ticket,
+    Append, Appended, CatalogChange, Change, Claims, Commit, CommitError, Committed, Health, Log,
+    Page, Partition, Producer, Reply, State, StateId, Table, TableError, Ticket, Topic, TopicId,
+    Topics, admit, new_uuid, ticket,
 };
 use crate::metrics::TopicMeters;
 
 const COMMIT_BYTES_MAX: u64 = 256 << 20;
-/// Sequences that lie further back than this lie ahead.
-const SEQUENCES_BEHIND_MAX: u32 = 1 << 30;
 
 /// The engine. A clone is the same one, and so it outlasts whoever closes it.
 #[derive(Clone)]
@@ -58,49 +59,6 @@ pub(crate) enum Fate {
 }
 
 type PartitionKey = (TopicId, u32);
-
-/// All there is.
-#[derive(Debug, Clone, Default)]
-struct Kept {
-    records: BTreeMap<PartitionKey, Records>,
-    tables: BTreeMap<(Table, Bytes), Bytes>,
-    states: BTreeMap<(StateId, Bytes), Bytes>,
-    producers: BTreeMap<u64, Identity>,
-    sent: BTreeMap<(u64, PartitionKey), Vec<Sent>>,
-    /// How many there ever were.
-    topics: u64,
-    /// How many offsets each commit takes in its partitions besides those of its records.
-    left_out: u32,
-    is_closed: bool,
-}
-
-/// A partition's records.
-#[derive(Debug, Clone)]
-struct Records {
-    epochs: Epochs,
-    start: u64,
-    /// Behind the newest record.
-    end: u64,
-    /// What the next one gets.
-    next: u64,
-    /// Each begins where the one before ended.
-    batches: Vec<Batch>,
-    is_deleted: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Identity {
-    epoch: u16,
-    name: Option<String>,
-}
-
-/// A producer's batch.
-#[derive(Debug, Clone, Copy)]
-struct Sent {
-    sequence: u32,
-    count: u32,
-    offset: u64,
-}
 
 impl Memory {
     /// Nothing yet; it is `now_ms` for ever.
@@ -475,301 +433,5 @@ impl Shared {
             part as Arc<dyn Partition>
         };
         numbers.map(part).collect()
-    }
-}
-
-impl Kept {
-    fn expect(&self, expected: Vec<Expect>) -> Result<(), CommitError> {
-        for Expect { table, key, value } in expected {
-            let found = self.tables.get(&(table, key.clone()));
-            if !value.is_met_by(found) {
-                let found = found.cloned();
-                return Err(CommitError::Conflict { table, key, found });
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a batch is one that came before, and at which offset, if that is known; refused where
-    /// it is of another epoch or another one is missing before it.
-    fn repeated(
-        &self,
-        key: PartitionKey,
-        stamp: ProducerStamp,
-        count: u32,
-    ) -> Result<Option<Option<u64>>, CommitError> {
-        let ProducerStamp {
-            id,
-            epoch,
-            sequence,
-        } = stamp;
-        let known = self.producers.get(&id).filter(|known| epoch <= known.epoch);
-        let current = known.ok_or(CommitError::UnknownProducer(id))?.epoch;
-        if epoch < current {
-            return Err(CommitError::Fenced { id, epoch, current });
-        }
-        let sent = self.sent.get(&(id, key)).map_or(&[][..], Vec::as_slice);
-        let after = |last: &Sent| sequence_after(last.sequence, last.count);
-        let expected = sent.last().map_or(0, after);
-        let same = |it: &&Sent| it.sequence == sequence && it.count == count;
-        match sequences_between(sequence, expected) {
-            0 => Ok(None),
-            behind if behind > SEQUENCES_BEHIND_MAX || behind < count => {
-                Err(CommitError::OutOfOrder {
-                    id,
-                    expected,
-                    sequence,
-                })
-            }
-            _ => Ok(Some(sent.iter().rfind(same).map(|it| it.offset))),
-        }
-    }
-
-    fn identify(
-        &mut self,
-        name: Option<String>,
-        current: Option<Producer>,
-    ) -> Result<Producer, CommitError> {
-        if self.is_closed {
-            return Err(CommitError::Closed);
-        }
-        let named = |(_, it): &(&u64, &Identity)| name.is_some() && it.name == name;
-        let unnamed = |it: &&Identity| it.name.is_none();
-        let known = match current {
-            Some(Producer { id, .. }) => self.producers.get(&id).filter(unnamed).map(|it| (id, it)),
-            None => self.producers.iter().find(named).map(|(id, it)| (*id, it)),
-        };
-        let producer = match (known, current) {
-            (None, _) => Producer {
-                id: self.producers.keys().last().map_or(1, |newest| newest + 1),
-                epoch: 0,
-            },
-            // It was given already, and the answer got lost: nothing was sent under it.
-            (Some((id, it)), Some(of))
-                if it.epoch == of.epoch + 1 && !self.sent.keys().any(|(by, _)| *by == id) =>
-            {
-                Producer {
-                    id,
-                    epoch: it.epoch,
-                }
-            }
-            (Some((id, it)), Some(Producer { epoch, .. })) if epoch < it.epoch => {
-                let current = it.epoch;
-                return Err(CommitError::Fenced { id, epoch, current });
-            }
-            (Some((id, it)), _) => Producer {
-                id,
-                epoch: it.epoch + 1,
-            },
-        };
-        self.sent.retain(|(id, _), _| *id != producer.id);
-        let Producer { id, epoch } = producer;
-        self.producers.insert(id, Identity { epoch, name });
-        Ok(producer)
-    }
-
-    fn change_state(&mut self, change: StateChange) {
-        match change {
-            StateChange::Delta { state, delta } => {
-                for (key, value) in delta.rows() {
-                    let row = (state.clone(), Bytes::copy_from_slice(key));
-                    match value {
-                        Some(value) => self.states.insert(row, Bytes::copy_from_slice(value)),
-                        None => self.states.remove(&row),
-                    };
-                }
-            }
-            StateChange::Delete(deletion) => {
-                self.states.retain(|(state, _), _| !deletion.is_of(state));
-            }
-        }
-    }
-}
-
-impl Records {
-    fn new(topic: TopicId) -> Records {
-        Records {
-            epochs: Epochs::first(topic),
-            start: 0,
-            end: 0,
-            next: 0,
-            batches: Vec::new(),
-            is_deleted: false,
-        }
-    }
-
-    /// Adds a batch, which covers what was left out before it; returns its first record's offset.
-    fn append(&mut self, batch: &Batch, left_out: u32) -> u64 {
-        let first = self.next;
-        let batch = batch.clone().with_base_offset(first);
-        let batch = match first == self.end {
-            true => batch,
-            false => covering(&batch, self.end),
-        };
-        self.end = batch.end_offset();
-        self.next = self.end + u64::from(left_out);
-        self.batches.push(batch);
-        first
-    }
-
-    fn bytes(&self) -> u64 {
-        self.batches.iter().map(|batch| batch.len() as u64).sum()
-    }
-
-    fn retain(&mut self, bytes_max: u64) {
-        while self.batches.len() > 1 && self.bytes() > bytes_max {
-            self.start = self.batches.remove(0).end_offset();
-        }
-    }
-}
-
-/// The batch, covering the offsets from `from` on, too.
-fn covering(batch: &Batch, from: u64) -> Batch {
-    let mut columns = ColumnBuf::new();
-    columns.extend_from(batch).expect("it was checked");
-    let span = u32::try_from(batch.end_offset() - from).expect("few are left out");
-    let offsets = OffsetMode::Sparse { base: from, span };
-    let covering = columns.encode(Rows::All, offsets, Compression::None, None);
-    covering.expect("it is hardly larger")
-}
-
-/// A partition.
-#[derive(Debug)]
-struct Part {
-    topic: TopicId,
-    name: TopicName,
-    number: u32,
-    meters: TopicMeters,
-    watchers: Arc<Watchers>,
-    kept: Arc<Mutex<Kept>>,
-}
-
-impl Part {
-    fn look<T>(&self, look: impl FnOnce(&Records) -> T) -> T {
-        let kept = self.kept.lock();
-        look(
-            kept.records
-                .get(&(self.topic, self.number))
-                .expect("each partition has some"),
-        )
-    }
-
-    fn why_stopped(&self) -> Option<Arc<str>> {
-        let reason = || format!("topic `{}` was deleted", self.name).into();
-        self.is_deleted().then(reason)
-    }
-}
-
-impl Partition for Part {
-    fn topic(&self) -> TopicId {
-        self.topic
-    }
-
-    fn topic_name(&self) -> &TopicName {
-        &self.name
-    }
-
-    fn meters(&self) -> &TopicMeters {
-        &self.meters
-    }
-
-    fn number(&self) -> u32 {
-        self.number
-    }
-
-    fn epoch(&self) -> u32 {
-        self.look(|it| it.epochs.current())
-    }
-
-    fn resume(&self, epoch: Option<u32>, offset: u64) -> Resume {
-        self.look(|it| it.epochs.resume(epoch, offset))
-    }
-
-    fn start(&self) -> u64 {
-        self.look(|it| it.start)
-    }
-
-    fn end(&self) -> u64 {
-        self.look(|it| it.end)
-    }
-
-    fn bytes(&self) -> u64 {
-        self.look(Records::bytes)
-    }
-
-    fn next_from(&self, offset: u64) -> u64 {
-        offset.max(self.start())
-    }
-
-    fn stopped(&self) -> Option<String> {
-        self.why_stopped().map(|reason| reason.to_string())
-    }
-
-    fn is_deleted(&self) -> bool {
-        self.look(|it| it.is_deleted)
-    }
-
-    fn read_tail(&self, offset: u64, bytes_max: u64) -> TailRead {
-        if let Some(reason) = self.why_stopped() {
-            return TailRead::Stopped(reason);
-        }
-        self.look(
-            |&Records {
-                 start,
-                 end,
-                 ref batches,
-                 ..
-             }| {
-                if offset < start {
-                    return TailRead::BelowStart { start };
-                }
-                if offset > end {
-                    return TailRead::BeyondEnd { end };
-                }
-                let mut bytes = 0;
-                let is_wanted = |batch: &&Batch| {
-                    let is_wanted = bytes < bytes_max.max(1);
-                    bytes += batch.expanded_len() as u64;
-                    is_wanted
-                };
-                let from = batches
-                    .iter()
-                    .skip_while(|batch| batch.end_offset() <= offset);
-                let found: Vec<Batch> = from.take_while(is_wanted).cloned().collect();
-                match found.is_empty() {
-                    true => TailRead::AtEnd,
-                    false => TailRead::Batches(found),
-                }
-            },
-        )
-    }
-
-    fn read(&self, offset: u64, bytes_max: u64) -> Result<Read, ReadError> {
-        match self.read_tail(offset, bytes_max) {
-            TailRead::Batches(batches) => Ok(Read { batches }),
-            TailRead::AtEnd | TailRead::OnDisk => Ok(Read::default()),
-            TailRead::BelowStart { start } => Err(ReadError::BelowStart { start }),
-            TailRead::BeyondEnd { end } => Err(ReadError::BeyondEnd { end }),
-            TailRead::Stopped(reason) => Err(ReadError::Stopped(reason)),
-        }
-    }
-
-    fn offset_at_time(&self, time_ms: i64) -> Result<u64, ReadError> {
-        if let Some(reason) = self.why_stopped() {
-            return Err(ReadError::Stopped(reason));
-        }
-        self.look(|it| {
-            for batch in &it.batches {
-                let records = batch.records().expect("it was checked");
-                if let Some(found) = records.iter().find(|record| record.timestamp >= time_ms) {
-                    return Ok(found.offset);
-                }
-            }
-            Ok(it.end)
-        })
-    }
-
-    fn watch(&self, watcher: &Arc<dyn Watcher>) -> WatchGuard {
-        WatchGuard::new(&self.watchers, watcher)
     }
 }
