@@ -39,29 +39,28 @@ async fn fifty_kills_while_producing_through_a_deployment_lose_and_repeat_nothin
     let mut broker = Broker::start_with(&["--set", "store.checkpoint_bytes=1MiB"]);
     broker.push_byte_filter();
     let client = broker.client().await;
-    let mut lanes = Vec::new();
+    let mut all = Vec::new();
     for durability in ["disk", "memory"] {
-        lanes.push(Lane::open(&broker, &client, durability, &mut random).await);
+        all.push(Traffic::open(&broker, &client, durability, &mut random).await);
     }
 
     for _ in 0..KILLS {
-        lanes
-            .iter()
-            .for_each(|lane| lane.credit.add_permits(ROUND_RECORDS * PRODUCERS));
+        all.iter()
+            .for_each(|traffic| traffic.credit.add_permits(ROUND_RECORDS * PRODUCERS));
         if random.u8(..5) == 0 {
             broker.kill9();
             broker.restart_halfway(random.usize(..4));
         } else {
-            let lane = &lanes[random.usize(..lanes.len())];
+            let traffic = &all[random.usize(..all.len())];
             let more = random.usize(..ROUND_RECORDS);
-            lane.wait_for_progress(random.u8(..3), more);
+            traffic.wait_for_progress(random.u8(..3), more);
             broker.kill9();
         }
         broker.restart();
     }
 
-    for lane in lanes {
-        lane.prove(&client).await;
+    for traffic in all {
+        traffic.prove(&client).await;
     }
     assert!(!broker.log().contains("panicked"), "{}", broker.log());
 }
@@ -78,7 +77,7 @@ fn seed() -> u64 {
 }
 
 /// Producers, a topic, a deployment, its output, and readers of both.
-struct Lane {
+struct Traffic {
     durability: &'static str,
     credit: Arc<Semaphore>,
     producers: Vec<Producer>,
@@ -86,13 +85,13 @@ struct Lane {
     readers: [Reader; 2],
 }
 
-impl Lane {
+impl Traffic {
     async fn open(
         broker: &Broker,
         client: &Client,
         durability: &'static str,
         random: &mut fastrand::Rng,
-    ) -> Lane {
+    ) -> Traffic {
         let (input, output) = (format!("{durability}-in"), format!("{durability}-out"));
         let partitions = PARTITIONS.to_string();
         for name in [&input, &output] {
@@ -136,7 +135,7 @@ impl Lane {
             )));
             producers.push(producer);
         }
-        Lane {
+        Traffic {
             durability,
             credit,
             producers,
@@ -167,7 +166,7 @@ impl Lane {
     /// Ends the producing, and compares what was acknowledged, what is in the
     /// topics and what the readers saw.
     async fn prove(self, client: &Client) {
-        let Lane {
+        let Traffic {
             durability,
             credit,
             producers,

@@ -79,7 +79,7 @@ struct InFlight {
 
 /// One partition's share.
 #[derive(Debug, Default)]
-struct Lane {
+struct PartitionBuffer {
     open: BatchBuilder,
     open_bytes: usize,
     /// Since when its first record waits, as far as anybody looked.
@@ -102,13 +102,13 @@ pub(crate) struct Buffer {
     topic: String,
     record_bytes_max: usize,
     batch_bytes: usize,
-    lanes: Vec<Lane>,
+    buffers: Vec<PartitionBuffer>,
     /// Where records without a key go until the batch is full.
     sticky: u32,
     bytes: usize,
-    /// Lanes with something sealed, each once for each batch.
+    /// Buffers with something sealed, each once for each batch.
     ready: VecDeque<u32>,
-    /// Batches on their way, of all lanes.
+    /// Batches on their way, of all buffers.
     in_flight: usize,
     counts: Counts,
     /// Why a batch was refused; the first one that nobody has been told of.
@@ -132,7 +132,7 @@ impl Buffer {
             topic,
             record_bytes_max,
             batch_bytes,
-            lanes: Vec::new(),
+            buffers: Vec::new(),
             sticky,
             bytes: 0,
             ready: VecDeque::new(),
@@ -149,8 +149,9 @@ impl Buffer {
     /// The topic has so many partitions by now; never fewer than before.
     pub(crate) fn set_partitions(&mut self, partitions: u32) {
         let partitions = partitions.max(1) as usize;
-        if partitions > self.lanes.len() {
-            self.lanes.resize_with(partitions, Lane::default);
+        if partitions > self.buffers.len() {
+            self.buffers
+                .resize_with(partitions, PartitionBuffer::default);
         }
     }
 
@@ -188,18 +189,19 @@ impl Buffer {
         let timestamp = record.timestamp.unwrap_or_else(now_ms);
         let batch_bytes = self.batch_bytes;
         // A batch never passes its limit: a record that has no room in this one opens the next.
-        if self.lane(partition).open_bytes + bytes > batch_bytes {
+        if self.buffer(partition).open_bytes + bytes > batch_bytes {
             self.seal(partition)?;
         }
-        let lane = self.lane(partition);
-        lane.open
+        let buffer = self.buffer(partition);
+        buffer
+            .open
             .push(timestamp, record.key, record.value, record.headers)
             .map_err(|error| {
                 Refused::Error(ErrorCode::InvalidArgument.because(error.to_string()).into())
             })?;
-        lane.open_bytes += bytes;
-        lane.pushed += 1;
-        let first = lane.open.len() == 1;
+        buffer.open_bytes += bytes;
+        buffer.pushed += 1;
+        let first = buffer.open.len() == 1;
         self.bytes += bytes;
         self.counts.pushed += 1;
         Ok(if first { Pushed::Wake } else { Pushed::Quiet })
@@ -207,11 +209,12 @@ impl Buffer {
 
     /// How to learn what becomes of the newest record of a partition.
     fn ask(&mut self, partition: u32) -> Waiting {
-        let lane = self.lane(partition);
-        let row = (lane.open.len() as u32).saturating_sub(1);
+        let buffer = self.buffer(partition);
+        let row = (buffer.open.len() as u32).saturating_sub(1);
         (
             row,
-            lane.open_outcome
+            buffer
+                .open_outcome
                 .get_or_insert_with(|| watch::channel(None).0)
                 .subscribe(),
         )
@@ -233,7 +236,7 @@ impl Buffer {
     }
 
     fn place(&self, record: &NewRecord<'_>) -> Result<u32, Refused> {
-        let partitions = self.lanes.len() as u32;
+        let partitions = self.buffers.len() as u32;
         match (record.partition, record.key) {
             (Some(partition), _) if partition < partitions => Ok(partition),
             (Some(partition), _) => Err(Refused::Error(ClientError::NoSuchPartition {
@@ -246,24 +249,24 @@ impl Buffer {
         }
     }
 
-    /// The lane of a partition that [`place`](Self::place) chose.
-    fn lane(&mut self, partition: u32) -> &mut Lane {
-        &mut self.lanes[partition as usize]
+    /// The buffer of a partition that [`place`](Self::place) chose.
+    fn buffer(&mut self, partition: u32) -> &mut PartitionBuffer {
+        &mut self.buffers[partition as usize]
     }
 
-    /// Makes a batch of what a partition's lane has gathered.
+    /// Makes a batch of what a partition's buffer has gathered.
     fn seal(&mut self, partition: u32) -> Result<(), Refused> {
         let compression = self.config.compression;
-        let lane = self.lane(partition);
-        let records = lane.open.len() as u64;
+        let buffer = self.buffer(partition);
+        let records = buffer.open.len() as u64;
         if records == 0 {
             return Ok(());
         }
-        let bytes = std::mem::take(&mut lane.open_bytes);
-        lane.open_since = None;
-        let outcome = lane.open_outcome.take();
-        match lane.open.finish_unstamped(compression) {
-            Ok(batch) => lane.sealed.push_back((
+        let bytes = std::mem::take(&mut buffer.open_bytes);
+        buffer.open_since = None;
+        let outcome = buffer.open_outcome.take();
+        match buffer.open.finish_unstamped(compression) {
+            Ok(batch) => buffer.sealed.push_back((
                 batch,
                 Charge {
                     records,
@@ -288,12 +291,12 @@ impl Buffer {
     /// The next partition for records without a key: the one after this, so
     /// that all get the same share.
     fn next_sticky(&self) -> u32 {
-        (self.sticky + 1) % self.lanes.len() as u32
+        (self.sticky + 1) % self.buffers.len() as u32
     }
 
     /// Makes batches of everything that was gathered.
     pub(crate) fn seal_all(&mut self) {
-        for partition in 0..self.lanes.len() as u32 {
+        for partition in 0..self.buffers.len() as u32 {
             // A failure is kept in `failed`, where everybody looks.
             let _ = self.seal(partition);
         }
@@ -317,13 +320,13 @@ impl Buffer {
     pub(crate) fn linger(&mut self, now: Instant) -> Option<Instant> {
         let mut next = None;
         let (linger, in_flight_max) = (self.config.linger, self.in_flight_max());
-        for partition in 0..self.lanes.len() as u32 {
-            let lane = self.lane(partition);
-            if lane.open.is_empty() {
+        for partition in 0..self.buffers.len() as u32 {
+            let buffer = self.buffer(partition);
+            if buffer.open.is_empty() {
                 continue;
             }
-            let since = *lane.open_since.get_or_insert(now);
-            if lane.in_flight.len() >= in_flight_max {
+            let since = *buffer.open_since.get_or_insert(now);
+            if buffer.in_flight.len() >= in_flight_max {
                 continue;
             }
             match since.checked_add(linger) {
@@ -349,15 +352,15 @@ impl Buffer {
         let in_flight_max = self.in_flight_max();
         for _ in 0..self.ready.len() {
             let partition = self.ready.pop_front()?;
-            let lane = self.lane(partition);
-            if lane.in_flight.len() >= in_flight_max {
+            let buffer = self.buffer(partition);
+            if buffer.in_flight.len() >= in_flight_max {
                 self.ready.push_back(partition);
                 continue;
             }
-            if let Some((batch, charge)) = lane.sealed.pop_front() {
-                let number = lane.handed_out;
-                lane.handed_out += 1;
-                lane.in_flight.push_back(InFlight {
+            if let Some((batch, charge)) = buffer.sealed.pop_front() {
+                let number = buffer.handed_out;
+                buffer.handed_out += 1;
+                buffer.in_flight.push_back(InFlight {
                     number,
                     charge,
                     outcome: None,
@@ -379,18 +382,20 @@ impl Buffer {
         result: Result<Produced, ClientError>,
         now: Instant,
     ) {
-        let Some(lane) = self.lanes.get_mut(ticket.partition as usize) else {
+        let Some(buffer) = self.buffers.get_mut(ticket.partition as usize) else {
             return;
         };
-        let mut in_flight = lane.in_flight.iter_mut();
+        let mut in_flight = buffer.in_flight.iter_mut();
         if let Some(batch) = in_flight.find(|batch| batch.number == ticket.number) {
             batch.outcome = Some(result);
         }
         while let Some(InFlight {
             charge, outcome, ..
-        }) = lane.in_flight.pop_front_if(|batch| batch.outcome.is_some())
+        }) = buffer
+            .in_flight
+            .pop_front_if(|batch| batch.outcome.is_some())
         {
-            lane.settled += charge.records;
+            buffer.settled += charge.records;
             self.in_flight -= 1;
             self.bytes -= charge.bytes;
             match &outcome {
@@ -410,15 +415,15 @@ impl Buffer {
     /// Gives everything up. The first reason stands.
     pub(crate) fn fail(&mut self, error: &ClientError) {
         let error = self.failed.get_or_insert_with(|| error.clone()).clone();
-        for lane in &mut self.lanes {
-            let waiting = lane.sealed.drain(..).map(|(_, charge)| charge);
-            let in_flight = lane.in_flight.drain(..).map(|batch| batch.charge);
+        for buffer in &mut self.buffers {
+            let waiting = buffer.sealed.drain(..).map(|(_, charge)| charge);
+            let in_flight = buffer.in_flight.drain(..).map(|batch| batch.charge);
             for charge in in_flight.chain(waiting) {
                 tell(charge.outcome, Err(error.clone()));
             }
-            tell(lane.open_outcome.take(), Err(error.clone()));
-            lane.open = BatchBuilder::new();
-            lane.open_bytes = 0;
+            tell(buffer.open_outcome.take(), Err(error.clone()));
+            buffer.open = BatchBuilder::new();
+            buffer.open_bytes = 0;
         }
         self.ready.clear();
         self.in_flight = 0;
@@ -457,15 +462,15 @@ impl Buffer {
 
     /// How many records each partition has been given so far.
     pub(super) fn marks(&self) -> Vec<u64> {
-        self.lanes.iter().map(|lane| lane.pushed).collect()
+        self.buffers.iter().map(|buffer| buffer.pushed).collect()
     }
 
     /// Whether all records up to the marks are acknowledged or refused.
     pub(super) fn passed(&self, marks: &[u64]) -> bool {
-        self.lanes
+        self.buffers
             .iter()
             .zip(marks)
-            .all(|(lane, mark)| lane.settled >= *mark)
+            .all(|(buffer, mark)| buffer.settled >= *mark)
     }
 
     /// The largest record, with its key, headers and what the columns add.
