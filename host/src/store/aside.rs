@@ -82,21 +82,21 @@ impl Aside {
 
 /// A file that is being written.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(crate) struct NewAside {
     key: PartitionKey,
     begun: bool,
     pub(crate) aside: Aside,
 }
 
-impl Draft {
+impl NewAside {
     /// A file for the checkpoint `sequence`, for the records from `base` on.
-    pub(crate) fn new(key: PartitionKey, base: u64, sequence: u64) -> Draft {
+    pub(crate) fn new(key: PartitionKey, base: u64, sequence: u64) -> NewAside {
         let aside = Aside {
             sequence,
             bytes: HEADER_BYTES,
             end: base,
         };
-        Draft {
+        NewAside {
             key,
             begun: false,
             aside,

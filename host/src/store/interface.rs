@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::core::Core;
 use super::driver::Store;
-use super::engine::Engine;
 use super::request::Request;
 use crate::log::{
     Commit, Health, Log, Page, Producer, State, StateId, Table, TableError, Ticket, Topics, ticket,
@@ -34,15 +34,15 @@ impl Log for Store {
     }
 
     fn commit_bytes_max(&self) -> u64 {
-        self.engine().config.commit_bytes_max
+        self.core().context.config.commit_bytes_max
     }
 
     fn topics(&self) -> &Topics {
-        &self.engine().catalog.topics
+        &self.core().context.catalog.topics
     }
 
     fn health(&self) -> Health {
-        self.engine().health()
+        self.core().health()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -57,7 +57,7 @@ impl State for Store {
         key: &'a [u8],
     ) -> BoxFuture<'a, Result<Option<Bytes>, TableError>> {
         let key = key.to_vec();
-        self.read(move |engine| engine.tables.get(table, &key))
+        self.read(move |core| core.context.tables.get(table, &key))
     }
 
     fn scan<'a>(
@@ -66,7 +66,7 @@ impl State for Store {
         prefix: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<(Bytes, Bytes)>, TableError>> {
         let prefix = prefix.to_vec();
-        self.read(move |engine| engine.tables.scan(table, &prefix))
+        self.read(move |core| core.context.tables.scan(table, &prefix))
     }
 
     fn state_get<'a>(
@@ -74,13 +74,13 @@ impl State for Store {
         state: &'a StateId,
         keys: Vec<Bytes>,
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, TableError>> {
-        match self.engine().states.look(state, &keys) {
+        match self.core().context.states.look(state, &keys) {
             Ok((found, missing, _)) if missing.is_empty() => {
                 Box::pin(std::future::ready(Ok(found)))
             }
             Ok(_) => {
                 let state = state.clone();
-                self.read(move |engine| engine.states.get(&engine.tables, &state, &keys))
+                self.read(move |core| core.context.states.get(&core.context.tables, &state, &keys))
             }
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
@@ -93,7 +93,11 @@ impl State for Store {
         bytes_max: usize,
     ) -> BoxFuture<'a, Result<Page, TableError>> {
         let state = state.clone();
-        self.read(move |engine| engine.states.scan(&engine.tables, &state, range, bytes_max))
+        self.read(move |core| {
+            core.context
+                .states
+                .scan(&core.context.tables, &state, range, bytes_max)
+        })
     }
 }
 
@@ -112,11 +116,11 @@ impl Store {
     /// again.
     fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Engine) -> Result<T, TableError> + Send + 'static,
+        read: impl FnOnce(&Core) -> Result<T, TableError> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, TableError>> {
         let store = self.clone();
         Box::pin(async move {
-            let read = tokio::task::spawn_blocking(move || read(store.engine()));
+            let read = tokio::task::spawn_blocking(move || read(store.core()));
             read.await.unwrap_or_else(|error| {
                 Err(TableError::Io {
                     kind: std::io::ErrorKind::Other,

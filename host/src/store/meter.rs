@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::flight::Landing;
 use super::request::Answer;
+use super::sync_queue::Completion;
 use crate::metrics as names;
 
 pub(crate) struct Meters {
@@ -44,9 +44,9 @@ impl Meters {
         self.sync_seconds.record(begin.elapsed());
     }
 
-    pub(crate) fn landed(&self, landing: &Landing) {
+    pub(crate) fn completed(&self, completion: &Completion) {
         let is_commit = |answer: &&Answer| matches!(answer, Answer::Commit(..));
-        let commits = landing.answers.iter().filter(is_commit).count();
+        let commits = completion.answers.iter().filter(is_commit).count();
         self.commits.increment(commits as u64);
     }
 

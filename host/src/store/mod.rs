@@ -15,25 +15,32 @@
 //! Knows nothing of connections, subscriptions and plugins; nothing outside
 //! knows of its files.
 //!
-//! From the top: [`interface`] is what the broker asks for, [`driver`] runs the threads, [`engine`] is what they do,
+//! From the top: [`interface`] is what the broker asks for, [`driver`] runs the
+//! threads, `core` is what they do, in parts with a job each,
 //! `journal`, `segment` and `table` are what is on disk, `recovery` puts it
 //! together again, [`inspect`] shows it to people.
 
-mod apply;
+mod applier;
 mod aside;
 mod backend;
+mod backlog;
 mod catalog;
+mod catalog_change;
 mod checkpoint;
+mod committer;
 mod config;
+mod context;
+mod core;
+mod draft;
 mod driver;
-mod engine;
 mod error;
 mod field;
-mod flight;
 mod format;
 pub mod inspect;
 mod interface;
 mod journal;
+#[cfg(test)]
+mod kit;
 mod meter;
 mod partition;
 mod producer;
@@ -47,6 +54,7 @@ mod segment;
 #[cfg(test)]
 pub(crate) mod simulation;
 mod state;
+mod sync_queue;
 mod table;
 mod writer;
 

@@ -9,9 +9,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::apply::Applied;
+use super::applier::Applied;
 use super::aside;
-use super::engine::Engine;
+use super::checkpoint::Checkpoints;
+use super::committer::Committer;
+use super::context::Context;
 use super::partition::Partition;
 use super::partition::segments::Segments;
 use super::partition::stop::{Cause, Repair, Stop};
@@ -19,11 +21,28 @@ use super::segment::append::Run;
 use super::segment::{self, AppendFault, Fault, Segment};
 use crate::log::{CatalogChange, Commit, CommitError, Partition as _, TopicId};
 
-impl Engine {
+/// Finds out what repairs do.
+pub(crate) struct Repairs {
+    checkpoints: Arc<Checkpoints>,
+}
+
+impl Repairs {
+    pub(crate) fn new(checkpoints: Arc<Checkpoints>) -> Repairs {
+        Repairs { checkpoints }
+    }
+
+    fn committer(&self) -> &Committer {
+        &self.checkpoints.committer
+    }
+
+    fn context(&self) -> &Context {
+        &self.committer().context
+    }
+
     /// Finds out what the repairs that this commit asks for would do, so that
-    /// [`write`](Engine::write) can make them. May take long. Not beside a checkpoint.
-    pub(crate) fn prepare_repairs(&self, commit: &Commit) -> Result<(), CommitError> {
-        let _alone = self.checkpointing.lock();
+    /// [`write`](Committer::write) can make them. May take long. Not beside a checkpoint.
+    pub(crate) fn prepare(&self, commit: &Commit) -> Result<(), CommitError> {
+        let _alone = self.checkpoints.pause();
         for change in &commit.catalog {
             if let CatalogChange::Repair { topic, partition } = change {
                 self.prepare_repair(*topic, *partition)?;
@@ -33,7 +52,7 @@ impl Engine {
     }
 
     fn prepare_repair(&self, topic: TopicId, number: u32) -> Result<(), CommitError> {
-        let partition = self.catalog.partition(topic, number);
+        let partition = self.context().catalog.partition(topic, number);
         // The writer says what is wrong with a commit for a partition that is not there.
         let Some(partition) =
             partition.filter(|partition| partition.service.stop_state().is_some())
@@ -41,12 +60,13 @@ impl Engine {
             return Ok(());
         };
         let keys: Vec<_> = partition.segments().iter().map(|it| it.key).collect();
-        let cleared = self.files.clear_way(partition.key(), &keys);
+        let files = &self.context().shared.files;
+        let cleared = files.clear_way(partition.key(), &keys);
         cleared.map_err(|error| {
-            let folder = self.disk.describe(&segment::folder(partition.key()));
+            let folder = files.disk().describe(&segment::folder(partition.key()));
             CommitError::Unreadable(format!("cannot clear the way to {folder}: {error}"))
         })?;
-        self.settle_partition(&partition)?;
+        self.wait_for_records(&partition)?;
         let Some(stop) = partition.service.stop_state() else {
             return Ok(());
         };
@@ -64,12 +84,14 @@ impl Engine {
 
     /// Waits until everything of a stopped partition is where it should be: from
     /// then on nothing of it changes.
-    fn settle_partition(&self, partition: &Partition) -> Result<(), CommitError> {
+    fn wait_for_records(&self, partition: &Partition) -> Result<(), CommitError> {
         // What is being written for it is in the journal when the writer is free.
-        drop(self.writer.lock());
-        self.sync_all().map_err(CommitError::StorageFailed)?;
+        drop(self.committer().writer.lock());
+        self.committer()
+            .sync_all()
+            .map_err(CommitError::StorageFailed)?;
         while partition.applied_end() < partition.end() && !partition.service.is_unwritable() {
-            match self.apply() {
+            match self.committer().applier.apply() {
                 Applied::Some => {}
                 Applied::Full => return Err(CommitError::DiskFull),
                 Applied::Nothing | Applied::Again | Applied::Failed => {
@@ -89,7 +111,12 @@ impl Engine {
             Cause::Lost | Cause::Deleted => Ok(false),
             Cause::Segment(base) => {
                 let segments = partition.segments_state();
-                let holes = segments.survey(&self.files, base, segments.end(), Vec::new());
+                let holes = segments.survey(
+                    &self.context().shared.files,
+                    base,
+                    segments.end(),
+                    Vec::new(),
+                );
                 let holes = holes.map_err(|fault| unreadable(&fault))?;
                 Ok(holes.iter().any(|hole| hole.to > covered_end))
             }
@@ -98,31 +125,25 @@ impl Engine {
 
     /// Writes what the last checkpoint does not cover to segments again.
     fn write_again(&self, partition: &Arc<Partition>) -> Result<(), CommitError> {
-        let _applier_waits = self.applying.lock();
+        let _applier_waits = self.committer().applier.pause();
         let (covered, aside) = partition.covered();
         let mut segments = partition.segments_state();
         segments
-            .cut(&self.files, &covered)
+            .cut(&self.context().shared.files, &covered)
             .map_err(|fault| unreadable(&fault))?;
         let key = partition.key();
-        self.files.forget_folder(key);
-        let mut run = Run {
-            files: &self.files,
-            partition: key,
-            segment_bytes: self.segment_bytes(partition),
-            now_ms: self.clock.now_ms(),
-            newest: None,
-        };
+        self.context().shared.files.forget_folder(key);
+        let mut run = self.committer().applier.run(partition, None);
         if let Some(aside) = aside {
-            let batches = aside.read(&*self.disk, key);
+            let batches = aside.read(&*self.context().disk, key);
             let batches = batches.map_err(|fault| unreadable(&fault))?;
             append(&mut run, &mut segments, &batches)?;
         }
-        let groups = self.checkpointed()..=u64::MAX;
+        let groups = self.checkpoints.covered()..=u64::MAX;
         let mut appended = Ok(());
         let read = aside::journalled(
-            &*self.disk,
-            self.salt,
+            &*self.context().disk,
+            self.context().salt,
             groups,
             |of| of == key,
             |_, batches| {
@@ -135,7 +156,7 @@ impl Engine {
         read.map_err(|error| CommitError::Unreadable(format!("cannot read the journal: {error}")))?;
         appended?;
         partition.wrote_again(segments);
-        self.touch(partition);
+        self.committer().touch(partition);
         Ok(())
     }
 
@@ -152,7 +173,9 @@ impl Engine {
         match stop.cause {
             Cause::Segment(base) => drop(bases.insert(base)),
             Cause::Unwritable => {
-                let is_gone = |segment: &&Arc<Segment>| segment.require(&self.files).is_err();
+                let is_gone = |segment: &&Arc<Segment>| {
+                    segment.require(&self.context().shared.files).is_err()
+                };
                 let gone = segments.list().iter().filter(is_gone);
                 bases.extend(gone.map(|segment| segment.key.base));
                 bases.extend((covered.length > 0).then_some(covered.segment));
@@ -161,10 +184,10 @@ impl Engine {
         }
         let mut holes = partition.holes();
         for base in bases {
-            let found = segments.survey(&self.files, base, segments.end(), holes);
+            let found = segments.survey(&self.context().shared.files, base, segments.end(), holes);
             holes = found.map_err(|fault| unreadable(&fault))?;
             if let Some(segment) = segments.list().iter().find(|it| it.key.base == base)
-                && let Err(error) = self.files.mend(segment.key, segment.len())
+                && let Err(error) = self.context().shared.files.mend(segment.key, segment.len())
             {
                 tracing::warn!(%error, path = segment.key.path(), "could not mend a segment");
             }

@@ -64,7 +64,7 @@ impl Request {
     }
 
     /// Whether a partition is to be repaired, which [must be
-    /// prepared](super::engine::Engine::prepare_repairs).
+    /// prepared](super::repair::Repairs::prepare).
     pub(crate) fn is_repair(&self) -> bool {
         let Request::Commit { commit, .. } = self else {
             return false;

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use eddy_protocol::frame::TopicSettings;
 
-use super::engine::Engine;
+use super::committer::Committer;
+use super::context::Context;
 use super::partition::Partition;
 use super::segment::{Fault, Segment, topic_folder};
 use crate::log::{Partition as _, TopicId};
 
 /// A deleted topic whose files go.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Doomed {
+pub(crate) struct DeletedTopic {
     /// Once this group is synced.
     pub(crate) sequence: u64,
     topic: TopicId,
@@ -22,10 +23,10 @@ pub(crate) struct Doomed {
     has_failed: bool,
 }
 
-impl Doomed {
+impl DeletedTopic {
     /// A topic that the group `sequence` deletes.
-    pub(crate) fn new(topic: TopicId, sequence: u64) -> Doomed {
-        Doomed {
+    pub(crate) fn new(topic: TopicId, sequence: u64) -> DeletedTopic {
+        DeletedTopic {
             sequence,
             topic,
             has_failed: false,
@@ -33,16 +34,29 @@ impl Doomed {
     }
 }
 
-impl Engine {
+/// Deletes segments that no topic's settings keep, and the files of deleted topics.
+pub(crate) struct Retention {
+    committer: Arc<Committer>,
+}
+
+impl Retention {
+    pub(crate) fn new(committer: Arc<Committer>) -> Retention {
+        Retention { committer }
+    }
+
+    fn context(&self) -> &Context {
+        &self.committer.context
+    }
+
     /// Deletes what no topic's settings keep. Returns how many segments went.
     pub(crate) fn retain(&self) -> usize {
         let mut removed = 0;
-        for topic in self.catalog.topics.all() {
+        for topic in self.context().catalog.topics.all() {
             let settings = topic.settings();
             if settings.retention_ms.is_none() && settings.retention_bytes.is_none() {
                 continue;
             }
-            for partition in self.catalog.partitions(topic.id()) {
+            for partition in self.context().catalog.partitions(topic.id()) {
                 match self.retain_partition(&partition, &settings) {
                     Ok(count) => removed += count,
                     Err(error) => {
@@ -70,32 +84,26 @@ impl Engine {
                 break;
             }
             // Where it begins has changed, whether or not the file goes.
-            self.touch(partition);
-            match self.files.remove(oldest.key) {
+            self.committer.touch(partition);
+            match self.context().shared.files.remove(oldest.key) {
                 Ok(()) => removed += 1,
                 Err(error) => fault = Some(error),
             }
         }
         if self.newest_is_expired(partition, settings) && self.begin_anew(partition)? {
-            self.touch(partition);
+            self.committer.touch(partition);
         }
         fault.map_or(Ok(removed), Err)
     }
 
-    /// Has the next checkpoint look at a partition.
-    pub(crate) fn touch(&self, partition: &Arc<Partition>) {
-        let mut writer = self.writer.lock();
-        writer.touched.insert(partition.key(), partition.clone());
-    }
-
     /// Begins a segment, if everything visible is in the older ones.
     fn begin_anew(&self, partition: &Arc<Partition>) -> io::Result<bool> {
-        let _alone = self.applying.lock();
+        let _alone = self.committer.applier.pause();
         let end = partition.applied_end();
         if end != partition.end() || partition.service.stop_state().is_some() {
             return Ok(false);
         }
-        self.begin_segment(partition, end)?;
+        self.committer.applier.begin_segment(partition, end)?;
         Ok(true)
     }
 
@@ -132,7 +140,11 @@ impl Engine {
         let Some(age_ms) = settings.retention_ms else {
             return false;
         };
-        let oldest_kept = self.clock.now_ms().saturating_sub_unsigned(age_ms);
+        let oldest_kept = self
+            .context()
+            .clock
+            .now_ms()
+            .saturating_sub_unsigned(age_ms);
         match self.appended_by(partition, segments) {
             Ok(Some(newest)) => newest < oldest_kept,
             Ok(None) | Err(_) => false,
@@ -150,7 +162,7 @@ impl Engine {
         let mut earliest = partition.extent.appended_ms();
         let mut is_known = segments.len() == 1 && earliest.is_some();
         for later in segments.iter().skip(1) {
-            if let Some(begun) = later.begun_ms(&self.files)? {
+            if let Some(begun) = later.begun_ms(&self.context().shared.files)? {
                 earliest = Some(earliest.map_or(begun, |known| known.min(begun)));
                 is_known |= later.key == segments[1].key;
                 break;
@@ -160,52 +172,52 @@ impl Engine {
             return Ok(earliest);
         }
         let claimed = match segments.first() {
-            Some(segment) => segment.timestamp_max(&self.files)?,
+            Some(segment) => segment.timestamp_max(&self.context().shared.files)?,
             None => None,
         };
         Ok(claimed.into_iter().chain(earliest).min())
     }
 
     /// Removes the files of topics whose deletion is durable.
-    pub(crate) fn remove_doomed(&self) {
-        let synced = self.flight.synced();
+    pub(crate) fn remove_deleted(&self) {
+        let synced = self.committer.sync_queue.synced();
         let ready: Vec<_> = {
-            let mut doomed = self.doomed.lock();
-            let ready = doomed
+            let mut deleted = self.committer.deleted_topics.lock();
+            let ready = deleted
                 .iter()
-                .filter(|doomed| doomed.sequence <= synced)
+                .filter(|topic| topic.sequence <= synced)
                 .copied()
                 .collect();
-            doomed.retain(|doomed| doomed.sequence > synced);
+            deleted.retain(|topic| topic.sequence > synced);
             ready
         };
-        for doomed in ready {
-            let topic = doomed.topic;
+        for deleted in ready {
+            let topic = deleted.topic;
             // After this no turn of the applier writes to the topic: its partitions know.
-            drop(self.applying.lock());
-            self.files.forget_topic(topic);
+            drop(self.committer.applier.pause());
+            self.context().shared.files.forget_topic(topic);
             if let Err(error) = self.remove_folder(&topic_folder(topic)) {
-                if !doomed.has_failed {
+                if !deleted.has_failed {
                     tracing::warn!(%error, %topic, "could not remove the files of a deleted topic; this is tried again");
                 }
-                self.doomed.lock().push(Doomed {
+                self.committer.deleted_topics.lock().push(DeletedTopic {
                     has_failed: true,
-                    ..doomed
+                    ..deleted
                 });
             }
         }
     }
 
     fn remove_folder(&self, folder: &str) -> io::Result<()> {
-        for entry in self.disk.list(folder)? {
+        for entry in self.context().disk.list(folder)? {
             let path = format!("{folder}/{}", entry.name);
             if entry.is_dir {
                 self.remove_folder(&path)?;
             } else {
-                self.disk.remove(&path)?;
+                self.context().disk.remove(&path)?;
             }
         }
-        match self.disk.remove_dir(folder) {
+        match self.context().disk.remove_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }

@@ -50,13 +50,13 @@ use super::segment::{HEADER_BYTES, Hole};
 use super::table::{Changes, Tables};
 use crate::log::{Epochs, Start, TableError, TopicId};
 
-pub(crate) const STATE: Kind<(), State> = Kind::new(204);
+pub(crate) const TOTALS: Kind<(), Totals> = Kind::new(204);
 pub(crate) const TOPIC: Kind<TopicId, TopicEntry> = Kind::new(205);
 pub(crate) const PARTITION: Kind<PartitionKey, PartitionEntry> = Kind::new(206);
 pub(crate) const IDENTITY: Kind<u64, Identity> = Kind::new(207);
 pub(crate) const ASIDE: Kind<PartitionKey, Aside> = Kind::new(210);
 pub(crate) const WINDOW: Kind<(u64, PartitionKey), Window> = Kind::new(211);
-const OLD_STATE: u8 = 200;
+const OLD_TOTALS: u8 = 200;
 const OLD_TOPIC: u8 = 201;
 const OLD_PARTITION: u8 = 202;
 const OLD_IDENTITY: u8 = 203;
@@ -69,7 +69,7 @@ pub(crate) struct Kind<K, V> {
     of: std::marker::PhantomData<(K, V)>,
 }
 
-impl<K: Key, V: Field> Kind<K, V> {
+impl<K: RowKey, V: Field> Kind<K, V> {
     const fn new(number: u8) -> Kind<K, V> {
         let of = std::marker::PhantomData;
         Kind { number, of }
@@ -86,7 +86,7 @@ impl<K: Key, V: Field> Kind<K, V> {
     }
 
     /// What the keys of all rows begin with whose own keys begin with this one.
-    pub(crate) fn prefix<P: Key>(&self, key: P) -> Bytes {
+    pub(crate) fn prefix<P: RowKey>(&self, key: P) -> Bytes {
         let mut out = BytesMut::from(&[self.number][..]);
         key.put(&mut out);
         out.freeze()
@@ -103,12 +103,12 @@ impl<K: Key, V: Field> Kind<K, V> {
 }
 
 /// A row's key, big endian.
-pub(crate) trait Key: Sized {
+pub(crate) trait RowKey: Sized {
     fn put(self, out: &mut BytesMut);
     fn take(from: &mut &[u8]) -> Option<Self>;
 }
 
-impl Key for () {
+impl RowKey for () {
     fn put(self, _: &mut BytesMut) {}
 
     fn take(_: &mut &[u8]) -> Option<()> {
@@ -116,7 +116,7 @@ impl Key for () {
     }
 }
 
-impl Key for u64 {
+impl RowKey for u64 {
     fn put(self, out: &mut BytesMut) {
         out.extend_from_slice(&self.to_be_bytes());
     }
@@ -127,7 +127,7 @@ impl Key for u64 {
     }
 }
 
-impl Key for u32 {
+impl RowKey for u32 {
     fn put(self, out: &mut BytesMut) {
         out.extend_from_slice(&self.to_be_bytes());
     }
@@ -138,7 +138,7 @@ impl Key for u32 {
     }
 }
 
-impl Key for TopicId {
+impl RowKey for TopicId {
     fn put(self, out: &mut BytesMut) {
         self.0.put(out);
     }
@@ -148,7 +148,7 @@ impl Key for TopicId {
     }
 }
 
-impl<A: Key, B: Key> Key for (A, B) {
+impl<A: RowKey, B: RowKey> RowKey for (A, B) {
     fn put(self, out: &mut BytesMut) {
         self.0.put(out);
         self.1.put(out);
@@ -160,7 +160,7 @@ impl<A: Key, B: Key> Key for (A, B) {
 }
 
 /// A row's key without its number.
-fn own_key<K: Key>(full: &[u8]) -> Result<K, Unreadable> {
+fn own_key<K: RowKey>(full: &[u8]) -> Result<K, Unreadable> {
     let mut rest = full.get(1..).unwrap_or_default();
     let key = K::take(&mut rest).filter(|_| rest.is_empty());
     key.ok_or(Unreadable::Damaged)
@@ -168,7 +168,7 @@ fn own_key<K: Key>(full: &[u8]) -> Result<K, Unreadable> {
 
 /// The numbers that a checkpoint keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct State {
+pub(crate) struct Totals {
     /// The newest group that the checkpoint covers.
     pub(crate) sequence: u64,
     pub(crate) records: u64,
@@ -178,7 +178,7 @@ pub(crate) struct State {
     pub(crate) closed: bool,
 }
 
-fields!(State {
+fields!(Totals {
     sequence,
     records,
     changes,
@@ -311,7 +311,7 @@ impl Field for Window {
 /// What the checkpoint says.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    pub(crate) state: Option<State>,
+    pub(crate) state: Option<Totals>,
     pub(crate) topics: BTreeMap<TopicId, TopicEntry>,
     pub(crate) partitions: FxHashMap<PartitionKey, PartitionEntry>,
     pub(crate) identities: BTreeMap<u64, Identity>,
@@ -349,7 +349,7 @@ impl Kept {
     /// Reads what the last checkpoint kept besides the tables.
     pub(crate) fn read(tables: &Tables) -> Result<Kept, RowError> {
         let mut kept = Kept {
-            state: STATE.read(tables)?.pop().map(|(_, state)| state),
+            state: TOTALS.read(tables)?.pop().map(|(_, state)| state),
             topics: TOPIC.read(tables)?.into_iter().collect(),
             partitions: PARTITION.read(tables)?.into_iter().collect(),
             identities: IDENTITY.read(tables)?.into_iter().collect(),
@@ -367,8 +367,8 @@ impl Kept {
 
     fn read_old(&mut self, tables: &Tables) -> Result<(), RowError> {
         let damaged = || Unreadable::Damaged;
-        for (key, mut value) in tables.scan_stored(&[OLD_STATE])? {
-            self.state = Some(State::decode(&mut value).ok_or_else(damaged)?);
+        for (key, mut value) in tables.scan_stored(&[OLD_TOTALS])? {
+            self.state = Some(Totals::decode(&mut value).ok_or_else(damaged)?);
             self.old.push(key);
         }
         for (key, mut value) in tables.scan_stored(&[OLD_TOPIC])? {
@@ -393,7 +393,7 @@ impl Kept {
     /// The rows of the first release as this one writes them.
     pub(crate) fn renewed(&self) -> Changes {
         let mut rows: Changes = self.old.iter().map(|key| (key.clone(), None)).collect();
-        rows.extend(self.state.iter().map(|state| STATE.row((), Some(state))));
+        rows.extend(self.state.iter().map(|state| TOTALS.row((), Some(state))));
         let topics = self.topics.iter();
         rows.extend(topics.map(|(id, entry)| TOPIC.row(*id, Some(entry))));
         let partitions = self.partitions.iter();
@@ -481,7 +481,7 @@ mod tests {
     /// last fields are unknown, and refused where it must not be.
     fn check<K, V>(kind: &Kind<K, V>, key: K, written: &V)
     where
-        K: Key + Copy + PartialEq + Debug,
+        K: RowKey + Copy + PartialEq + Debug,
         V: Field + PartialEq + Debug,
     {
         let (full, value) = kind.row(key, Some(written));
@@ -504,7 +504,7 @@ mod tests {
 
     #[test]
     fn rows_are_read_as_they_were_written_and_may_gain_fields() {
-        let state = State {
+        let state = Totals {
             sequence: 1,
             records: 2,
             changes: 3,
@@ -512,7 +512,7 @@ mod tests {
             next_producer: 5,
             closed: true,
         };
-        check(&STATE, (), &state);
+        check(&TOTALS, (), &state);
         let topic = TopicEntry {
             settings: TopicSettings {
                 durability: Durability::Memory,

@@ -1,23 +1,20 @@
-//! What only the writer knows: which offset, sequence and id comes next. And
-//! the draft of a group: requests are checked and noted one by one, each
-//! resting on those before it, and all of it can be taken back.
+//! What only the writer knows: which offset, sequence and id comes next; and the
+//! checks of requests against it, each of which goes into a [draft](super::draft).
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use eddy_protocol::frame::Durability;
-use eddy_protocol::{Batch, TopicName};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::draft::{Draft, Mark, Push, Step};
 use super::journal::Journal;
-use super::journal::operation::{Operation, Placed, PlacedDelta, TopicEntry};
+use super::journal::operation::{Operation, Placed};
 use super::partition::Partition;
-use super::producer::{self, Limits, Order, PartitionKey, Producers};
-use super::request::Answer;
-use super::table::{Changes, Tables, entry};
+use super::producer::{Limits, Order, PartitionKey, Producers};
+use super::table::{Tables, entry};
 use crate::log::{
-    Append, Appended, CatalogChange, Claims, Commit, CommitError, Committed, Partition as _,
-    Producer, StateChange, Topic, TopicId, Topics, admit, new_uuid,
+    Append, Appended, Claims, Commit, CommitError, Committed, Producer, Topic, TopicId, Topics,
+    admit,
 };
 
 /// The writer's knowledge.
@@ -57,113 +54,6 @@ pub(crate) struct Against<'a> {
     pub(crate) limits: Limits,
 }
 
-/// A group being made.
-#[derive(Debug, Default)]
-pub(crate) struct Draft {
-    pub(crate) directory: Vec<u8>,
-    pub(crate) operations: u32,
-    /// The batches and the deltas, in the order of their operations.
-    pub(crate) payload: Vec<Bytes>,
-    pub(crate) payload_bytes: u64,
-    pub(crate) pushes: Vec<Push>,
-    pub(crate) table: Changes,
-    pub(crate) answers: Vec<(u64, Answer)>,
-    pub(crate) catalog: Vec<Operation>,
-    pub(crate) states: Vec<StateChange>,
-    undo: Vec<Undo>,
-    spans: u64,
-}
-
-/// A batch on its way to a partition.
-#[derive(Debug)]
-pub(crate) struct Push {
-    pub(crate) key: PartitionKey,
-    pub(crate) partition: Arc<Partition>,
-    pub(crate) needs: u64,
-    pub(crate) batch: Batch,
-}
-
-#[derive(Debug)]
-enum Undo {
-    Head {
-        key: PartitionKey,
-        next: u64,
-        last_needs: u64,
-    },
-    Producer(producer::Undo),
-}
-
-/// How far a draft was.
-struct Mark {
-    directory: usize,
-    operations: u32,
-    payload: usize,
-    payload_bytes: u64,
-    pushes: usize,
-    undo: usize,
-    spans: u64,
-}
-
-impl Draft {
-    fn mark(&self) -> Mark {
-        Mark {
-            directory: self.directory.len(),
-            operations: self.operations,
-            payload: self.payload.len(),
-            payload_bytes: self.payload_bytes,
-            pushes: self.pushes.len(),
-            undo: self.undo.len(),
-            spans: self.spans,
-        }
-    }
-
-    fn note(&mut self, operation: &Operation) {
-        operation.encode(&mut self.directory);
-        self.operations += 1;
-    }
-
-    fn note_state(&mut self, change: StateChange) {
-        match &change {
-            StateChange::Delta { state, delta } => {
-                let bytes = delta.bytes();
-                self.note(&Operation::State(PlacedDelta::of(state.clone(), delta)));
-                self.payload_bytes += bytes.len() as u64;
-                self.payload.push(bytes.clone());
-            }
-            StateChange::Delete(deletion) => {
-                self.note(&Operation::DeleteState(deletion.clone()));
-            }
-        }
-        self.states.push(change);
-    }
-
-    /// What the group takes, but for its headers and padding.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.payload_bytes + 2 * self.directory.len() as u64
-    }
-
-    /// How many offsets the group gives.
-    pub(crate) fn records(&self) -> u64 {
-        self.spans
-    }
-
-    /// Whether all it does is to delete topics or to keep less of them.
-    pub(crate) fn makes_room(&self) -> bool {
-        let is_relief = |operation: &Operation| {
-            matches!(
-                operation,
-                Operation::DeleteTopic { .. } | Operation::AlterTopic { .. }
-            )
-        };
-        self.operations as usize == self.catalog.len() && self.catalog.iter().all(is_relief)
-    }
-
-    /// How many operations are no appends.
-    pub(crate) fn changes(&self) -> u64 {
-        u64::from(self.operations) - self.pushes.len() as u64
-    }
-}
-
 impl Writer {
     /// The sequence that the draft will have.
     fn coming(&self) -> u64 {
@@ -178,7 +68,7 @@ impl Writer {
     fn undo_to(&mut self, draft: &mut Draft, mark: usize) {
         while draft.undo.len() > mark {
             match draft.undo.pop() {
-                Some(Undo::Head {
+                Some(Step::Head {
                     key,
                     next,
                     last_needs,
@@ -187,7 +77,7 @@ impl Writer {
                         (head.next, head.last_needs) = (next, last_needs);
                     }
                 }
-                Some(Undo::Producer(undo)) => self.producers.undo(undo),
+                Some(Step::Producer(undo)) => self.producers.undo(undo),
                 None => break,
             }
         }
@@ -310,7 +200,7 @@ impl Writer {
         let batch = admit(append.batch, &settings, now_ms, claims);
         let batch = batch.map_err(|outside| outside.refusal(head.topic.name()))?;
         waits.for_this |= settings.durability == Durability::Disk;
-        draft.undo.push(Undo::Head {
+        draft.undo.push(Step::Head {
             key,
             next: head.next,
             last_needs: head.last_needs,
@@ -322,7 +212,7 @@ impl Writer {
             let undo = self
                 .producers
                 .sent(key, stamp, batch.count(), (offset, now_ms));
-            draft.undo.extend(undo.map(Undo::Producer));
+            draft.undo.extend(undo.map(Step::Producer));
         }
         draft.note(&Operation::Append(Placed::of(key, &batch)));
         draft.payload.push(batch.bytes().clone());
@@ -340,7 +230,7 @@ impl Writer {
         })
     }
 
-    fn no_such_partition(&self, topic: TopicId, partition: u32) -> CommitError {
+    pub(super) fn no_such_partition(&self, topic: TopicId, partition: u32) -> CommitError {
         match self.heads.get(&(topic, 0)) {
             None => CommitError::UnknownTopic(topic),
             Some(head) => CommitError::UnknownPartition {
@@ -365,7 +255,7 @@ impl Writer {
         };
         let mut undo = Vec::new();
         self.producers.opened(producer, name, now_ms, &mut undo);
-        draft.undo.extend(undo.into_iter().map(Undo::Producer));
+        draft.undo.extend(undo.into_iter().map(Step::Producer));
         let name = name.map(str::to_owned);
         draft.note(&Operation::OpenProducer {
             id: producer.id,
@@ -378,83 +268,8 @@ impl Writer {
     /// Forgets these producers in the draft.
     pub(crate) fn draft_forget(&mut self, draft: &mut Draft, ids: &[u64]) {
         for id in ids {
-            draft.undo.push(Undo::Producer(self.producers.forget(*id)));
+            draft.undo.push(Step::Producer(self.producers.forget(*id)));
             draft.note(&Operation::ForgetProducer { id: *id });
-        }
-    }
-
-    fn catalog_operation(
-        &self,
-        change: &CatalogChange,
-        catalog: &Topics,
-        before: &[Operation],
-    ) -> Result<Operation, CommitError> {
-        match change {
-            CatalogChange::Create {
-                name,
-                partitions,
-                settings,
-            } => {
-                let is_new = |operation: &Operation| matches!(operation, Operation::CreateTopic { entry, .. } if entry.name == *name);
-                if catalog.by_name(name).is_some() || before.iter().any(is_new) {
-                    return Err(CommitError::TopicExists(name.clone()));
-                }
-                check_partitions(name, 0, *partitions)?;
-                let created = before
-                    .iter()
-                    .filter(|operation| matches!(operation, Operation::CreateTopic { .. }))
-                    .count();
-                let topic = TopicId(self.next_topic + created as u64);
-                let entry = TopicEntry {
-                    partitions: *partitions,
-                    name: name.clone(),
-                    settings: *settings,
-                    uuid: Some(new_uuid()),
-                };
-                Ok(Operation::CreateTopic { topic, entry })
-            }
-            CatalogChange::Alter {
-                topic,
-                partitions,
-                settings,
-            } => {
-                let known = catalog
-                    .by_id(*topic)
-                    .ok_or(CommitError::UnknownTopic(*topic))?;
-                let now = u32::try_from(known.partitions().len()).unwrap_or(u32::MAX);
-                let partitions = partitions.unwrap_or(now);
-                check_partitions(known.name(), now, partitions)?;
-                Ok(Operation::AlterTopic {
-                    topic: *topic,
-                    partitions,
-                    settings: *settings,
-                })
-            }
-            CatalogChange::Delete { topic } => {
-                catalog
-                    .by_id(*topic)
-                    .ok_or(CommitError::UnknownTopic(*topic))?;
-                Ok(Operation::DeleteTopic { topic: *topic })
-            }
-            CatalogChange::Repair { topic, partition } => {
-                let key = (*topic, *partition);
-                let Some(head) = self.heads.get(&key) else {
-                    return Err(self.no_such_partition(*topic, *partition));
-                };
-                let stop = head.partition.service.stop_state();
-                let Some(repair) = stop.and_then(|stop| stop.repair) else {
-                    return Err(CommitError::NothingToRepair {
-                        topic: head.topic.name().clone(),
-                        partition: *partition,
-                    });
-                };
-                Ok(Operation::Repair {
-                    key,
-                    epoch: repair.epoch,
-                    from: Some(head.partition.end()),
-                    holes: repair.holes,
-                })
-            }
         }
     }
 }
@@ -482,17 +297,6 @@ fn expect(commit: &Commit, draft: &Draft, tables: &Tables) -> Result<(), CommitE
                 found,
             });
         }
-    }
-    Ok(())
-}
-
-fn check_partitions(topic: &TopicName, now: u32, asked: u32) -> Result<(), CommitError> {
-    if asked == 0 || asked < now {
-        return Err(CommitError::InvalidPartitions {
-            topic: topic.clone(),
-            partitions: now,
-            asked,
-        });
     }
     Ok(())
 }

@@ -24,6 +24,7 @@
 //! Knows nothing of partitions and tables.
 
 pub(crate) mod group;
+pub(crate) mod next;
 pub(crate) mod old;
 pub(crate) mod operation;
 pub(crate) mod scan;
@@ -46,9 +47,6 @@ const MAGIC: [u8; 8] = *b"EDDYJRNL";
 const VERSION: u32 = 1;
 /// The boot in a file that a closed store left: nothing was written since.
 pub(crate) const CLOSED: u64 = 0;
-/// The file that will be begun when the newest one is full. Out of the sight of who looks for the
-/// newest one.
-const SPARE: &str = "journal/.spare";
 /// Behind the path of a file that is not adopted yet.
 const PREPARED: &str = ".new";
 /// Behind the path of a file that is kept for whoever wants to look.
@@ -202,54 +200,6 @@ fn is_prepared(bytes: &Bytes, header: &FileHeader, name: &str) -> bool {
     is_whole && path_of(header.first_sequence) == format!("{FOLDER}/{name}")
 }
 
-/// A file that waits to be begun. Its header is durable, so that where groups
-/// follow one that cannot be read, it is damaged.
-#[derive(Debug)]
-pub(crate) struct Spare {
-    file: Arc<dyn File>,
-}
-
-impl Spare {
-    /// Makes the one spare file. Waits for a sync.
-    pub(crate) fn prepare(disk: &dyn Disk, salt: u64, boot: u64) -> io::Result<Spare> {
-        let header = FileHeader {
-            salt,
-            first_sequence: 0,
-            boot,
-        };
-        let file = disk.create(SPARE)?;
-        file.write_at(&mut [IoSlice::new(&header.encode())], 0)?;
-        file.sync_data()?;
-        Ok(Spare { file })
-    }
-
-    /// Begins it, or changes nothing. Its name is not durable after this: that is
-    /// for the sync that makes its first group so.
-    pub(crate) fn begin(self, disk: &dyn Disk, first: u64) -> Result<Journal, AppendError> {
-        if let Err(error) = disk.rename(SPARE, &path_of(first)) {
-            // The name would say that the groups to come in the file before do not count.
-            match disk.remove(&path_of(first)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => disk.sync_dir(FOLDER),
-            }
-            .map_err(AppendError::Torn)?;
-            return Err(AppendError::Refused(error));
-        }
-        Ok(Journal {
-            file: self.file,
-            bytes: FILE_HEADER_BYTES as u64,
-        })
-    }
-}
-
-/// Removes the spare file of whoever used the folder before.
-pub(crate) fn remove_spare(disk: &dyn Disk) -> io::Result<()> {
-    match disk.remove(SPARE) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// The file that groups are appended to.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -294,7 +244,7 @@ impl Journal {
 pub(crate) enum AppendError {
     /// Nothing of it is there.
     Refused(io::Error),
-    /// Parts of it are there and could not be removed.
+    /// Recovered of it are there and could not be removed.
     Torn(io::Error),
 }
 

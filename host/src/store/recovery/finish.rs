@@ -9,12 +9,13 @@ use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::replay::Known;
-use super::{Recovery, Tail, salvage};
+use super::{CutTail, Recovery, salvage};
 use crate::io::{Clock, Disk, File, Lock};
 use crate::log::{Topic, TopicId, new_uuid};
 use crate::store::catalog::{Catalog, seen};
+use crate::store::committer::Journaled;
 use crate::store::config::Config;
-use crate::store::engine::Parts;
+use crate::store::core::Recovered;
 use crate::store::error::OpenError;
 use crate::store::journal::group::{self, Frame, Header};
 use crate::store::journal::operation::{Operation, Placed};
@@ -22,14 +23,14 @@ use crate::store::journal::{self, FILE_HEADER_BYTES, FileHeader, Journal};
 use crate::store::partition::Partition;
 use crate::store::partition::stop::Cause;
 use crate::store::producer::PartitionKey;
-use crate::store::retention::Doomed;
+use crate::store::retention::DeletedTopic;
 use crate::store::table::Tables;
 use crate::store::writer::Writer;
 
 /// How much of a file is written again at a time.
 const AGAIN_BYTES: usize = 1 << 20;
 
-/// What the engine will need besides what is recovered.
+/// What the core will need besides what is recovered.
 pub(super) struct Opening {
     pub(super) config: Config,
     pub(super) disk: Arc<dyn Disk>,
@@ -48,7 +49,7 @@ pub(super) struct Opening {
 }
 
 impl Recovery {
-    pub(super) fn finish(mut self, opening: Opening) -> Result<Parts, OpenError> {
+    pub(super) fn finish(mut self, opening: Opening) -> Result<Recovered, OpenError> {
         let disk = opening.disk.clone();
         let fault = move |source| OpenError::Io {
             action: "write",
@@ -119,7 +120,7 @@ impl Recovery {
 
     /// Removes what was cut. It does not count any more, and where it may have
     /// been acknowledged it stays until a checkpoint sets the file aside.
-    fn cut(&mut self, disk: &dyn Disk, tail: &Tail) -> io::Result<()> {
+    fn cut(&mut self, disk: &dyn Disk, tail: &CutTail) -> io::Result<()> {
         if !tail.is_torn {
             self.damaged.push(tail.file);
             return Ok(());
@@ -132,7 +133,7 @@ impl Recovery {
 
     /// After a stop of the process everything that was written is there, but for
     /// the write that was cut off. If more is missing, it was acknowledged or seen.
-    fn note_cut(&mut self, tail: &Tail, opening: &Opening) {
+    fn note_cut(&mut self, tail: &CutTail, opening: &Opening) {
         tracing::warn!(
             path = opening.disk.describe(&journal::path_of(tail.file)),
             at = tail.at,
@@ -299,7 +300,7 @@ impl Recovery {
         operations
     }
 
-    fn build(self, opening: Opening, journal: Journal, unsynced: Vec<Arc<dyn File>>) -> Parts {
+    fn build(self, opening: Opening, journal: Journal, unsynced: Vec<Arc<dyn File>>) -> Recovered {
         let journaled_bytes = self.events.bytes + journal.bytes() - FILE_HEADER_BYTES as u64;
         // What has just begun the new file is synced with it.
         let synced = match unsynced.is_empty() {
@@ -308,11 +309,11 @@ impl Recovery {
         };
         let replay = self.replay;
         let known: BTreeSet<TopicId> = replay.topics.keys().copied().collect();
-        let doomed = opening
+        let deleted_topics = opening
             .strays
             .iter()
             .filter(|topic| !known.contains(topic))
-            .map(|topic| Doomed::new(*topic, 0))
+            .map(|topic| DeletedTopic::new(*topic, 0))
             .collect();
         let mut writer = Writer {
             journal,
@@ -331,8 +332,7 @@ impl Recovery {
             .map(|(id, topic)| build_topic(id, topic, synced, &mut writer))
             .collect();
         opening.tables.apply(replay.table);
-        Parts {
-            boot: self.boot,
+        Recovered {
             config: opening.config,
             disk: opening.disk,
             clock: opening.clock,
@@ -341,13 +341,16 @@ impl Recovery {
             tables: opening.tables,
             states: replay.states,
             catalog: Catalog::new(topics),
-            writer,
-            synced,
-            unsynced,
-            journaled_bytes,
+            journaled: Journaled {
+                writer,
+                boot: self.boot,
+                synced,
+                unsynced,
+                bytes: journaled_bytes,
+                deleted_topics,
+            },
             checkpointed: opening.checkpointed,
             has_asides: opening.has_asides,
-            doomed,
             notices: self.notices,
             damaged_journal: self.damaged.into_iter().collect(),
             lock: opening.lock,

@@ -35,7 +35,8 @@ use self::events::{Event, Events};
 use self::replay::Replay;
 use super::aside;
 use super::config::Config;
-use super::engine::{Engine, Parts, Work};
+use super::context::Wake;
+use super::core::{Core, Recovered};
 use super::error::OpenError;
 use super::format::{self, numbered};
 use super::journal;
@@ -44,7 +45,7 @@ use super::journal::scan::{Group, Scanned};
 use super::partition::Shared;
 use super::producer::PartitionKey;
 use super::room::release_reserve;
-use super::row::{Kept, RowError, State};
+use super::row::{Kept, RowError, Totals};
 use super::segment;
 use super::segment::files::Files;
 use super::state::Collected;
@@ -55,13 +56,13 @@ use crate::log::{TableError, TopicId};
 /// Segment files: for each partition base and length.
 pub(crate) type Listing = FxHashMap<PartitionKey, BTreeMap<u64, u64>>;
 
-/// Opens the data folder on `disk`; `wake` is told of work.
+/// Opens the data folder on `disk`; `wake` wakes the store's threads.
 pub(crate) fn open(
     config: Config,
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
-    wake: Box<dyn Fn(Work) + Send + Sync>,
-) -> Result<Engine, OpenError> {
+    wake: Wake,
+) -> Result<Core, OpenError> {
     let opened = match recover(&config, &disk, &clock) {
         Err(OpenError::Io { source, .. }) if is_full(&source) && release_reserve(&*disk) => {
             tracing::warn!("the disk is full; recovery uses the room that was kept for this");
@@ -69,14 +70,14 @@ pub(crate) fn open(
         }
         other => other,
     };
-    Ok(Engine::new(opened?, wake))
+    Ok(Core::new(opened?, wake))
 }
 
 fn recover(
     config: &Config,
     disk: &Arc<dyn Disk>,
     clock: &Arc<dyn Clock>,
-) -> Result<Parts, OpenError> {
+) -> Result<Recovered, OpenError> {
     let lock = disk.lock()?;
     let salt = format::open_or_create(&**disk)?;
     let tables = Tables::open(disk.clone(), config.table_cache_bytes)
@@ -91,7 +92,7 @@ fn recover(
         .map_err(|source| fault("create", journal::FOLDER, source))?;
     disk.keep_dir(journal::FOLDER)
         .map_err(|source| fault("open", journal::FOLDER, source))?;
-    journal::remove_spare(&**disk)
+    journal::next::remove_spare(&**disk)
         .and_then(|()| journal::adopt_prepared(&**disk, salt))
         .map_err(|source| fault("write", journal::FOLDER, source))?;
     let journal_files =
@@ -103,10 +104,10 @@ fn recover(
     }
     let (listing, strays) =
         list_segments(&**disk).map_err(|source| fault("list", segment::FOLDER, source))?;
-    let state = kept.state.unwrap_or(State {
+    let state = kept.state.unwrap_or(Totals {
         next_topic: 1,
         next_producer: 1,
-        ..State::default()
+        ..Totals::default()
     });
     check_journal(&**disk, &kept, &journal_files, &listing)?;
 
@@ -188,7 +189,7 @@ struct Recovery {
     /// First sequences of files with damage.
     damaged: Vec<u64>,
     gaps: salvage::Gaps,
-    tail: Option<Tail>,
+    tail: Option<CutTail>,
     /// Partitions whose history may have lost something, which their new epoch says.
     lost: FxHashSet<PartitionKey>,
     /// The newest group that is known to be synced.
@@ -201,7 +202,7 @@ struct Recovery {
 
 /// What was cut from the journal's end.
 #[derive(Debug)]
-pub(crate) struct Tail {
+pub(crate) struct CutTail {
     /// Where: the file and the byte.
     pub(crate) file: u64,
     pub(crate) at: Option<u64>,
@@ -258,7 +259,7 @@ impl Recovery {
             }
         }
         let has_stopped = self.has_machine_stopped();
-        self.tail = (!tail.is_empty()).then(|| Tail::of(&tail, has_stopped));
+        self.tail = (!tail.is_empty()).then(|| CutTail::of(&tail, has_stopped));
         Ok(())
     }
 
@@ -358,9 +359,9 @@ impl Recovery {
     }
 }
 
-impl Tail {
-    fn of(events: &[Event], has_machine_stopped: bool) -> Tail {
-        let mut tail = Tail {
+impl CutTail {
+    fn of(events: &[Event], has_machine_stopped: bool) -> CutTail {
+        let mut tail = CutTail {
             file: events[0].file,
             at: None,
             bytes: 0,

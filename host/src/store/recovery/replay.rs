@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::part::Part;
 use super::salvage;
 use crate::log::{Delta, Producer, StateChange, StateId, TopicId};
-use crate::store::apply::segment_bytes;
+use crate::store::applier::segment_bytes;
 use crate::store::aside::{self, Aside};
 use crate::store::config::Config;
 use crate::store::error::OpenError;

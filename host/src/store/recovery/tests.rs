@@ -1,31 +1,27 @@
 //! What recovery says of what a newer release wrote.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
-use super::open;
-use crate::io::{FaultyDisk, ManualClock};
+use crate::io::FaultyDisk;
 use crate::store::config::Config;
-use crate::store::engine::Engine;
+use crate::store::core::Core;
 use crate::store::error::OpenError;
 use crate::store::journal::group::{self, Header};
+use crate::store::kit::open;
 use crate::store::state::Collected;
 use crate::store::table::{Changes, full_key};
 
-fn engine(disk: &FaultyDisk) -> Result<Engine, OpenError> {
-    let clock = Arc::new(ManualClock::new(0));
-    let disk = Arc::new(disk.clone());
-    open(Config::default(), disk, clock, Box::new(|_| {}))
+fn core(disk: &FaultyDisk) -> Result<Core, OpenError> {
+    open(Config::default(), disk)
 }
 
 /// A folder whose journal has a group with this directory.
 fn folder(directory: &[u8], needs: u32) -> FaultyDisk {
     let disk = FaultyDisk::new(1);
-    let engine = engine(&disk).expect("the folder is new");
-    let mut writer = engine.writer.lock();
+    let core = core(&disk).expect("the folder is new");
+    let mut writer = core.committer.writer.lock();
     let header = Header {
-        salt: engine.salt,
+        salt: core.context.salt,
         sequence: writer.sequence + 1,
         directory_bytes: u32::try_from(directory.len()).expect("it is short"),
         operations: 1,
@@ -39,7 +35,7 @@ fn folder(directory: &[u8], needs: u32) -> FaultyDisk {
 }
 
 fn refused(disk: &FaultyDisk) -> String {
-    let error = engine(disk).expect_err("it is newer");
+    let error = core(disk).expect_err("it is newer");
     assert!(matches!(error, OpenError::Newer { .. }), "{error}");
     error.to_string()
 }
@@ -61,8 +57,9 @@ fn a_group_of_a_newer_eddy_is_refused_with_its_file_and_stays() {
 fn what_may_be_skipped_is() {
     let disk = folder(&[200, 0, 1, 0, 0, 0, 99], 0);
     assert_eq!(
-        engine(&disk)
+        core(&disk)
             .expect("it may be skipped")
+            .committer
             .writer
             .lock()
             .changes,
@@ -73,10 +70,11 @@ fn what_may_be_skipped_is() {
 #[test]
 fn a_row_of_a_newer_eddy_is_refused_with_its_file() {
     let disk = FaultyDisk::new(1);
-    let before = engine(&disk).expect("the folder is new");
+    let before = core(&disk).expect("the folder is new");
     let row = Bytes::from_static(&[4, 0, 0, 0, 0]);
     let own = Changes::from([(full_key(205, &[0; 8]), Some(row))]);
     before
+        .context
         .tables
         .write(&Changes::new(), &own, &Collected::default())
         .expect("there is room");

@@ -29,7 +29,7 @@ use crate::io::read_all;
 const ENTRY_BYTES: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct IndexEntry {
     pub(crate) position: Position,
     pub(crate) timestamp_max: i64,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Entry {
 /// The index of one segment.
 #[derive(Debug, Clone)]
 pub(crate) struct Index {
-    entries: Vec<Entry>,
+    entries: Vec<IndexEntry>,
     timestamp_max: i64,
     /// How many entries the file holds.
     saved: usize,
@@ -46,7 +46,7 @@ pub(crate) struct Index {
 impl Index {
     /// The index of a segment without batches.
     pub(crate) fn new(base: u64) -> Index {
-        let first = Entry {
+        let first = IndexEntry {
             position: Position {
                 offset: base,
                 at: HEADER_BYTES,
@@ -81,7 +81,7 @@ impl Index {
     pub(crate) fn add(&mut self, position: Position, timestamp_max: i64, interval_bytes: u64) {
         let last = self.entries.last().map_or(0, |entry| entry.position.at);
         if position.at >= last.saturating_add(interval_bytes) {
-            self.entries.push(Entry {
+            self.entries.push(IndexEntry {
                 position,
                 timestamp_max: self.timestamp_max,
             });
@@ -90,7 +90,7 @@ impl Index {
     }
 
     /// The entries that the file lacks, and how many it has.
-    pub(crate) fn unsaved(&self) -> (Vec<Entry>, usize) {
+    pub(crate) fn unsaved(&self) -> (Vec<IndexEntry>, usize) {
         (self.entries[self.saved..].to_vec(), self.saved)
     }
 
@@ -121,14 +121,19 @@ impl Index {
         self.last_before(|entry| entry.timestamp_max < time_ms)
     }
 
-    fn last_before(&self, is_before: impl Fn(&Entry) -> bool) -> Position {
+    fn last_before(&self, is_before: impl Fn(&IndexEntry) -> bool) -> Position {
         let behind = self.entries.partition_point(is_before);
         self.entries[behind.saturating_sub(1)].position
     }
 }
 
 /// Writes entries behind the first `saved` ones of the file.
-pub(crate) fn save(files: &Files, key: Key, entries: &[Entry], saved: usize) -> io::Result<()> {
+pub(crate) fn save(
+    files: &Files,
+    key: Key,
+    entries: &[IndexEntry],
+    saved: usize,
+) -> io::Result<()> {
     if entries.is_empty() {
         return Ok(());
     }
@@ -147,15 +152,15 @@ pub(crate) fn save(files: &Files, key: Key, entries: &[Entry], saved: usize) -> 
 }
 
 /// The entries of an index file up to the first that cannot be right, and whether there was one.
-pub(crate) fn decode(bytes: &[u8], base: u64, len: u64) -> (Vec<Entry>, bool) {
-    let mut entries: Vec<Entry> = Vec::new();
+pub(crate) fn decode(bytes: &[u8], base: u64, len: u64) -> (Vec<IndexEntry>, bool) {
+    let mut entries: Vec<IndexEntry> = Vec::new();
     let mut chunks = bytes.chunks_exact(ENTRY_BYTES);
     for chunk in &mut chunks {
         let Some(entry) = decode_entry(chunk) else {
             return (entries, true);
         };
         let rises = match entries.last() {
-            Some(Entry {
+            Some(IndexEntry {
                 position: last,
                 timestamp_max,
             }) => {
@@ -173,7 +178,7 @@ pub(crate) fn decode(bytes: &[u8], base: u64, len: u64) -> (Vec<Entry>, bool) {
     (entries, !chunks.remainder().is_empty())
 }
 
-fn encode(entry: &Entry, out: &mut Vec<u8>) {
+fn encode(entry: &IndexEntry, out: &mut Vec<u8>) {
     let from = out.len();
     out.put_u64_le(entry.position.offset);
     out.put_u64_le(entry.position.at);
@@ -183,9 +188,9 @@ fn encode(entry: &Entry, out: &mut Vec<u8>) {
     out.put_u32_le(0);
 }
 
-fn decode_entry(chunk: &[u8]) -> Option<Entry> {
+fn decode_entry(chunk: &[u8]) -> Option<IndexEntry> {
     let mut from = chunk;
-    let entry = Entry {
+    let entry = IndexEntry {
         position: Position {
             offset: from.try_get_u64_le().ok()?,
             at: from.try_get_u64_le().ok()?,

@@ -12,7 +12,7 @@ const IN_FLIGHT_MAX: usize = 5;
 
 /// A batch that is not acknowledged.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(super) struct Unacknowledged {
     pub(super) sequence: u32,
     pub(super) values: Vec<String>,
     ticket: Option<Ticket<Committed>>,
@@ -26,7 +26,7 @@ pub(super) struct Client {
     producer: Option<Producer>,
     opening: Option<Ticket<Producer>>,
     next: u32,
-    unacknowledged: VecDeque<Sent>,
+    unacknowledged: VecDeque<Unacknowledged>,
     must_resend: bool,
 }
 
@@ -89,7 +89,7 @@ impl Client {
         let values = (self.next..self.next + count)
             .map(|n| format!("{}:{n}", self.name))
             .collect();
-        let mut sent = Sent {
+        let mut sent = Unacknowledged {
             sequence: self.next,
             values,
             ticket: None,
@@ -158,7 +158,7 @@ impl Client {
     }
 }
 
-impl Sent {
+impl Unacknowledged {
     fn request(
         &mut self,
         topic: TopicId,

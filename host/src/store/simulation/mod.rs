@@ -6,7 +6,9 @@
 //! `EDDY_SEED` runs one history, `EDDY_SIMULATION_SECONDS` says how long to go
 //! on with more of them, `EDDY_SIMULATION_FIRST` from which seed.
 
+mod check;
 mod client;
+mod deployment;
 mod model;
 mod world;
 

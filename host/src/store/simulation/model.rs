@@ -12,7 +12,7 @@ pub(super) struct Learnt {
     records: BTreeMap<u64, String>,
     epoch: u32,
     /// Where readers stored that they are, newest last.
-    positions: VecDeque<Position>,
+    positions: VecDeque<StoredPosition>,
 }
 
 /// How many positions are remembered.
@@ -20,13 +20,13 @@ const POSITIONS: usize = 6;
 
 /// A stored position and what its reader had by then.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Position {
+struct StoredPosition {
     epoch: u32,
     offset: u64,
     had: Arc<BTreeMap<u64, String>>,
 }
 
-impl Position {
+impl StoredPosition {
     /// What the reader is told must be so: all that it had up to there is still there.
     fn check(&self, partition: &Partition, found: &BTreeMap<u64, String>, name: &str) {
         let until = match partition.resume(Some(self.epoch), self.offset) {
@@ -84,7 +84,7 @@ impl Learnt {
                 "{name}: offset {offset} (start {start}, end {end})"
             );
         }
-        self.positions.push_back(Position {
+        self.positions.push_back(StoredPosition {
             epoch: partition.epoch(),
             offset: end,
             had: Arc::new(found.clone()),

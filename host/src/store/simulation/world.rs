@@ -4,19 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use eddy_protocol::TopicName;
 use eddy_protocol::frame::{Durability, TopicSettings};
 
+use super::check::dump;
 use super::client::{Client, batch};
-use super::model::{Learnt, read_all};
+use super::deployment::DEPLOYMENTS;
+use super::model::Learnt;
 use crate::io::{Broken, Call, CrashKind, Faults, FaultyDisk, ManualClock};
 use crate::log::{
-    Append, CatalogChange, Change, Commit, CommitError, Committed, Delta, Expect, ExpectedValue,
-    Health, Partition as _, StateChange, StateId, Table, TableError, Ticket, Topic, ticket,
+    Append, CatalogChange, Commit, CommitError, Committed, Health, Partition as _, TableError,
+    Ticket, Topic, ticket,
 };
 use crate::store::config::Config;
-use crate::store::engine::Engine;
+use crate::store::core::Core;
 use crate::store::partition::Partition;
 use crate::store::recovery;
 use crate::store::request::Request;
@@ -36,33 +37,31 @@ pub(super) struct Plan {
 }
 
 /// Topics of the simulation: name, partitions, durability, retention.
-const TOPICS: [(&str, u32, Durability, Option<u64>); 5] = [
+pub(super) const TOPICS: [(&str, u32, Durability, Option<u64>); 5] = [
     ("disk", 2, Durability::Disk, None),
     ("memory", 1, Durability::Memory, None),
     ("short", 1, Durability::Disk, Some(2000)),
     ("out-disk", 1, Durability::Disk, None),
     ("out-memory", 1, Durability::Memory, None),
 ];
-/// Deployments: input and output.
-const DEPLOYMENTS: [(&str, &str); 2] = [("disk", "out-disk"), ("memory", "out-memory")];
 
 pub(super) struct World {
-    seed: u64,
-    plan: Plan,
-    random: fastrand::Rng,
-    disk: FaultyDisk,
-    clock: Arc<ManualClock>,
-    engine: Option<Engine>,
-    queue: VecDeque<Request>,
-    clients: Vec<(usize, Client)>,
-    learnt: BTreeMap<(String, u32), Learnt>,
-    runs: Vec<Option<Ticket<Committed>>>,
-    plain: u64,
+    pub(super) seed: u64,
+    pub(super) plan: Plan,
+    pub(super) random: fastrand::Rng,
+    pub(super) disk: FaultyDisk,
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) core: Option<Core>,
+    pub(super) queue: VecDeque<Request>,
+    pub(super) clients: Vec<(usize, Client)>,
+    pub(super) learnt: BTreeMap<(String, u32), Learnt>,
+    pub(super) runs: Vec<Option<Ticket<Committed>>>,
+    pub(super) plain: u64,
     /// Files that cannot be opened.
-    broken: Vec<Broken>,
+    pub(super) broken: Vec<Broken>,
     /// Partitions that the machine may have lost something of.
-    doubtful: BTreeSet<(String, u32)>,
-    trace: Vec<String>,
+    pub(super) doubtful: BTreeSet<(String, u32)>,
+    pub(super) trace: Vec<String>,
 }
 
 fn config() -> Config {
@@ -99,7 +98,7 @@ impl World {
             clients: clients.collect(),
             disk,
             clock: Arc::new(ManualClock::new(1_000_000)),
-            engine: None,
+            core: None,
             queue: VecDeque::new(),
             learnt: BTreeMap::new(),
             runs: DEPLOYMENTS.iter().map(|_| None).collect(),
@@ -131,7 +130,7 @@ impl World {
     }
 
     /// What shall go wrong, besides what is broken.
-    fn set_faults(&self, faults: Faults) {
+    pub(super) fn set_faults(&self, faults: Faults) {
         self.disk.set_faults(Faults {
             broken: self.broken.clone(),
             ..faults
@@ -139,7 +138,7 @@ impl World {
     }
 
     /// Notes that the machine has stopped.
-    fn doubt(&mut self) {
+    pub(super) fn doubt(&mut self) {
         for (name, partitions, durability, _) in TOPICS {
             if durability == Durability::Memory {
                 let all = (0..partitions).map(|number| (name.to_owned(), number));
@@ -184,23 +183,23 @@ impl World {
                     catalog: vec![CatalogChange::Repair { topic, partition }],
                     ..Commit::default()
                 };
-                let prepared = self.engine().prepare_repairs(&commit);
+                let prepared = self.core().repairs.prepare(&commit);
                 self.note(format!("repair {name} {number}: {prepared:?}"));
                 if prepared.is_ok() {
                     let (reply, _) = ticket();
-                    self.engine().write(vec![Request::Commit { commit, reply }]);
+                    self.core()
+                        .committer
+                        .write(vec![Request::Commit { commit, reply }]);
                 }
             }
         }
     }
 
-    fn engine(&self) -> &Engine {
-        self.engine
-            .as_ref()
-            .expect("the store is open between steps")
+    pub(super) fn core(&self) -> &Core {
+        self.core.as_ref().expect("the store is open between steps")
     }
 
-    fn note(&mut self, what: impl Into<String>) {
+    pub(super) fn note(&mut self, what: impl Into<String>) {
         let what = what.into();
         if std::env::var_os("EDDY_TRACE").is_some() {
             eprintln!("{} {what}", self.trace.len());
@@ -214,7 +213,7 @@ impl World {
             let disk = Arc::new(self.disk.clone());
             let opened = recovery::open(config(), disk, self.clock.clone(), Box::new(|_| {}));
             match opened {
-                Ok(engine) => self.engine = Some(engine),
+                Ok(core) => self.core = Some(core),
                 Err(error) => {
                     assert!(
                         self.disk.is_stopped() || self.disk_is_limited(),
@@ -235,13 +234,13 @@ impl World {
                 break;
             }
             self.disk.crash(CrashKind::Machine);
-            self.engine = None;
+            self.core = None;
             self.doubt();
         }
         self.check();
     }
 
-    fn disk_is_limited(&self) -> bool {
+    pub(super) fn disk_is_limited(&self) -> bool {
         self.plan.full_percent > 0
     }
 
@@ -266,8 +265,10 @@ impl World {
                 catalog: vec![create],
                 ..Commit::default()
             };
-            self.engine().write(vec![Request::Commit { commit, reply }]);
-            self.engine().sync();
+            self.core()
+                .committer
+                .write(vec![Request::Commit { commit, reply }]);
+            self.core().committer.sync();
             match ticket.try_take().expect("a sync answers") {
                 Ok(_) => {}
                 Err(error) => {
@@ -279,16 +280,17 @@ impl World {
         true
     }
 
-    fn topic(&self, name: &str) -> Option<Arc<Topic>> {
-        self.engine()
+    pub(super) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.core()
+            .context
             .catalog
             .topics
             .by_name(&TopicName::parse(name).expect("the name is plain"))
     }
 
-    fn partition(&self, name: &str, number: u32) -> Arc<Partition> {
+    pub(super) fn partition(&self, name: &str, number: u32) -> Arc<Partition> {
         let topic = self.topic(name).expect("the topics were made");
-        let partition = self.engine().catalog.partition(topic.id(), number);
+        let partition = self.core().context.catalog.partition(topic.id(), number);
         partition.expect("the topics were made")
     }
 
@@ -320,16 +322,16 @@ impl World {
             30..52 => self.write(),
             52..66 => self.sync(),
             66..74 => {
-                let applied = self.engine().apply();
+                let applied = self.core().applier.apply();
                 self.note(format!("apply {applied:?}"));
             }
             74..84 => self.deploy(),
             84..88 => {
-                let outcome = self.engine().checkpoint();
+                let outcome = self.core().checkpoints.make();
                 self.note(format!("checkpoint {outcome:?}"));
             }
             88..90 => {
-                let removed = self.engine().retain();
+                let removed = self.core().retention.retain();
                 self.note(format!("retained {removed}"));
             }
             90..92 => {
@@ -337,7 +339,7 @@ impl World {
                 self.clients[lost].1.lose_answers();
             }
             92..93 => self.check(),
-            93..94 => self.engine().keep_spare(),
+            93..94 => self.core().committer.prepare_next_file(),
             94..95 if self.plan.full_percent > 0 => self.set_faults(Faults::default()),
             _ => self.clock.advance(self.random.i64(1..1000)),
         }
@@ -396,18 +398,18 @@ impl World {
         let count = self.random.usize(..=self.queue.len());
         let requests: Vec<Request> = self.queue.drain(..count).collect();
         self.note(format!("write {count}"));
-        self.engine().write(requests);
+        self.core().committer.write(requests);
     }
 
     /// A sync, sometimes with a write beside it.
     fn sync(&mut self) {
         if self.random.bool() {
-            return self.engine().sync();
+            return self.core().committer.sync();
         }
-        let job = self.engine().flight.begin();
+        let job = self.core().committer.sync_queue.begin();
         self.write();
         let result = job.run(&self.disk);
-        self.engine().finish_sync(&job, result);
+        self.core().committer.finish_sync(&job, result);
     }
 
     fn poll(&mut self) {
@@ -441,105 +443,14 @@ impl World {
         }
     }
 
-    /// A deployment reads some input and commits outputs and position.
-    fn deploy(&mut self) {
-        let chosen = self.random.usize(..DEPLOYMENTS.len());
-        if self.runs[chosen].is_some() {
-            return;
-        }
-        let (input, output) = DEPLOYMENTS[chosen];
-        let key = Bytes::from_static(input.as_bytes());
-        let before = match self.engine().tables.get(Table::Progress, &key) {
-            Ok(before) => before,
-            Err(error) => {
-                // The tables are opened anew after a full disk, which may meet the crash.
-                assert!(self.disk.is_stopped() || self.disk_is_limited(), "{error}");
-                return;
-            }
-        };
-        let position = before.as_ref().map_or(0, |value| number(value));
-        let partition = self.partition(input, 0);
-        if position >= partition.end() {
-            return;
-        }
-        let read = match partition.read(position, 300) {
-            Ok(read) => read,
-            Err(error) => {
-                assert!(self.plan.rest_percent > 0, "{error}");
-                return;
-            }
-        };
-        let end = read
-            .batches
-            .last()
-            .map_or(position, |batch| batch.end_offset());
-        let inputs = read.batches.iter().flat_map(|batch| {
-            let records = batch.records().expect("the batch was checked");
-            records
-                .iter()
-                .filter(|record| record.offset >= position)
-                .map(|record| text(record.value))
-                .collect::<Vec<_>>()
-        });
-        let inputs: Vec<String> = inputs.collect();
-        let state = state_of(input);
-        let counted = count(inputs.iter());
-        let keys: Vec<Bytes> = counted.keys().map(|key| Bytes::from(key.clone())).collect();
-        let engine = self.engine();
-        let before_counts = match engine.states.get(&engine.tables, &state, &keys) {
-            Ok(found) => found,
-            Err(error) => {
-                assert!(self.disk.is_stopped() || self.disk_is_limited(), "{error}");
-                return;
-            }
-        };
-        let counts: Vec<String> = counted
-            .values()
-            .zip(before_counts)
-            .map(|(now, before)| (now + before.map_or(0, |value| number(&value))).to_string())
-            .collect();
-        let changes: Vec<(&[u8], Option<&[u8]>)> = counted
-            .keys()
-            .zip(&counts)
-            .map(|(key, value)| (key.as_bytes(), Some(value.as_bytes())))
-            .collect();
-        let delta = Delta::of(&changes).expect("it is small");
-        let outputs: Vec<String> = inputs.iter().filter_map(|value| transform(value)).collect();
-        let topic = self.topic(output).expect("the topics were made").id();
-        let mut commit = Commit {
-            changes: vec![Change::Put {
-                table: Table::Progress,
-                key: key.clone(),
-                value: Bytes::from(end.to_string()),
-            }],
-            expect: vec![Expect {
-                table: Table::Progress,
-                key,
-                value: before.map_or(ExpectedValue::Absent, ExpectedValue::Exactly),
-            }],
-            states: vec![StateChange::Delta { state, delta }],
-            ..Commit::default()
-        };
-        if !outputs.is_empty() {
-            commit.appends.push(Append {
-                topic,
-                partition: 0,
-                batch: batch(&outputs, None, self.clock.now()),
-            });
-        }
-        let (reply, ticket) = ticket();
-        self.runs[chosen] = Some(ticket);
-        self.queue.push_back(Request::Commit { commit, reply });
-    }
-
     fn crash(&mut self, kind: CrashKind) {
         self.note(format!(
             "crash {kind:?} at operation {}",
             self.disk.operations()
         ));
-        // The disk first: what the engine does when it is dropped must not reach it.
+        // The disk first: what the core does when it is dropped must not reach it.
         self.disk.crash(kind);
-        self.engine = None;
+        self.core = None;
         self.queue.clear();
         if self.random.bool() {
             self.broken.clear();
@@ -588,53 +499,11 @@ impl World {
         );
     }
 
-    /// Compares everything that is visible with what is known.
-    fn check(&mut self) {
-        for (name, partitions, ..) in TOPICS {
-            for number in 0..partitions {
-                let partition = self.partition(name, number);
-                let key = (name.to_owned(), number);
-                let (topic, number) = partition.key();
-                let folder = format!("topics/{topic}/{number}/");
-                let is_broken = self.broken.iter().any(|broken| broken.path == folder);
-                if is_broken || partition.stopped().is_some() {
-                    assert!(self.plan.rest_percent > 0, "seed {}: {name}", self.seed);
-                    self.learnt.entry(key).or_default();
-                    continue;
-                }
-                let may_lose = self.doubtful.remove(&key);
-                self.learnt
-                    .entry(key)
-                    .or_default()
-                    .check(&partition, may_lose, name);
-            }
-        }
-        for (topic, client) in &self.clients {
-            let learnt = &self.learnt[&(TOPICS[*topic].0.to_owned(), client.partition)];
-            let prefix = format!("{}:", client.name);
-            let numbers: Vec<u32> = learnt
-                .values()
-                .filter_map(|value| value.strip_prefix(&prefix)?.parse().ok())
-                .collect();
-            let first = if learnt.starts_at() == Some(0) {
-                0
-            } else {
-                numbers.first().copied().unwrap_or(0)
-            };
-            let expected: Vec<u32> = (first..).take(numbers.len()).collect();
-            assert_eq!(
-                numbers, expected,
-                "seed {}: {} repeats, reorders or misses",
-                self.seed, client.name
-            );
-        }
-    }
-
     /// Everything that waits is done, the store is closed and opened, and all is right.
     fn finish(&mut self) {
         self.broken.clear();
         self.set_faults(Faults::default());
-        if self.disk.is_stopped() || self.engine().failure().is_some() {
+        if self.disk.is_stopped() || self.core().context.failure().is_some() {
             self.crash(CrashKind::Machine);
             self.set_faults(Faults::default());
         }
@@ -644,12 +513,14 @@ impl World {
                 "seed {}: the store does not come to rest",
                 self.seed
             );
-            if self.engine.is_none() || self.disk.is_stopped() || self.engine().failure().is_some()
+            if self.core.is_none()
+                || self.disk.is_stopped()
+                || self.core().context.failure().is_some()
             {
                 self.crash(CrashKind::Machine);
             }
             self.set_faults(Faults::default());
-            self.engine().look_for_room();
+            self.core().committer.look_for_room();
             self.settle();
             self.repair();
             for chosen in 0..self.clients.len() {
@@ -667,25 +538,32 @@ impl World {
                 }
             }
             self.settle();
-            let is_served = self.engine().catalog.topics.all().iter().all(|topic| {
-                let partitions = topic.partitions();
-                partitions.iter().all(|it| it.stopped().is_none())
-            });
+            let is_served = self
+                .core()
+                .context
+                .catalog
+                .topics
+                .all()
+                .iter()
+                .all(|topic| {
+                    let partitions = topic.partitions();
+                    partitions.iter().all(|it| it.stopped().is_none())
+                });
             if is_served && self.clients.iter().all(|(_, client)| client.is_idle()) {
                 break;
             }
         }
-        assert_eq!(self.engine().health(), Health::Ok, "seed {}", self.seed);
+        assert_eq!(self.core().health(), Health::Ok, "seed {}", self.seed);
         self.check();
         self.check_deployments();
-        let before = dump(self.engine());
-        let outcome = self.engine().close();
+        let before = dump(self.core());
+        let outcome = self.core().checkpoints.close();
         assert_eq!(outcome, crate::store::checkpoint::Outcome::Done);
-        self.engine = None;
+        self.core = None;
         self.disk.crash(CrashKind::Machine);
         self.open();
         assert_eq!(
-            dump(self.engine()),
+            dump(self.core()),
             before,
             "seed {}: closing changed something",
             self.seed
@@ -701,131 +579,14 @@ impl World {
 
     fn settle(&mut self) {
         let requests = self.queue.drain(..).collect();
-        self.engine().write(requests);
-        self.engine().sync();
-        self.engine().apply_all();
+        self.core().committer.write(requests);
+        self.core().committer.sync();
+        self.core().applier.apply_all();
         self.poll();
     }
-
-    /// Outputs are those of the input up to the position, each once.
-    fn check_deployments(&self) {
-        for (input, output) in DEPLOYMENTS {
-            let value = self
-                .engine()
-                .tables
-                .get(Table::Progress, input.as_bytes())
-                .expect("the tables can be read");
-            let position = value.map_or(0, |value| number(&value));
-            let inputs = read_all(&self.partition(input, 0));
-            let expected: Vec<String> = inputs
-                .range(..position)
-                .filter_map(|(_, value)| transform(value))
-                .collect();
-            let found: Vec<String> = read_all(&self.partition(output, 0)).into_values().collect();
-            assert_eq!(found, expected, "seed {}: outputs of {input}", self.seed);
-            let counts = count(inputs.range(..position).map(|(_, value)| value));
-            let expected: Vec<String> = counts.iter().map(|(k, n)| format!("{k}={n}")).collect();
-            let found = state_lines(self.engine(), input);
-            assert_eq!(found, expected, "seed {}: state of {input}", self.seed);
-        }
-    }
 }
 
-/// The state in which the deployment that reads this topic counts.
-fn state_of(input: &str) -> StateId {
-    StateId::new(input, 0, "counts").expect("the names are short")
-}
-
-/// How many of the values are of each kind.
-fn count<'a>(values: impl Iterator<Item = &'a String>) -> BTreeMap<String, u64> {
-    let mut counts = BTreeMap::new();
-    for value in values {
-        let kind = crc32c::crc32c(value.as_bytes()) % 23;
-        *counts.entry(format!("kind {kind:02}")).or_default() += 1;
-    }
-    counts
-}
-
-/// Everything in the state of a deployment.
-fn state_lines(engine: &Engine, input: &str) -> Vec<String> {
-    let (mut lines, mut next) = (Vec::new(), Some(Bytes::new()));
-    while let Some(from) = next {
-        let page = engine
-            .states
-            .scan(&engine.tables, &state_of(input), (from, None), 50)
-            .expect("the tables can be read");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let entries = page.entries.iter();
-        lines.extend(entries.map(|(key, value)| format!("{}={}", text(key), text(value))));
-        next = page.next;
-    }
-    lines
-}
-
-fn transform(value: &str) -> Option<String> {
-    (!crc32c::crc32c(value.as_bytes()).is_multiple_of(3)).then(|| format!("out of {value}"))
-}
-
-fn number(value: &[u8]) -> u64 {
-    String::from_utf8_lossy(value)
-        .parse()
-        .expect("positions are numbers")
-}
-
-fn text(value: Option<&[u8]>) -> String {
-    String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
-}
-
-/// Everything that can be seen of a store.
-fn dump(engine: &Engine) -> Vec<String> {
-    let mut lines = Vec::new();
-    for topic in engine.catalog.topics.all() {
-        lines.push(format!(
-            "{} {} {:?}",
-            topic.id(),
-            topic.name(),
-            topic.settings()
-        ));
-        for partition in engine.catalog.partitions(topic.id()) {
-            let records = partition.stopped().is_none().then(|| read_all(&partition));
-            let (number, epoch) = (partition.number(), partition.epoch());
-            lines.push(format!(
-                "{number} epoch {epoch} stopped {:?}: {records:?}",
-                partition.stopped()
-            ));
-        }
-    }
-    for table in Table::ALL {
-        lines.push(format!(
-            "{:?}",
-            engine
-                .tables
-                .scan(*table, b"")
-                .expect("the tables can be read")
-        ));
-    }
-    for (input, _) in DEPLOYMENTS {
-        lines.extend(state_lines(engine, input));
-    }
-    let writer = engine.writer.lock();
-    lines.push(format!(
-        "{} {}",
-        writer.next_topic, writer.producers.next_id
-    ));
-    for id in 0..writer.producers.next_id {
-        if let Some(identity) = writer.producers.get(id) {
-            let mut windows: Vec<_> = identity.windows.iter().collect();
-            windows.sort_by_key(|(key, _)| **key);
-            lines.push(format!(
-                "{id} {} {:?} {windows:?}",
-                identity.epoch, identity.name
-            ));
-        }
-    }
-    lines
-}
-
-trait Now {
+pub(super) trait Now {
     fn now(&self) -> i64;
 }
 

@@ -20,7 +20,7 @@ type Small = SmallVec<[u8; 16]>;
 /// One store's part that is in memory.
 #[derive(Debug, Default)]
 pub(super) struct Hot {
-    pub(super) entries: IndexMap<Small, Entry, foldhash::fast::RandomState>,
+    pub(super) entries: IndexMap<Small, HotEntry, foldhash::fast::RandomState>,
     /// Deltas in their order, not looked into yet.
     pub(super) pending: VecDeque<Bytes>,
     pub(super) table_rows: TableRows,
@@ -37,7 +37,7 @@ pub(super) struct Hot {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct HotEntry {
     pub(super) value: Option<Small>,
     saved: Saved,
     pub(super) was_used: bool,
@@ -138,7 +138,7 @@ impl Hot {
     }
 
     fn insert(&mut self, key: &[u8], value: Option<&[u8]>, saved: Saved) {
-        let entry = Entry {
+        let entry = HotEntry {
             value: value.map(Small::from_slice),
             saved,
             was_used: true,

@@ -1,4 +1,5 @@
-//! What is in the journal and waits for a sync: publications and answers.
+//! What is in the journal and waits for a sync: records that will be visible, and
+//! answers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +14,7 @@ use crate::io::{Disk, File};
 
 /// Groups between their write and their sync.
 #[derive(Debug)]
-pub(crate) struct Flight {
+pub(crate) struct SyncQueue {
     state: Mutex<State>,
 }
 
@@ -21,67 +22,67 @@ pub(crate) struct Flight {
 struct State {
     written: u64,
     synced: u64,
-    waiting: BTreeMap<u64, Landing>,
+    waiting: BTreeMap<u64, Completion>,
     /// Files with groups that are not synced; the last one is written to.
-    files: Vec<Unsynced>,
+    files: Vec<UnsyncedFile>,
     is_abandoned: bool,
 }
 
 /// A journal file that the next sync is for.
 #[derive(Debug, Clone)]
-struct Unsynced {
+struct UnsyncedFile {
     file: Arc<dyn File>,
     /// Whether its name may not be durable either.
     is_new: bool,
 }
 
-impl Unsynced {
-    fn is(&self, other: &Unsynced) -> bool {
+impl UnsyncedFile {
+    fn is(&self, other: &UnsyncedFile) -> bool {
         Arc::ptr_eq(&self.file, &other.file)
     }
 }
 
 /// What happens when a group is durable.
 #[derive(Debug, Default)]
-pub(crate) struct Landing {
+pub(crate) struct Completion {
     pub(crate) partitions: Vec<Arc<Partition>>,
     pub(crate) answers: Vec<Answer>,
 }
 
 /// A sync to be made.
 #[derive(Debug)]
-pub(crate) struct Job {
-    files: Vec<Unsynced>,
+pub(crate) struct SyncJob {
+    files: Vec<UnsyncedFile>,
     through: u64,
 }
 
-impl Job {
+impl SyncJob {
     /// Syncs; may take long, holds no lock.
     pub(crate) fn run(&self, disk: &dyn Disk) -> io::Result<()> {
         self.files
             .iter()
-            .try_for_each(|unsynced| unsynced.file.sync_data())?;
-        match self.files.iter().any(|unsynced| unsynced.is_new) {
+            .try_for_each(|file| file.file.sync_data())?;
+        match self.files.iter().any(|file| file.is_new) {
             true => disk.sync_dir(journal::FOLDER),
             false => Ok(()),
         }
     }
 }
 
-impl Flight {
+impl SyncQueue {
     /// Nothing is waiting. What has been written after `synced` is in `files`, of
     /// which the last one is written to and whose names are durable.
-    pub(crate) fn new(written: u64, synced: u64, files: Vec<Arc<dyn File>>) -> Flight {
+    pub(crate) fn new(written: u64, synced: u64, files: Vec<Arc<dyn File>>) -> SyncQueue {
         let is_new = false;
         let files = files.into_iter();
         let state = State {
             written,
             synced,
             waiting: BTreeMap::new(),
-            files: files.map(|file| Unsynced { file, is_new }).collect(),
+            files: files.map(|file| UnsyncedFile { file, is_new }).collect(),
             is_abandoned: false,
         };
-        Flight {
+        SyncQueue {
             state: Mutex::new(state),
         }
     }
@@ -93,7 +94,7 @@ impl Flight {
     /// Groups go to another file from now on, of which nothing is durable yet.
     pub(crate) fn rotate(&self, file: Arc<dyn File>) {
         let is_new = true;
-        self.state.lock().files.push(Unsynced { file, is_new });
+        self.state.lock().files.push(UnsyncedFile { file, is_new });
     }
 
     /// Takes note of a group; returns what need not wait, how far the journal is
@@ -103,23 +104,23 @@ impl Flight {
         sequence: u64,
         partitions: impl IntoIterator<Item = (u64, Arc<Partition>)>,
         answers: impl IntoIterator<Item = (u64, Answer)>,
-    ) -> (Landing, u64, Vec<Answer>) {
+    ) -> (Completion, u64, Vec<Answer>) {
         let mut state = self.state.lock();
         state.written = state.written.max(sequence);
-        let mut now = Landing::default();
+        let mut now = Completion::default();
         for (needs, partition) in partitions {
-            let landing = state.landing(needs).unwrap_or(&mut now);
-            if landing
+            let completion = state.completion(needs).unwrap_or(&mut now);
+            if completion
                 .partitions
                 .last()
                 .is_none_or(|last| !Arc::ptr_eq(last, &partition))
             {
-                landing.partitions.push(partition);
+                completion.partitions.push(partition);
             }
         }
         for (needs, answer) in answers {
             state
-                .landing(needs)
+                .completion(needs)
                 .unwrap_or(&mut now)
                 .answers
                 .push(answer);
@@ -138,16 +139,16 @@ impl Flight {
     }
 
     /// The sync that makes everything durable that is written by now.
-    pub(crate) fn begin(&self) -> Job {
+    pub(crate) fn begin(&self) -> SyncJob {
         let state = self.state.lock();
-        Job {
+        SyncJob {
             files: state.files.clone(),
             through: state.written,
         }
     }
 
     /// Takes note of a sync that succeeded; returns what waited for it.
-    pub(crate) fn finish(&self, job: &Job) -> (Landing, u64) {
+    pub(crate) fn finish(&self, job: &SyncJob) -> (Completion, u64) {
         let mut state = self.state.lock();
         state.synced = state.synced.max(job.through);
         // All files but the last of the job are complete and synced.
@@ -161,11 +162,11 @@ impl Flight {
         }
         let later = state.synced + 1;
         let rest = state.waiting.split_off(&later);
-        let landed = std::mem::replace(&mut state.waiting, rest);
-        let mut all = Landing::default();
-        for landing in landed.into_values() {
-            all.partitions.extend(landing.partitions);
-            all.answers.extend(landing.answers);
+        let durable = std::mem::replace(&mut state.waiting, rest);
+        let mut all = Completion::default();
+        for completion in durable.into_values() {
+            all.partitions.extend(completion.partitions);
+            all.answers.extend(completion.answers);
         }
         (all, state.synced)
     }
@@ -183,12 +184,12 @@ impl State {
         let waiting = std::mem::take(&mut self.waiting);
         waiting
             .into_values()
-            .flat_map(|landing| landing.answers)
+            .flat_map(|completion| completion.answers)
             .collect()
     }
 
     /// Where to wait for the group `needs`; `None` if it is synced.
-    fn landing(&mut self, needs: u64) -> Option<&mut Landing> {
+    fn completion(&mut self, needs: u64) -> Option<&mut Completion> {
         (needs > self.synced).then(|| self.waiting.entry(needs).or_default())
     }
 }
