@@ -1,4 +1,4 @@
-//! What the journal alone has of a partition at rest, in a file of its own, so
+//! What the journal alone has of an unwritable partition, in a file of its own, so
 //! that checkpoints go on and let the journal's head go.
 //!
 //! `aside/<topic>-<partition>-<sequence>.log` is made like a segment: its

@@ -44,7 +44,7 @@ pub struct Config {
     /// Distance of the entries of a segment's index.
     pub index_interval_bytes: u64,
     /// What the system cannot do for a partition's segments is tried again for so
-    /// long; then the partition comes to rest.
+    /// long; then the partition is stopped.
     pub segment_retry_time: Duration,
     /// Segments that are open at a time.
     pub open_files_max: usize,

@@ -29,7 +29,7 @@
 //! segment is missing that was the newest once and then was not there as it was
 //! synced: the partition is stopped until it is (or is given up), but what the
 //! journal had behind it went on into other segments. A row 210 names the file
-//! with what a partition at rest has besides (see [`aside`](super::aside)). The
+//! with what an unwritable partition has besides (see [`aside`](super::aside)). The
 //! numbers 208 and 209 are the [states'](super::state).
 //!
 //! The first release had such rows under the numbers 200 to 203, packed without

@@ -1,4 +1,4 @@
-//! The checkpoint: what is in the journal comes to rest in segments and tables,
+//! The checkpoint: what is in the journal is in segments and tables by then,
 //! is synced there, and the journal's head can go.
 //!
 //! What recovery needs besides the tables and the segments lies in the same file
@@ -259,7 +259,7 @@ impl Checkpoints {
             };
             match self.sync_segments(&entries) {
                 Ok(Synced::All) => break entries,
-                // What the journal has of those that came to rest is to be kept aside.
+                // What the journal has of those that were stopped is to be kept aside.
                 Ok(Synced::Fewer) => {}
                 Ok(Synced::NotNow) => return Outcome::Postponed,
                 // A folder could not be opened for its sync.
@@ -352,7 +352,7 @@ impl Checkpoints {
         Outcome::Done
     }
 
-    /// Removes the files of partitions that are not at rest any more.
+    /// Removes the files of partitions that are writable again.
     fn remove_asides(&self) -> io::Result<()> {
         if !self.has_asides.load(Ordering::Relaxed) {
             return Ok(());

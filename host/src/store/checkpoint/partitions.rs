@@ -23,14 +23,14 @@ pub(super) struct Covering {
     pub(super) aside: Option<Aside>,
     /// Where its offsets ended when the checkpoint began.
     pub(super) end: u64,
-    pub(super) is_at_rest: bool,
+    pub(super) is_unwritable: bool,
 }
 
 /// Which segments were synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Synced {
     All,
-    /// Not those of partitions that came to rest.
+    /// Not those of partitions that turned out to be unwritable.
     Fewer,
     /// Some could not be opened now.
     NotNow,
@@ -50,11 +50,11 @@ impl Checkpoints {
         Ok(entries)
     }
 
-    /// Writes aside what the journal up to `sequence` has of the partitions at rest.
+    /// Writes aside what the journal up to `sequence` has of unwritable partitions.
     fn keep_aside(&self, sequence: u64, entries: &mut [Covering]) -> io::Result<()> {
         let disk = &*self.context.disk;
         let mut drafts: BTreeMap<PartitionKey, aside::NewAside> = BTreeMap::new();
-        for entry in entries.iter().filter(|entry| entry.is_at_rest) {
+        for entry in entries.iter().filter(|entry| entry.is_unwritable) {
             let aside = entry.aside.as_ref();
             if aside.map_or(entry.row.end, |aside| aside.end) >= entry.end {
                 continue;
@@ -94,7 +94,7 @@ impl Checkpoints {
             };
             if draft.aside.end < entry.end {
                 // The files stay, for whoever can make more of them.
-                tracing::error!(topic = %entry.partition.topic_name(), partition = entry.partition.number(), from = draft.aside.end, to = entry.end, "the journal is damaged where it has records of a partition at rest");
+                tracing::error!(topic = %entry.partition.topic_name(), partition = entry.partition.number(), from = draft.aside.end, to = entry.end, "the journal is damaged where it has records of an unwritable partition");
                 let files = journal::list(disk)?.into_iter().map(|(first, _)| first);
                 self.damaged_journal.lock().extend(files);
             }
@@ -107,8 +107,8 @@ impl Checkpoints {
         // Between two turns of the applier the segments and the end belong together.
         let _alone = self.committer.applier.pause();
         let stop = partition.service.stop_state();
-        let is_at_rest = partition.service.is_unwritable();
-        let (covered, aside) = match is_at_rest {
+        let is_unwritable = partition.service.is_unwritable();
+        let (covered, aside) = match is_unwritable {
             true => partition.covered(),
             false => (partition.written(), None),
         };
@@ -129,15 +129,15 @@ impl Checkpoints {
             partition: partition.clone(),
             aside,
             end,
-            is_at_rest,
+            is_unwritable,
         }
     }
 
-    /// Syncs the segments of the partitions that are not at rest. An error is one
+    /// Syncs the segments of the writable partitions. An error is one
     /// of a sync that cannot be tried again.
     pub(super) fn sync_segments(&self, entries: &[Covering]) -> io::Result<Synced> {
         let mut unsynced = Vec::new();
-        for entry in entries.iter().filter(|entry| !entry.is_at_rest) {
+        for entry in entries.iter().filter(|entry| !entry.is_unwritable) {
             let from = entry.partition.covered().0.segment;
             let segments = entry.partition.segments();
             let newer = segments.iter().filter(|segment| segment.key.base >= from);

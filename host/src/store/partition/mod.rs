@@ -382,8 +382,7 @@ impl Partition {
     }
 
     /// Goes on with these segments, in which everything is that was in others or
-    /// in memory alone. A partition at rest is not at rest any more; only a
-    /// repair makes it serve.
+    /// in memory alone. It is not unwritable any more; only a repair makes it serve.
     pub(crate) fn wrote_again(&self, segments: Segments) {
         self.measure(&segments);
         self.extent.set_end(segments.end());

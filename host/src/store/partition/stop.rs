@@ -105,7 +105,7 @@ pub(crate) enum Cause {
     /// The segment with this base is damaged or gone. Its records behind it are
     /// in other segments. A repair gives up what of it cannot be read.
     Segment(u64),
-    /// At rest: its segments cannot be written. What the journal alone has of it
+    /// Its segments cannot be written. What the journal alone has of it
     /// is kept [aside](crate::store::aside); a repair or a restart writes it to
     /// segments again.
     Unwritable,

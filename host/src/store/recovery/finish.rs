@@ -44,7 +44,7 @@ pub(super) struct Opening {
     pub(super) was_closed: bool,
     /// The newest group that the last checkpoint covers.
     pub(super) checkpointed: u64,
-    /// Whether there are files with what partitions at rest have.
+    /// Whether there are files with what unwritable partitions have.
     pub(super) has_asides: bool,
 }
 
@@ -58,7 +58,7 @@ impl Recovery {
         };
         self.gaps.conclude(&mut self.replay);
         self.replay.require_starts();
-        self.judge_strays(&opening)?;
+        self.decide_strays(&opening)?;
         self.keep_lost_end()?;
         let tail = self.tail.take();
         let is_torn = tail.as_ref().is_none_or(|tail| tail.is_torn);
@@ -99,7 +99,7 @@ impl Recovery {
     /// The folders of topics that are not known: those of deleted topics go, and
     /// those without a record, whose creation a crash may have taken; others are
     /// taken in.
-    fn judge_strays(&mut self, opening: &Opening) -> Result<(), OpenError> {
+    fn decide_strays(&mut self, opening: &Opening) -> Result<(), OpenError> {
         for topic in self.gaps.unknown(&self.replay) {
             self.replay.adopt(topic);
             let files = self.replay.shared.files.clone();

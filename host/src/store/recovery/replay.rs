@@ -404,7 +404,7 @@ impl Replay {
         }
     }
 
-    /// Adds what the checkpoint kept aside of partitions that were at rest.
+    /// Adds what the checkpoint kept aside of unwritable partitions.
     pub(crate) fn bring_back(
         &mut self,
         asides: BTreeMap<PartitionKey, Aside>,

@@ -43,7 +43,7 @@ impl World {
         let read = match partition.read(position, 300) {
             Ok(read) => read,
             Err(error) => {
-                assert!(self.plan.rest_percent > 0, "{error}");
+                assert!(self.plan.unwritable_percent > 0, "{error}");
                 return;
             }
         };

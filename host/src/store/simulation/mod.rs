@@ -1,6 +1,6 @@
 //! The store under every order of events that a seed can give: producers with
 //! batches in flight, lost answers, deployments, checkpoints, retention, full
-//! disks, partitions at rest, crashes of the process and of the machine at any operation, and
+//! disks, unwritable partitions, crashes of the process and of the machine at any operation, and
 //! crashes during recovery.
 //!
 //! `EDDY_SEED` runs one history, `EDDY_SIMULATION_SECONDS` says how long to go
@@ -84,10 +84,10 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
 }
 
 #[test]
-fn a_partition_at_rest_loses_nothing_and_holds_up_no_checkpoint() {
-    histories("at rest", |seed| Plan {
+fn an_unwritable_partition_loses_nothing_and_holds_up_no_checkpoint() {
+    histories("unwritable", |seed| Plan {
         steps: 200,
-        rest_percent: 6,
+        unwritable_percent: 6,
         crash_percent: u8::from(!seed.is_multiple_of(3)) * 2,
         ..Plan::default()
     });

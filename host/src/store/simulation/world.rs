@@ -31,7 +31,7 @@ pub(super) struct Plan {
     /// How likely the disk becomes full at a step.
     pub(super) full_percent: u8,
     /// How likely the segments of a partition cannot be had any more at a step.
-    pub(super) rest_percent: u8,
+    pub(super) unwritable_percent: u8,
     /// The machine stops at this sync, once.
     pub(super) crash_at_sync: Option<u64>,
 }
@@ -310,7 +310,7 @@ impl World {
                 ..Faults::default()
             });
         }
-        if self.random.u8(..100) < self.plan.rest_percent {
+        if self.random.u8(..100) < self.plan.unwritable_percent {
             match self.random.u8(..3) {
                 0 => self.repair(),
                 _ => self.break_or_mend(),
@@ -510,7 +510,7 @@ impl World {
         for round in 0.. {
             assert!(
                 round < 1000,
-                "seed {}: the store does not come to rest",
+                "seed {}: the store does not settle",
                 self.seed
             );
             if self.core.is_none()
