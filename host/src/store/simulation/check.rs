@@ -17,7 +17,11 @@ impl World {
                 let folder = format!("topics/{topic}/{number}/");
                 let is_broken = self.broken.iter().any(|broken| broken.path == folder);
                 if is_broken || partition.stopped().is_some() {
-                    assert!(self.plan.unwritable_percent > 0, "seed {}: {name}", self.seed);
+                    assert!(
+                        self.plan.unwritable_percent > 0,
+                        "seed {}: {name}",
+                        self.seed
+                    );
                     self.learnt.entry(key).or_default();
                     continue;
                 }
