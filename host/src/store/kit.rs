@@ -14,7 +14,7 @@ use crate::io::{FaultyDisk, ManualClock};
 use crate::log::{Append, CatalogChange, Commit, Committed, Ticket, TopicId, ticket};
 
 pub(crate) fn open(config: Config, disk: &FaultyDisk) -> Result<Core, OpenError> {
-    let clock = Arc::new(ManualClock::new(0));
+    let clock = Arc::new(ManualClock::new(1_000));
     recovery::open(config, Arc::new(disk.clone()), clock, Box::new(|_| {}))
 }
 

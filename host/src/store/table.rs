@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{RwLock, RwLockWriteGuard};
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
 use super::backend::Backend;
 use super::state::Collected;
@@ -104,16 +104,9 @@ impl Tables {
                 return Ok(value.clone());
             }
         }
-        self.guarded(|database| {
-            let read = database.begin_read().map_err(fault)?;
-            let table = match read.open_table(ALL) {
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-                other => other.map_err(fault)?,
-            };
-            let Some(value) = table.get(full).map_err(fault)? else {
-                return Ok(None);
-            };
-            checked(full, value.value()).map(Some)
+        self.read(|table| match table.get(full).map_err(fault)? {
+            Some(value) => checked(full, value.value()).map(Some),
+            None => Ok(None),
         })
     }
 
@@ -145,41 +138,21 @@ impl Tables {
 
     /// As [`scan`](Tables::scan) over what the last checkpoint wrote, with full keys.
     pub(crate) fn scan_stored(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-        self.guarded(|database| {
-            let read = database.begin_read().map_err(fault)?;
-            let table = match read.open_table(ALL) {
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-                other => other.map_err(fault)?,
-            };
-            let mut found = Vec::new();
-            for entry in table.range(prefix..).map_err(fault)? {
-                let (key, value) = entry.map_err(fault)?;
-                if !key.value().starts_with(prefix) {
-                    break;
-                }
-                found.push((
-                    Bytes::copy_from_slice(key.value()),
-                    checked(key.value(), value.value())?,
-                ));
-            }
-            Ok(found)
-        })
+        let (rows, _) = self.range_stored(prefix, prefix, None, usize::MAX)?;
+        Ok(rows)
     }
 
     /// The values of keys (as they are stored) that the last checkpoint wrote.
     pub(crate) fn get_stored(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, TableError> {
-        self.guarded(|database| {
-            let read = database.begin_read().map_err(fault)?;
-            let table = match read.open_table(ALL) {
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(vec![None; keys.len()]),
-                other => other.map_err(fault)?,
-            };
+        let mut found: Vec<Option<Bytes>> = self.read(|table| {
             let get = |key: &Bytes| match table.get(&key[..]).map_err(fault)? {
                 Some(value) => checked(key, value.value()).map(Some),
                 None => Ok(None),
             };
             keys.iter().map(get).collect()
-        })
+        })?;
+        found.resize(keys.len(), None);
+        Ok(found)
     }
 
     /// Rows that the last checkpoint wrote, from `from` on and before `to`, while
@@ -192,12 +165,7 @@ impl Tables {
         to: Option<&[u8]>,
         bytes_max: usize,
     ) -> Result<Stored, TableError> {
-        self.guarded(|database| {
-            let read = database.begin_read().map_err(fault)?;
-            let table = match read.open_table(ALL) {
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Stored::default()),
-                other => other.map_err(fault)?,
-            };
+        self.read(|table| {
             let (mut found, mut bytes) = (Stored::default(), 0);
             for row in table.range(from..).map_err(fault)? {
                 let (key, value) = row.map_err(fault)?;
@@ -292,6 +260,20 @@ impl Tables {
             (overlay.frozen, overlay.frozen_bytes) = (Arc::default(), 0);
         }
         written
+    }
+
+    /// Reads from the one table that holds everything, which a new folder does not have.
+    fn read<T: Default>(
+        &self,
+        act: impl FnOnce(&ReadOnlyTable<&'static [u8], &'static [u8]>) -> Result<T, TableError>,
+    ) -> Result<T, TableError> {
+        self.guarded(|database| {
+            let read = database.begin_read().map_err(fault)?;
+            match read.open_table(ALL) {
+                Err(redb::TableError::TableDoesNotExist(_)) => Ok(T::default()),
+                table => act(&table.map_err(fault)?),
+            }
+        })
     }
 
     /// Runs `act` on the database. A damaged page may make redb panic; that must

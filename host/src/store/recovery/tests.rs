@@ -1,13 +1,16 @@
-//! What recovery says of what a newer release wrote.
+//! What recovery says of what a newer release wrote, and what it keeps.
 
 use bytes::Bytes;
+use eddy_protocol::frame::Durability;
 
-use crate::io::FaultyDisk;
+use crate::io::{Broken, Call, Faults, FaultyDisk};
+use crate::log::TopicId;
+use crate::store::checkpoint::Outcome;
 use crate::store::config::Config;
 use crate::store::core::Core;
 use crate::store::error::OpenError;
 use crate::store::journal::group::{self, Header};
-use crate::store::kit::open;
+use crate::store::kit::{create, open, record, write};
 use crate::store::state::Collected;
 use crate::store::table::{Changes, full_key};
 
@@ -84,4 +87,30 @@ fn a_row_of_a_newer_eddy_is_refused_with_its_file() {
         said.contains("tables.redb") && said.contains("needs 4"),
         "{said}"
     );
+}
+
+#[test]
+fn an_unwritable_partition_keeps_when_a_record_was_appended_last() {
+    let disk = FaultyDisk::new(1);
+    let before = core(&disk).expect("the folder is new");
+    drop(write(&before, create(1, Durability::Disk)));
+    before.committer.sync();
+    disk.set_faults(Faults {
+        broken: vec![Broken {
+            call: Call::Open,
+            path: "topics/1/0/".to_owned(),
+            errno: 13,
+        }],
+        ..Faults::default()
+    });
+    drop(write(&before, record(0)));
+    before.committer.sync();
+    before.applier.apply_all();
+    assert_eq!(before.checkpoints.make(), Outcome::Done);
+    drop(before);
+    disk.set_faults(Faults::default());
+    let after = core(&disk).expect("the folder can be used again");
+    let partition = after.context.catalog.partition(TopicId(1), 0);
+    let partition = partition.expect("it is in the checkpoint");
+    assert_eq!(partition.extent.appended_ms(), Some(1_000));
 }

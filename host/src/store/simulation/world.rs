@@ -18,6 +18,7 @@ use crate::log::{
 };
 use crate::store::config::Config;
 use crate::store::core::Core;
+use crate::store::kit::{change, write};
 use crate::store::partition::Partition;
 use crate::store::recovery;
 use crate::store::request::Request;
@@ -179,17 +180,11 @@ impl World {
                     continue;
                 }
                 let (topic, partition) = partition.key();
-                let commit = Commit {
-                    catalog: vec![CatalogChange::Repair { topic, partition }],
-                    ..Commit::default()
-                };
+                let commit = change(CatalogChange::Repair { topic, partition });
                 let prepared = self.core().repairs.prepare(&commit);
                 self.note(format!("repair {name} {number}: {prepared:?}"));
                 if prepared.is_ok() {
-                    let (reply, _) = ticket();
-                    self.core()
-                        .committer
-                        .write(vec![Request::Commit { commit, reply }]);
+                    drop(write(self.core(), commit));
                 }
             }
         }
@@ -260,14 +255,7 @@ impl World {
                 partitions,
                 settings,
             };
-            let (reply, mut ticket) = ticket();
-            let commit = Commit {
-                catalog: vec![create],
-                ..Commit::default()
-            };
-            self.core()
-                .committer
-                .write(vec![Request::Commit { commit, reply }]);
+            let mut ticket = write(self.core(), change(create));
             self.core().committer.sync();
             match ticket.try_take().expect("a sync answers") {
                 Ok(_) => {}
