@@ -23,12 +23,12 @@ pub struct WireError {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal, $http:literal, $retry:literal;)*) => {
+    ($(#[doc = $doc:literal] $name:ident = $number:literal, $text:literal, $http:literal, $retry:literal;)*) => {
         /// What went wrong, for programs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorCode {
-            $($(#[$doc])* $name,)*
+            $(#[doc = $doc] $name,)*
             /// A code of a newer broker.
             Unknown {
                 /// Its number.
@@ -56,6 +56,12 @@ macro_rules! codes {
             /// The name in JSON, logs and documentation.
             pub fn name(self) -> &'static str {
                 match self { $(ErrorCode::$name => $text,)* ErrorCode::Unknown { .. } => "unknown" }
+            }
+
+            /// What it means, for documentation.
+            pub fn description(self) -> &'static str {
+                let text = match self { $(ErrorCode::$name => $doc,)* ErrorCode::Unknown { .. } => "A code of a newer broker." };
+                text.trim_ascii()
             }
 
             /// The code with this name.
@@ -150,7 +156,7 @@ codes! {
     /// The disk did not give what is stored; another try may succeed.
     ReadFailed = 36, "read_failed", 503, true;
     /// The request, or something in it, is of a newer release than the broker.
-    Unsupported = 37, "unsupported", 501, false;
+    Unsupported = 37, "unsupported", 400, false;
     /// The resource is there and has no such method.
     MethodNotAllowed = 38, "method_not_allowed", 405, false;
     /// The group's cursor is not where the commit expects it.
@@ -159,6 +165,8 @@ codes! {
     HistoryLost = 41, "history_lost", 409, false;
     /// No group of this name has cursors.
     UnknownGroup = 42, "unknown_group", 404, false;
+    /// The request's parts contradict each other, or what is there.
+    Inconsistent = 43, "inconsistent", 409, false;
 }
 
 impl ErrorCode {

@@ -63,7 +63,7 @@ impl Broker {
         if let Some(partitions) = request.partitions {
             check_partitions(&request.topic, partitions)?;
             if (partitions as usize) < now {
-                return Err(ErrorCode::InvalidArgument.because(format!(
+                return Err(ErrorCode::Inconsistent.because(format!(
                     "topic `{}` has {now} partitions, {partitions} was asked for: partitions can only be added",
                     request.topic
                 )));

@@ -324,7 +324,7 @@ impl Broker {
             let position = position(group, &cursor, &*partition)?;
             let key = key(topic.id(), group, cursor.partition);
             if moves.cursors.iter().any(|(other, _)| *other == key) {
-                return Err(ErrorCode::InvalidArgument.because(format!(
+                return Err(ErrorCode::Inconsistent.because(format!(
                     "the commit names partition {} of topic `{}` twice",
                     cursor.partition, cursor.topic
                 )));

@@ -105,7 +105,7 @@ impl Broker {
         }
         let opened = match (request.name.as_deref(), request.current) {
             (Some(_), Some(_)) => {
-                return Err(ErrorCode::InvalidArgument.because(
+                return Err(ErrorCode::Inconsistent.because(
                     "`current` is for a producer without a `name`: the name says which identity it is",
                 ));
             }

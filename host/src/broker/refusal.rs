@@ -33,9 +33,8 @@ pub(super) fn of_commit(error: &CommitError) -> WireError {
         CommitError::UnknownTopic { .. } => ErrorCode::UnknownTopic,
         CommitError::UnknownPartition { .. } => ErrorCode::UnknownPartition,
         CommitError::Stopped { .. } => ErrorCode::PartitionStopped,
-        CommitError::InvalidPartitions { .. } | CommitError::NothingToRepair { .. } => {
-            ErrorCode::InvalidArgument
-        }
+        CommitError::InvalidPartitions { .. } => ErrorCode::InvalidArgument,
+        CommitError::NothingToRepair { .. } => ErrorCode::Inconsistent,
         CommitError::TooManyWindows { .. } => ErrorCode::TooMany,
         CommitError::Timestamp { .. } => ErrorCode::InvalidArgument,
         CommitError::TooLarge { .. } => ErrorCode::BatchTooLarge,

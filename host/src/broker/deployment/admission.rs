@@ -56,16 +56,21 @@ impl Broker {
         spec: DeploymentSpec,
         digest: String,
     ) -> Result<Admitted, WireError> {
-        if let Some(reason) = self.deployments.unreadable.get(&spec.name) {
-            return Err(unreadable_deployment(&spec.name, &reason));
+        self.check_free(&spec.name)?;
+        self.begin(Record::new(spec, digest)).await
+    }
+
+    /// Whether a deployment could have this name.
+    pub(super) fn check_free(&self, name: &str) -> Result<(), WireError> {
+        if let Some(reason) = self.deployments.unreadable.get(name) {
+            return Err(unreadable_deployment(name, &reason));
         }
-        if self.deployments.by_name.contains_key(&spec.name) {
+        if self.deployments.by_name.contains_key(name) {
             return Err(ErrorCode::DeploymentExists.because(format!(
-                "there is a deployment `{}` already; replace it, or delete it first",
-                spec.name
+                "there is a deployment `{name}` already; replace it, or delete it first"
             )));
         }
-        self.begin(Record::new(spec, digest)).await
+        Ok(())
     }
 
     /// What a deployment begins with.
@@ -101,7 +106,7 @@ impl Broker {
         let old = &deployment.record;
         self.check_topics(&spec)?;
         if spec.from != old.spec.from {
-            return Err(ErrorCode::InvalidArgument.because(format!(
+            return Err(ErrorCode::Inconsistent.because(format!(
                 "deployment `{}` reads topic `{}`; what replaces it goes on from its positions there, and can't read `{}`",
                 spec.name, old.spec.from, spec.from
             )));
@@ -176,7 +181,7 @@ impl Broker {
             self.topic(topic)?;
         }
         if self.would_cycle(spec) {
-            return Err(ErrorCode::InvalidArgument.because(format!(
+            return Err(ErrorCode::Inconsistent.because(format!(
                 "deployment `{}` would feed topic `{}` with what comes out of it: its records would go round for ever",
                 spec.name, spec.from
             )));

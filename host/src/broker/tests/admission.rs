@@ -36,7 +36,7 @@ async fn records_never_go_round_however_many_deployments_it_would_take() {
     let broker = with_topics(&["a", "b", "c", "d"]).await;
     refused(
         deploy(&broker, spec("self", "a", &[("out", "a")])).await,
-        ErrorCode::InvalidArgument,
+        ErrorCode::Inconsistent,
         "go round for ever",
     );
     for (name, from, to) in [("one", "a", "b"), ("two", "b", "c")] {
@@ -48,7 +48,7 @@ async fn records_never_go_round_however_many_deployments_it_would_take() {
     let back = spec("back", "c", &[("other", "a"), ("out", "d")]);
     refused(
         deploy(&broker, back.clone()).await,
-        ErrorCode::InvalidArgument,
+        ErrorCode::Inconsistent,
         "go round for ever",
     );
     // A diamond is no circle.
@@ -105,11 +105,15 @@ async fn what_a_deployment_names_must_be_there() {
     deploy(&broker, spec("x", "a", &[("out", "b")]))
         .await
         .expect("all of it is there");
-    refused(
-        deploy(&broker, spec("x", "a", &[("out", "b")])).await,
-        ErrorCode::DeploymentExists,
-        "`x`",
-    );
+    // Whatever its plugin is: that is not looked at.
+    let unknown_plugin = DeploymentSpec {
+        plugin: "nothing".to_owned(),
+        ..spec("x", "a", &[("out", "b")])
+    };
+    for again in [spec("x", "a", &[("out", "b")]), unknown_plugin] {
+        let outcome = deploy(&broker, again).await;
+        refused(outcome, ErrorCode::DeploymentExists, "`x`");
+    }
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ async fn a_replacement_that_is_refused_leaves_the_deployment_as_it_was() {
         ..spec("all")
     };
     for (spec, code, words) in [
-        (elsewhere, ErrorCode::InvalidArgument, "`other`"),
+        (elsewhere, ErrorCode::Inconsistent, "`other`"),
         (spec("missing"), ErrorCode::UnknownPlugin, "`missing`"),
     ] {
         let outcome = within("replacing", broker.replace_deployment(spec)).await;

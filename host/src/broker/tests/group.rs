@@ -252,7 +252,7 @@ async fn what_a_commit_appends_is_not_there_where_its_cursor_is_not_as_expected(
     let twice = [cursor("t", 0, 0), cursor("t", 0, 0)];
     refused(
         broker.commit(moving(Some("g"), &twice)),
-        ErrorCode::InvalidArgument,
+        ErrorCode::Inconsistent,
         "twice",
     );
 }
