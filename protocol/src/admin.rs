@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::flat::{objects, unique};
-use crate::frame::Start;
+use crate::frame::{Cursor, GroupInfo, Start, TopicInfo};
+use crate::json::whole;
 use crate::name::TopicName;
 
 /// The port that a plugin with a single output writes to.
@@ -14,10 +15,12 @@ pub const DEFAULT_PORT: &str = "out";
 
 /// A plugin that the broker holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PluginInfo {
     /// Under which it was pushed; a later push of the name replaces it.
     pub name: String,
     /// SHA-256 of its bytes, in hexadecimal.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[0-9a-f]{64}$"))]
     pub digest: String,
     /// Its size.
     pub bytes: u64,
@@ -34,6 +37,7 @@ pub struct PluginInfo {
 
 /// Something that the broker keeps and can't read. It can be deleted or replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Unreadable {
     /// What it is: `deployment` or `plugin`.
     pub kind: String,
@@ -45,6 +49,7 @@ pub struct Unreadable {
 
 /// A partition has lost the history before a position; reading went on where that ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LostHistory {
     /// The position that was lost.
     pub position: u64,
@@ -55,16 +60,19 @@ pub struct LostHistory {
 /// A deployment as somebody asks for it. A misspelt field is refused, not ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeploymentSpec {
     /// Names the deployment.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Name))]
     pub name: String,
     /// Name or digest of the plugin.
     pub plugin: String,
     /// The topic that it reads.
     pub from: TopicName,
     /// The topic that each of its ports writes to. A single topic instead of an
-    /// object is that of the port [`DEFAULT_PORT`].
+    /// object is that of the port `out`.
     #[serde(deserialize_with = "ports")]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Ports))]
     pub to: BTreeMap<String, TopicName>,
     /// What the plugin is told.
     #[serde(default, deserialize_with = "unique")]
@@ -80,15 +88,19 @@ pub struct DeploymentSpec {
 /// What an instance of a plugin may take. Absent: as the broker is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LimitsSpec {
     /// Its memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
+    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
     pub memory_bytes_max: Option<u64>,
     /// Its time for one batch.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
+    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
     pub batch_time_max_ms: Option<u64>,
     /// What it may put out for one batch.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
+    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
     pub output_bytes_max: Option<u64>,
 }
 
@@ -97,6 +109,7 @@ objects!(LimitsSpec);
 /// Whether a deployment, or one of its instances, is at work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum DeploymentState {
     /// Its instances are being made, or made anew after something was in the way.
     Starting,
@@ -108,11 +121,13 @@ pub enum DeploymentState {
 
 /// A deployment as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeploymentInfo {
     /// As it was asked for.
     #[serde(flatten)]
     pub spec: DeploymentSpec,
     /// Of the plugin at work.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[0-9a-f]{64}$"))]
     pub digest: String,
     /// Counts from 1, one more for each replacement.
     pub version: u32,
@@ -127,6 +142,7 @@ pub struct DeploymentInfo {
 
 /// A deployment at one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InstanceInfo {
     /// The partition.
     pub partition: u32,
@@ -153,6 +169,34 @@ pub struct InstanceInfo {
     /// That the partition lost history before its position, since the broker started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<LostHistory>,
+}
+
+/// Lists, as HTTP answers them: an object with the list as its one field.
+macro_rules! lists {
+    ($($(#[$doc:meta])* $name:ident { $field:ident: $item:ty })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+        pub struct $name {
+            #[allow(missing_docs, reason = "the type's own says it")]
+            pub $field: Vec<$item>,
+        }
+    )*};
+}
+
+lists! {
+    /// Topics, in the order of their names.
+    TopicList { topics: TopicInfo }
+    /// Plugins, in the order of their names.
+    PluginList { plugins: PluginInfo }
+    /// Deployments, in the order of their names.
+    DeploymentList { deployments: DeploymentInfo }
+    /// What can't be read, in the order of kind and name.
+    UnreadableList { unreadable: Unreadable }
+    /// Groups that have cursors, in the order of their names.
+    GroupList { groups: GroupInfo }
+    /// A group's cursors, one for each partition that it has committed.
+    CursorList { cursors: Cursor }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "for serde")]

@@ -25,6 +25,7 @@ use crate::batch::Batches;
 use crate::batch::json::JsonBatches;
 use crate::error::WireError;
 use crate::flat::{beside, objects, or_default, unique, with_id};
+use crate::json::whole;
 use crate::name::TopicName;
 
 /// The WebSocket subprotocol whose messages are bincode.
@@ -272,10 +273,17 @@ pub struct OpenProducer {
 /// A producer's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Producer {
     /// Never 0; below 2^53, which JavaScript can hold.
+    #[serde(deserialize_with = "whole")]
+    #[cfg_attr(
+        feature = "openapi",
+        schema(minimum = 1, maximum = 9007199254740991_u64)
+    )]
     pub id: u64,
     /// A batch with an older one is refused.
+    #[serde(deserialize_with = "whole")]
     pub epoch: u16,
 }
 
@@ -314,6 +322,7 @@ impl<'de> Deserialize<'de> for Produce {
 /// Where a batch went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Produced {
     /// The partition of the batch (of its first record, where the broker
     /// placed the records).
@@ -330,6 +339,7 @@ pub struct Produced {
 /// Where a reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Start {
     /// With the oldest record there is.
     Earliest,
@@ -337,9 +347,11 @@ pub enum Start {
     #[default]
     Latest,
     /// With this offset, in every partition.
+    #[serde(deserialize_with = "whole")]
     Offset(u64),
     /// With the first record whose timestamp is not older than this,
     /// milliseconds since 1970 UTC.
+    #[serde(deserialize_with = "whole")]
     Time(i64),
 }
 
@@ -557,16 +569,23 @@ pub struct Commit {
 /// Where a group goes on in a partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CursorMove {
     /// The topic.
     pub topic: TopicName,
     /// The partition.
+    #[serde(deserialize_with = "whole")]
     pub partition: u32,
     /// The next offset that the group will read.
+    #[serde(deserialize_with = "whole")]
     pub offset: u64,
     /// The partition's epoch when `offset` was learnt; absent: its present one.
     /// Refused with `history_lost` where the partition has lost what is before `offset`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "whole",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub epoch: Option<u32>,
     /// Where the group must be, or the commit is refused with `cursor_moved`.
     #[serde(
@@ -580,6 +599,7 @@ pub struct CursorMove {
 /// Where a commit expects a group's cursor in a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ExpectedCursor {
     /// Anywhere, or nowhere.
     #[default]
@@ -587,6 +607,7 @@ pub enum ExpectedCursor {
     /// Nowhere: the group has none there.
     None,
     /// At this offset.
+    #[serde(deserialize_with = "whole")]
     Offset(u64),
 }
 
@@ -599,6 +620,7 @@ impl ExpectedCursor {
 /// Where a group is in a partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Cursor {
     /// The topic.
     pub topic: TopicName,
@@ -619,6 +641,7 @@ pub struct Cursor {
 /// A position of which the partition has lost the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(remote = "Self")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LostPosition {
     /// The next offset that would have been read.
     pub offset: u64,
@@ -644,6 +667,7 @@ pub struct Cursors {
 /// Where a group goes on in a partition that has lost the history before its cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Reset {
     /// With the first record that the group can't have read: where the histories
     /// part, or the partition's start where that is not known.
@@ -669,6 +693,7 @@ pub struct DeleteGroup {
 /// A group as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GroupInfo {
     /// Its name.
     pub group: String,
@@ -739,6 +764,7 @@ impl Default for TopicSettings {
 /// given at all is an hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TopicSettings {
     /// What an acknowledgement promises.
     #[serde(deserialize_with = "or_default")]
@@ -832,6 +858,7 @@ pub enum Limit {
 
 /// A topic as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TopicInfo {
     /// The topic.
     pub topic: TopicName,
@@ -849,6 +876,7 @@ pub struct TopicInfo {
 /// A partition as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PartitionInfo {
     /// Its number, from 0.
     pub partition: u32,

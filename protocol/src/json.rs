@@ -8,7 +8,8 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 
 pub use crate::flat::Object;
 
@@ -53,6 +54,71 @@ pub fn from_slice<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, JsonError
     match text.trim_ascii_start() {
         [b'{', ..] => serde_json::from_slice(text).map_err(|_| explain::<T>(text)),
         _ => Err(explain::<T>(text)),
+    }
+}
+
+/// A whole number, or perhaps none, however JSON writes it: `68`, `68.0` and `6.8e1`
+/// are one number to JSON and to its schemas.
+pub fn whole<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    T::deserialize(Whole(deserializer))
+}
+
+/// Reads a number, or looks for one, that may have a fraction of zero.
+struct Whole<T>(T);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Whole<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_any(Whole(visitor))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_option(Whole(visitor))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for Whole<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(out)
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<V::Value, E> {
+        self.0.visit_u64(number)
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<V::Value, E> {
+        self.0.visit_i64(number)
+    }
+
+    /// Where no digit gets lost.
+    fn visit_f64<E: Error>(self, number: f64) -> Result<V::Value, E> {
+        match (number as u64, number as i64) {
+            (whole, _) if whole < u64::MAX && whole as f64 == number => self.0.visit_u64(whole),
+            (_, whole) if whole as f64 == number => self.0.visit_i64(whole),
+            _ => self.0.visit_f64(number),
+        }
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
+        self.0.visit_unit()
+    }
+
+    fn visit_none<E: Error>(self) -> Result<V::Value, E> {
+        self.0.visit_none()
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
+        self.0.visit_some(Whole(deserializer))
     }
 }
 

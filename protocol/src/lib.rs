@@ -15,6 +15,8 @@ pub mod frame;
 pub mod json;
 pub mod key_field;
 pub mod name;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 pub mod partitioner;
 pub mod session;
 

@@ -5,24 +5,27 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::{delete, get, post, put};
 use eddy_protocol::ErrorCode;
-use eddy_protocol::admin::{DeploymentInfo, DeploymentSpec};
+use eddy_protocol::admin::{DeploymentInfo, DeploymentList, DeploymentSpec};
+use eddy_protocol::openapi::Name;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::error::Failure;
 use super::extract::{self, Path};
-use super::{Context, Route, pieces};
+use super::{Context, pieces};
 
-pub(super) fn routes() -> Vec<Route> {
-    vec![
-        Route::new("GET", "/v1/deployments", get(list)),
-        Route::new("POST", "/v1/deployments", post(deploy)),
-        Route::new("GET", "/v1/deployments/{deployment}", get(show)),
-        Route::new("PUT", "/v1/deployments/{deployment}", put(replace)),
-        Route::new("DELETE", "/v1/deployments/{deployment}", delete(remove)),
-    ]
+pub(super) fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .routes(routes!(list, deploy))
+        .routes(routes!(show, replace, remove))
 }
 
+/// List the deployments
+#[utoipa::path(
+    get, path = "/v1/deployments", tag = "deployments", operation_id = "listDeployments",
+    responses((status = 200, description = "In the order of their names.", body = DeploymentList)),
+)]
 async fn list(State(context): State<Context>) -> Result<Response, Failure> {
     let broker = context.broker.clone();
     let gather = move || {
@@ -33,6 +36,22 @@ async fn list(State(context): State<Context>) -> Result<Response, Failure> {
     pieces::list(context.broker.answers(), "deployments", gather).await
 }
 
+/// Put a plugin to work between topics
+///
+/// The plugin's outputs and its place in the input are one commit: every input record acts
+/// exactly once. The answer comes once the plugin has accepted its parameters and the deployment
+/// is durable; its instances begin then, and `GET` tells how they fare.
+#[utoipa::path(
+    post, path = "/v1/deployments", tag = "deployments", operation_id = "deploy",
+    request_body(content = DeploymentSpec, example = json!({
+        "name": "strong",
+        "plugin": "json-filter",
+        "from": "quakes",
+        "to": "strong-quakes",
+        "params": {"where": "mag >= 4.5"},
+    })),
+    responses((status = 201, description = "The deployment.", body = DeploymentInfo)),
+)]
 async fn deploy(
     State(context): State<Context>,
     headers: HeaderMap,
@@ -45,6 +64,12 @@ async fn deploy(
     ))
 }
 
+/// Show a deployment, its instances and why it is stopped
+#[utoipa::path(
+    get, path = "/v1/deployments/{deployment}", tag = "deployments", operation_id = "showDeployment",
+    params(("deployment" = Name, Path)),
+    responses((status = 200, description = "The deployment.", body = DeploymentInfo)),
+)]
 async fn show(
     State(context): State<Context>,
     Path(name): Path<String>,
@@ -53,6 +78,17 @@ async fn show(
     Ok(Json(found))
 }
 
+/// Put another plugin, parameters, limits or outputs in a deployment's place
+///
+/// Goes on where the deployment is, be it at work or stopped: no input record acts twice or not
+/// at all. It reads the same topic, and has the same name; `start` says nothing any more. The
+/// version rises by one.
+#[utoipa::path(
+    put, path = "/v1/deployments/{deployment}", tag = "deployments", operation_id = "replaceDeployment",
+    params(("deployment" = Name, Path)),
+    request_body = DeploymentSpec,
+    responses((status = 200, description = "The deployment.", body = DeploymentInfo)),
+)]
 async fn replace(
     State(context): State<Context>,
     Path(name): Path<String>,
@@ -65,11 +101,17 @@ async fn replace(
             "the body is of deployment `{}`, the path of `{name}`",
             spec.name
         );
-        return Err(ErrorCode::InvalidArgument.because(words).into());
+        return Err(ErrorCode::Inconsistent.because(words).into());
     }
     Ok(Json(context.broker.replace_deployment(spec).await?))
 }
 
+/// Stop a deployment and forget it
+#[utoipa::path(
+    delete, path = "/v1/deployments/{deployment}", tag = "deployments", operation_id = "deleteDeployment",
+    params(("deployment" = Name, Path)),
+    responses((status = 204, description = "Done.")),
+)]
 async fn remove(
     State(context): State<Context>,
     Path(name): Path<String>,

@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use eddy_protocol::{ErrorCode, WireError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A request that was not done, and how to say so.
 #[derive(Debug)]
@@ -34,27 +35,31 @@ pub(super) fn invalid(message: impl Into<String>) -> Failure {
     ErrorCode::InvalidArgument.because(message).into()
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
-    error: Body<'a>,
+/// What every answer carries that is not a success.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ErrorAnswer {
+    error: Refusal,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    code: &'a str,
-    message: &'a str,
+#[derive(Serialize, ToSchema)]
+struct Refusal {
+    #[schema(value_type = ErrorCode)]
+    code: &'static str,
+    /// For people; its wording may change.
+    message: String,
+    /// Whether the same request may succeed later without anybody changing anything.
     retryable: bool,
 }
 
 /// The JSON that carries an error.
 pub fn body(error: &WireError) -> Vec<u8> {
-    let body = Body {
+    let error = Refusal {
         code: error.code.name(),
-        message: &error.message,
+        message: error.message.clone(),
         retryable: error.code.retryable(),
     };
     // Two texts and a boolean have a JSON form.
-    serde_json::to_vec(&Envelope { error: body }).unwrap_or_default()
+    serde_json::to_vec(&ErrorAnswer { error }).unwrap_or_default()
 }
 
 impl IntoResponse for Failure {

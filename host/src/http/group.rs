@@ -4,44 +4,62 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
+use eddy_protocol::TopicName;
+use eddy_protocol::admin::{CursorList, GroupList};
 use eddy_protocol::frame::{Commit, CursorMove, Cursors, DeleteGroup, Reset};
+use eddy_protocol::openapi::GroupName;
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::error::Failure;
 use super::extract::{self, Path, Query, topic_name};
-use super::{Context, Route, pieces};
+use super::{Context, pieces};
 
-pub(super) fn routes() -> Vec<Route> {
-    vec![
-        Route::new("GET", "/v1/groups", get(list)),
-        Route::new("DELETE", "/v1/groups/{group}", delete(remove)),
-        Route::new("GET", "/v1/groups/{group}/cursors", get(cursors)),
-        Route::new("POST", "/v1/groups/{group}/cursors", post(commit)),
-    ]
+pub(super) fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(remove))
+        .routes(routes!(cursors, commit))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct Wanted {
+    /// Only this topic's.
+    #[param(value_type = Option<TopicName>, nullable = false)]
     topic: Option<String>,
+    /// Where to go on in a partition that has lost the history before the cursor: with the first
+    /// record that the group can't have read, with the next one that will be appended, or
+    /// nowhere (`history_lost`).
     #[serde(default)]
     reset: Reset,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct Only {
+    /// Only those in this topic.
+    #[param(value_type = Option<TopicName>, nullable = false)]
     topic: Option<String>,
 }
 
 /// Where a group goes on.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Moves {
+struct CursorMoves {
+    #[schema(min_items = 1)]
     cursors: Vec<CursorMove>,
 }
 
+/// All groups that have cursors
+#[utoipa::path(
+    get, path = "/v1/groups", tag = "groups", operation_id = "listGroups",
+    responses((status = 200, description = "In the order of their names.", body = GroupList)),
+)]
 async fn list(State(context): State<Context>) -> Result<Response, Failure> {
     let broker = context.broker.clone();
     pieces::list(context.broker.answers(), "groups", move || {
@@ -50,6 +68,12 @@ async fn list(State(context): State<Context>) -> Result<Response, Failure> {
     .await
 }
 
+/// Where a group's cursors are
+#[utoipa::path(
+    get, path = "/v1/groups/{group}/cursors", tag = "groups", operation_id = "groupCursors",
+    params(("group" = GroupName, Path), Wanted),
+    responses((status = 200, description = "One entry for each partition that the group has committed.", body = CursorList)),
+)]
 async fn cursors(
     State(context): State<Context>,
     Path(group): Path<String>,
@@ -64,13 +88,20 @@ async fn cursors(
     pieces::list(context.broker.answers(), "cursors", || Ok(cursors)).await
 }
 
+/// Move a group's cursors, all or none
+#[utoipa::path(
+    post, path = "/v1/groups/{group}/cursors", tag = "groups", operation_id = "moveGroupCursors",
+    params(("group" = GroupName, Path)),
+    request_body = CursorMoves,
+    responses((status = 204, description = "They are moved, durably.")),
+)]
 async fn commit(
     State(context): State<Context>,
     Path(group): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Failure> {
-    let Moves { cursors } = extract::json(&context, &headers, body).await?;
+    let CursorMoves { cursors } = extract::json(&context, &headers, body).await?;
     let commit = Commit {
         appends: Vec::new(),
         group: Some(group),
@@ -81,6 +112,12 @@ async fn commit(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Forget a group's cursors
+#[utoipa::path(
+    delete, path = "/v1/groups/{group}", tag = "groups", operation_id = "deleteGroup",
+    params(("group" = GroupName, Path), Only),
+    responses((status = 204, description = "They are gone.")),
+)]
 async fn remove(
     State(context): State<Context>,
     Path(group): Path<String>,

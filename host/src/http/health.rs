@@ -5,28 +5,30 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use eddy_protocol::admin::DeploymentState;
 use eddy_protocol::frame::TopicInfo;
 use metrics::gauge;
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::Context;
 use super::apart::blocking;
 use super::error::Failure;
-use super::{Context, Route};
 use crate::broker::Health;
 use crate::metrics as names;
 
-pub(super) fn routes() -> Vec<Route> {
-    vec![
-        Route::new("GET", "/health", get(health)),
-        Route::new("GET", "/ready", get(ready)),
-        Route::new("GET", "/metrics", get(render)),
-    ]
+pub(super) fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .routes(routes!(health))
+        .routes(routes!(ready))
+        .routes(routes!(render))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Alive {
+    /// Always `alive`.
     status: &'static str,
     version: &'static str,
 }
@@ -36,6 +38,11 @@ const ALIVE: Alive = Alive {
     version: env!("CARGO_PKG_VERSION"),
 };
 
+/// Whether the process lives
+#[utoipa::path(
+    get, path = "/health", tag = "operation", operation_id = "health",
+    responses((status = 200, description = "It does.", body = Alive)),
+)]
 async fn health() -> Json<Alive> {
     Json(ALIVE)
 }
@@ -52,13 +59,24 @@ pub(crate) fn unready(reason: &str) -> Vec<u8> {
     serde_json::to_vec(&Readiness { ready, reason }).unwrap_or_default()
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Readiness {
     ready: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
+/// Whether the broker takes requests
+#[utoipa::path(
+    get, path = "/ready", tag = "operation", operation_id = "ready",
+    responses(
+        (status = 200, description = "It does.", body = Readiness),
+        (
+            status = 503, body = Readiness,
+            description = "It does not, for the reason given: the store recovers what is on disk, it is stopping, the disk is full, or the store failed.",
+        ),
+    ),
+)]
 async fn ready(State(context): State<Context>) -> Response {
     let reason = why_unready(&context);
     let status = if reason.is_none() {
@@ -90,6 +108,11 @@ fn why_unready(context: &Context) -> Option<String> {
     }
 }
 
+/// What the process has counted, for Prometheus
+#[utoipa::path(
+    get, path = "/metrics", tag = "operation", operation_id = "metrics",
+    responses((status = 200, description = "Prometheus's text format 0.0.4.", body = String)),
+)]
 async fn render(State(context): State<Context>) -> Result<Response, Failure> {
     let rendered = blocking(move || {
         measure(&context);

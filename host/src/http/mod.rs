@@ -23,7 +23,6 @@ mod produce;
 mod topic;
 mod websocket;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,11 +33,13 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, any};
+use axum::routing::any;
 use eddy_protocol::ErrorCode;
 use metrics::{counter, histogram};
 use tokio::sync::watch;
 use tower::ServiceExt;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::broker::{Broker, Budget};
 use crate::io::Clock;
@@ -94,45 +95,19 @@ pub struct Context {
     pub stopping: watch::Receiver<bool>,
 }
 
-/// One method on one path.
-struct Route {
-    method: &'static str,
-    path: &'static str,
-    handler: MethodRouter<Context>,
-}
-
-impl Route {
-    fn new(method: &'static str, path: &'static str, handler: MethodRouter<Context>) -> Route {
-        Route {
-            method,
-            path,
-            handler,
-        }
-    }
-}
-
-/// Everything that is answered, save the console's files.
-fn routes() -> Vec<Route> {
-    let socket = vec![Route::new(
-        "GET",
-        "/v1/ws",
-        axum::routing::get(websocket::upgrade),
-    )];
-    [
-        produce::routes(),
-        fetch::routes(),
-        topic::routes(),
-        plugin::routes(),
-        deployment::routes(),
-        group::routes(),
-        socket,
-        health::routes(),
-        openapi::routes(),
-        page::routes(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+/// Everything that is answered, save the console's files, and its description.
+fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::with_openapi(openapi::Head::openapi())
+        .merge(produce::routes())
+        .merge(fetch::routes())
+        .merge(topic::routes())
+        .merge(plugin::routes())
+        .merge(deployment::routes())
+        .merge(group::routes())
+        .merge(websocket::routes())
+        .merge(health::routes())
+        .merge(openapi::routes())
+        .merge(page::routes())
 }
 
 /// The front. Cloning shares it.
@@ -157,19 +132,9 @@ impl Front {
             allowed_hosts,
             listens_on,
         ));
-        let mut methods: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        let mut router = Router::new();
-        for Route {
-            method,
-            path,
-            handler,
-        } in routes()
-        {
-            methods.entry(path).or_default().push(method);
-            router = router.route(path, handler);
-        }
-        for (path, methods) in methods {
-            router = router.route(path, any(wrong_method(&methods)));
+        let (mut router, described) = routes().split_for_parts();
+        for (path, item) in &described.paths.paths {
+            router = router.route(path, any(wrong_method(openapi::methods(item))));
         }
         let router = router
             .route_layer(middleware::from_fn(name_route))
@@ -231,9 +196,8 @@ impl Front {
 
 /// The answer to a method that a path does not have.
 fn wrong_method(
-    methods: &[&str],
+    mut methods: Vec<&'static str>,
 ) -> impl Fn(Method) -> std::future::Ready<Response> + Clone + Send + 'static {
-    let mut methods = methods.to_vec();
     if methods.contains(&"GET") {
         methods.push("HEAD");
     }

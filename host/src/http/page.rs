@@ -7,12 +7,13 @@
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use eddy_protocol::ErrorCode;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::error::Failure;
 use super::pieces::Counted;
-use super::{Route, websocket};
+use super::{Context, websocket};
 
 /// One file of the console.
 struct File {
@@ -32,11 +33,19 @@ const POLICY: &str = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; 
                       img-src 'self' data: blob:; connect-src 'self'; object-src 'none'; base-uri 'none'; \
                       form-action 'self'; frame-ancestors 'none'";
 
-pub(super) fn routes() -> Vec<Route> {
-    vec![Route::new("GET", "/", get(index))]
+pub(super) fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new().routes(routes!(index))
 }
 
-/// The page; or the WebSocket, for those who only know the broker's name.
+/// The console, or the WebSocket's handshake as at /v1/ws
+#[utoipa::path(
+    get, path = "/", tag = "operation", operation_id = "page",
+    responses(
+        (status = 200, description = "The page.", body = String, content_type = "text/html"),
+        (status = 101, description = "The connection is a WebSocket from now on."),
+        (status = 304, description = "The page has not changed since the given ETag."),
+    ),
+)]
 async fn index(request: Request) -> Response {
     if websocket::is_upgrade(request.headers()) {
         return websocket::upgrade(request).await;

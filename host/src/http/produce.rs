@@ -9,56 +9,99 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
 use bytes::Bytes;
+use eddy_protocol::batch::json::RecordDocument;
 use eddy_protocol::batch::{ColumnBuf, OffsetMode, Rows};
 use eddy_protocol::frame::{OpenProducer, Produce, Produced, Producer};
 use eddy_protocol::{Compression, ErrorCode, ProducerStamp, TopicName};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::Context;
 use super::apart::apart;
 use super::error::{Failure, invalid};
 use super::extract::{self, Limit, Path, Query, topic_name};
-use super::{Context, Route};
 use crate::broker::{PlacedRecord, PlacedRecords, Placement};
 
-pub(super) fn routes() -> Vec<Route> {
-    vec![
-        Route::new("POST", "/v1/topics/{topic}/records", post(produce)),
-        Route::new("POST", "/v1/producers", post(open_producer)),
-    ]
+pub(super) fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .routes(routes!(produce))
+        .routes(routes!(open_producer))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct How {
-    /// For all records that do not say their own.
+    /// The partition of every record that does not name its own.
+    #[param(nullable = false)]
     partition: Option<u32>,
-    /// Of lines: the field that becomes the key.
+    /// Only for NDJSON: the field of each line that becomes the key, `a` or `a.b`. A text becomes
+    /// the key as it is, a number or a boolean as it is written; of several fields of one name
+    /// the last counts. A line without the field is refused.
+    #[param(nullable = false)]
     key_field: Option<String>,
+    /// From `POST /v1/producers`.
+    #[param(nullable = false, minimum = 1, maximum = 9007199254740991_u64)]
     producer_id: Option<u64>,
+    /// From `POST /v1/producers`.
+    #[param(nullable = false)]
     producer_epoch: Option<u16>,
+    /// The number of records that this producer has sent to this partition before; after
+    /// 4294967295 comes 0.
+    #[param(nullable = false)]
     sequence: Option<u32>,
 }
 
-#[derive(Serialize)]
-struct Answer {
+/// Records to append.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "they are read one by one")]
+struct NewRecords {
+    #[schema(min_items = 1)]
+    records: Vec<RecordDocument>,
+}
+
+/// Where the records went.
+#[derive(Serialize, ToSchema)]
+struct Appended {
     produced: Vec<Produced>,
 }
 
+/// Append records, all of them or none
+///
+/// As JSON: records with their keys, headers, timestamps and partitions. As NDJSON: a record's
+/// value per line, kept byte for byte; empty lines are passed over, and an error names its line.
+/// A record without a partition is placed by its key as Kafka's default partitioner does, or
+/// spread without one. With `producer_id`, `producer_epoch`, `sequence` and `partition` the
+/// request may be repeated without appending twice; its records are one batch then. The setting
+/// `http.body_bytes_max` limits the body, `http.bodies_bytes_max` all bodies together.
+#[utoipa::path(
+    post, path = "/v1/topics/{topic}/records", tag = "records", operation_id = "produce",
+    params(("topic" = TopicName, Path), How),
+    request_body(content(
+        (NewRecords = "application/json", example = json!({"records": [
+            {"key": "sensor-7", "value": {"celsius": 21.5}},
+            {"key": "sensor-8", "value": "text", "headers": {"unit": "K"}, "timestamp": 1_700_000_000_000_i64},
+        ]})),
+        (String = "application/x-ndjson", example = "{\"id\":\"a\",\"celsius\":21.5}\n{\"id\":\"b\",\"celsius\":19}\n"),
+    )),
+    responses((status = 200, description = "All records are durable, as the topic's durability says: one entry for each batch, in the order of the partitions. A partition gets several where its records exceed `broker.batch_bytes_max`; all of them are one commit.", body = Appended)),
+)]
 async fn produce(
     State(context): State<Context>,
     Path(topic): Path<String>,
     Query(how): Query<How>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Answer>, Failure> {
+) -> Result<Json<Appended>, Failure> {
     let topic = topic_name(&topic)?;
     let format = Format::of(&headers)?;
     if how.key_field.is_some() && format != Format::Lines {
-        return Err(invalid(
-            "`key_field` is for lines (content-type application/x-ndjson)",
-        ));
+        return Err(ErrorCode::Inconsistent
+            .because("`key_field` is for lines (content-type application/x-ndjson)")
+            .into());
     }
     let stamp = how.stamp()?;
     let limit = Limit {
@@ -89,7 +132,7 @@ async fn produce(
         Ready::Placed(placed) => context.broker.produce_placed(placed)?.answer().await?,
         Ready::Stamped(batch) => vec![context.broker.produce(batch)?.answer().await?],
     };
-    Ok(Json(Answer { produced }))
+    Ok(Json(Appended { produced }))
 }
 
 /// Takes the records of a body one after the other.
@@ -147,9 +190,9 @@ impl Gathered {
 impl Stamped {
     fn push(&mut self, record: &PlacedRecord) -> Result<(), Failure> {
         if record.partition.is_some_and(|own| own != self.partition) {
-            return Err(invalid(
-                "with a producer all records go to the one partition of the query",
-            ));
+            return Err(ErrorCode::Inconsistent
+                .because("with a producer all records go to the one partition of the query")
+                .into());
         }
         let index = self.columns.len();
         record.push_to(&mut self.columns, index)?;
@@ -200,9 +243,9 @@ impl How {
                     sequence,
                 },
             ))),
-            _ => Err(invalid(
-                "`producer_id`, `producer_epoch`, `sequence` and `partition` go together",
-            )),
+            _ => Err(ErrorCode::Inconsistent
+                .because("`producer_id`, `producer_epoch`, `sequence` and `partition` go together")
+                .into()),
         }
     }
 }
@@ -246,20 +289,61 @@ impl Format {
 struct NewProducer {
     #[serde(default)]
     name: Option<String>,
+    #[serde(default, deserialize_with = "there")]
+    current: Option<Producer>,
 }
 
+/// A field that is not null.
+fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Producer>, D::Error> {
+    Producer::deserialize(deserializer).map(Some)
+}
+
+/// What one of those holds: a name or an identity.
+#[derive(Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes the above")]
+#[serde(untagged)]
+enum WantedProducer {
+    Named(NamedProducer),
+    Known(KnownProducer),
+}
+
+#[derive(Deserialize, ToSchema)]
+#[expect(dead_code, reason = "as above")]
+#[serde(deny_unknown_fields)]
+struct NamedProducer {
+    /// At most 255 bytes of UTF-8; absent or null: a producer without a name.
+    #[schema(min_length = 1, max_length = 255)]
+    name: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[expect(dead_code, reason = "as above")]
+#[serde(deny_unknown_fields)]
+struct KnownProducer {
+    /// The identity that a producer without a name has, and wants the next epoch of.
+    current: Producer,
+}
+
+/// Get a producer's identity
+///
+/// For requests that may be repeated. With a name, the broker finds the identity that it gave to
+/// this name before and raises its epoch, which shuts out every older holder. Without one,
+/// `current` raises the epoch of an identity that the producer has, so that nothing that it sent
+/// under the older one is taken any more; if the broker has forgotten it, it gives a new one.
+#[utoipa::path(
+    post, path = "/v1/producers", tag = "records", operation_id = "openProducer",
+    request_body = WantedProducer,
+    responses((status = 201, description = "A new identity, or the next epoch of one.", body = Producer)),
+)]
 async fn open_producer(
     State(context): State<Context>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Producer>), Failure> {
-    let NewProducer { name } = extract::json(&context, &headers, body).await?;
+    let NewProducer { name, current } = extract::json(&context, &headers, body).await?;
     let opened = context
         .broker
-        .open_producer(OpenProducer {
-            name,
-            current: None,
-        })
+        .open_producer(OpenProducer { name, current })
         .await?;
     Ok((StatusCode::CREATED, Json(opened)))
 }

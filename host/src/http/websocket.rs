@@ -10,9 +10,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use eddy_protocol::Form;
 use eddy_protocol::frame::{SUBPROTOCOL_BINARY, SUBPROTOCOL_JSON};
+use serde::Deserialize;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::error::{Failure, invalid};
+use super::Context;
+use super::error::{ErrorAnswer, Failure, invalid};
 
 /// The length of a key, decoded.
 const KEY_BYTES: usize = 16;
@@ -21,12 +26,35 @@ const KEY_BYTES: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted(pub Form);
 
+#[derive(Deserialize, ToSchema)]
+enum Subprotocol {
+    #[serde(rename = "eddy.v1")]
+    Binary,
+    #[serde(rename = "eddy.v1.json")]
+    Json,
+}
+
 /// Whether a request asks for a WebSocket.
 pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
     has_token(headers, &header::UPGRADE, "websocket")
 }
 
-/// Answers a request for a WebSocket.
+pub(super) fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new().routes(routes!(upgrade))
+}
+
+/// Open a WebSocket
+///
+/// The subprotocol must be `eddy.v1` (bincode) or `eddy.v1.json` (the same frames as JSON text).
+/// The frames are described in protocol/SPEC.md. `/` takes the same handshake.
+#[utoipa::path(
+    get, path = "/v1/ws", tag = "wire", operation_id = "websocket",
+    params(("sec-websocket-protocol" = inline(Subprotocol), Header)),
+    responses(
+        (status = 101, description = "The connection is a WebSocket from now on."),
+        (status = 426, description = "The request is no handshake.", body = ErrorAnswer),
+    ),
+)]
 pub(super) async fn upgrade(request: Request) -> Response {
     let mut answer = accept(&request).into_response();
     if answer.status() == StatusCode::UPGRADE_REQUIRED {

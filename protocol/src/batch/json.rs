@@ -18,7 +18,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -28,6 +28,7 @@ use super::{
     Records, Rows,
 };
 use crate::flat::{Fields, Object, objects, once};
+use crate::json::whole;
 
 /// Stands for a timestamp that a JSON record left out, until the receiver fills
 /// in its own time; not a time that a record can have in JSON.
@@ -72,6 +73,45 @@ impl JsonRecord {
         let key = self.key.as_ref().map(|key| &key.0[..]);
         let value = self.value.as_ref().map(|value| &value.0[..]);
         columns.push(offset, timestamp, key, value, &headers)
+    }
+}
+
+/// A record as a document of its own: as `eddy sub --json` writes it and HTTP shows it, and
+/// as `eddy pub --json` and HTTP take it. A name that is not known is refused: what a record
+/// has must not get lost because of a spelling.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, remote = "Self")]
+pub struct RecordDocument {
+    /// Where it goes, or else by its key.
+    #[serde(default, deserialize_with = "whole")]
+    pub partition: Option<u32>,
+    /// Milliseconds since 1970 UTC; absent: the time of arrival.
+    #[serde(default, deserialize_with = "whole")]
+    pub timestamp: Option<i64>,
+    /// Absent or null: no key.
+    #[serde(default)]
+    pub key: Option<JsonBytes>,
+    /// Null is a tombstone; leaving it out is a mistake.
+    #[cfg_attr(feature = "openapi", schema(required))]
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub value: Option<JsonBytes>,
+    /// Names and values.
+    #[serde(default)]
+    pub headers: JsonHeaders,
+    /// Where the record was read, and passed over: it goes elsewhere.
+    #[cfg_attr(feature = "openapi", schema(value_type = Value))]
+    #[serde(default, rename = "topic")]
+    _topic: Option<IgnoredAny>,
+    /// As above.
+    #[cfg_attr(feature = "openapi", schema(value_type = Value))]
+    #[serde(default, rename = "offset")]
+    _offset: Option<IgnoredAny>,
+}
+
+impl<'de> Deserialize<'de> for RecordDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        RecordDocument::deserialize(Object(deserializer))
     }
 }
 

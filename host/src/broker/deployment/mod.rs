@@ -243,6 +243,8 @@ impl Broker {
     ) -> Result<DeploymentInfo, WireError> {
         let broker = self.clone();
         whole(async move {
+            // Before the plugin is compiled for nothing.
+            broker.check_free(&spec.name)?;
             let (_admission, digest) = broker.prepare(&spec, 1).await?;
             let admitted = broker.admit(spec, digest).await?;
             broker.begin_deployment(admitted).await

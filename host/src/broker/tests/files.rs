@@ -322,7 +322,7 @@ async fn a_reader_is_told_what_a_repair_gave_up_and_gets_the_rest() {
     );
     refused(
         within("repairing", broker.repair_partition(&name("t"), 0)).await,
-        ErrorCode::InvalidArgument,
+        ErrorCode::Inconsistent,
         "nothing to repair",
     );
 }

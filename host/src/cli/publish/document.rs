@@ -1,40 +1,18 @@
 //! A record as `eddy sub --json` writes it: a JSON document on a line.
 
 use eddy_client::NewRecord;
-use eddy_protocol::batch::json::{JsonBytes, JsonHeaders};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use eddy_protocol::batch::json::RecordDocument;
 
-/// A name that is not known is refused: what a record has must not get lost
-/// because of a spelling.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Document {
-    #[serde(default)]
-    partition: Option<u32>,
-    #[serde(default)]
-    timestamp: Option<i64>,
-    #[serde(default)]
-    key: Option<JsonBytes>,
-    /// Null is a tombstone; leaving it out is a mistake.
-    #[serde(deserialize_with = "Option::deserialize")]
-    value: Option<JsonBytes>,
-    #[serde(default)]
-    headers: JsonHeaders,
-    /// Where the record was read; it goes elsewhere.
-    #[serde(default, rename = "topic")]
-    _topic: Option<IgnoredAny>,
-    /// As above.
-    #[serde(default, rename = "offset")]
-    _offset: Option<IgnoredAny>,
-}
+/// What is published of it.
+#[derive(Debug)]
+pub(super) struct Document(RecordDocument);
 
 impl Document {
     /// Reads a line, or says what is wrong with it.
     pub(super) fn parse(line: &[u8]) -> Result<Document, String> {
         // The parser looks into no string that it passes over.
         let text = str::from_utf8(line).map_err(|error| error.to_string())?;
-        serde_json::from_str(text).map_err(|error| {
+        serde_json::from_str(text).map(Document).map_err(|error| {
             // The line has a number of its own.
             let message = error.to_string();
             message.replace(" at line 1 column ", " at column ")
@@ -43,7 +21,7 @@ impl Document {
 
     /// Its headers, in their order.
     pub(super) fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
-        self.headers.pairs()
+        self.0.headers.pairs()
     }
 
     /// The record, with these headers.
@@ -52,11 +30,11 @@ impl Document {
         headers: &'a [(&'a str, Option<&'a [u8]>)],
     ) -> NewRecord<'a> {
         NewRecord {
-            key: self.key.as_ref().map(|key| &key.0[..]),
-            value: self.value.as_ref().map(|value| &value.0[..]),
+            key: self.0.key.as_ref().map(|key| &key.0[..]),
+            value: self.0.value.as_ref().map(|value| &value.0[..]),
             headers,
-            timestamp: self.timestamp,
-            partition: self.partition,
+            timestamp: self.0.timestamp,
+            partition: self.0.partition,
         }
     }
 }

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use eddy_protocol::batch::json::{JsonBytes, JsonHeaders};
-use eddy_protocol::json::{Object, check_beginning};
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use eddy_protocol::batch::json::RecordDocument;
+use eddy_protocol::json::check_beginning;
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::Each;
 use crate::broker::PlacedRecord;
@@ -16,31 +16,6 @@ use crate::http::error::{Failure, invalid};
 
 /// What some editors write before a text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-struct Record {
-    #[serde(default)]
-    partition: Option<u32>,
-    #[serde(default)]
-    timestamp: Option<i64>,
-    #[serde(default)]
-    key: Option<JsonBytes>,
-    /// Null is a tombstone; leaving it out is a mistake.
-    #[serde(deserialize_with = "Option::deserialize")]
-    value: Option<JsonBytes>,
-    #[serde(default)]
-    headers: JsonHeaders,
-    /// Of a record that was fetched somewhere; it gets a new one.
-    #[serde(default, rename = "offset")]
-    _offset: Option<IgnoredAny>,
-}
-
-impl<'de> Deserialize<'de> for Record {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Record::deserialize(Object(deserializer))
-    }
-}
 
 /// Gives the records of a body to `each`, each with its own partition or else
 /// `partition`.
@@ -61,7 +36,7 @@ pub(super) fn read(
         ));
     }
     let mut refused = None;
-    let mut place = |record: Record| {
+    let mut place = |record: RecordDocument| {
         let placed = each(PlacedRecord {
             partition: record.partition.or(partition),
             timestamp_ms: record.timestamp.unwrap_or(now_ms),
@@ -86,7 +61,7 @@ pub(super) fn read(
 }
 
 /// Takes a record; false ends the reading.
-type Take<'a> = &'a mut dyn FnMut(Record) -> bool;
+type Take<'a> = &'a mut dyn FnMut(RecordDocument) -> bool;
 
 /// The object with the list in it.
 struct Whole<'a>(Take<'a>);
