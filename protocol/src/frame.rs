@@ -593,6 +593,7 @@ pub struct CursorMove {
         deserialize_with = "or_default",
         skip_serializing_if = "ExpectedCursor::is_any"
     )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<ExpectedCursor>))]
     pub expect: ExpectedCursor,
 }
 

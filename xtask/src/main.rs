@@ -6,9 +6,12 @@
 //! `eddy` as a person would.
 
 mod bench;
+mod broker;
 mod build;
 mod demo;
+mod openapi;
 mod plugins;
+mod process;
 mod setup;
 mod soak;
 mod step;
@@ -47,6 +50,8 @@ enum Command {
     Simulate(soak::Simulate),
     /// Run the fuzz targets
     Fuzz(soak::Fuzz),
+    /// Ask a broker for all that /openapi.json describes, with schemathesis (needs Python 3)
+    Openapi(openapi::Options),
     /// Install what the other commands need, or say what to install
     Setup,
 }
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         Command::Build => build::run(Profile::Release),
         Command::Simulate(options) => soak::simulate(&options),
         Command::Fuzz(options) => soak::fuzz(&options),
+        Command::Openapi(options) => openapi::run(&options),
         Command::Setup => setup::run(),
     };
     match outcome {

@@ -1,23 +1,29 @@
 //! Whether the process lives (`/health`), whether it takes requests
 //! (`/ready`), and what it has counted (`/metrics`).
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use eddy_protocol::admin::DeploymentState;
 use eddy_protocol::frame::TopicInfo;
 use metrics::gauge;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Context;
 use super::apart::blocking;
 use super::error::Failure;
+use super::{Context, pieces};
 use crate::broker::Health;
 use crate::metrics as names;
+
+/// What the metrics take while they are gathered, and of that each deployment.
+const METRICS_BYTES: usize = 1 << 20;
+const DEPLOYMENT_BYTES: usize = 1 << 10;
 
 pub(super) fn routes() -> OpenApiRouter<Context> {
     OpenApiRouter::new()
@@ -55,8 +61,12 @@ pub(crate) fn alive() -> Vec<u8> {
 /// Likewise the answer of `/ready`, which is no.
 pub(crate) fn unready(reason: &str) -> Vec<u8> {
     let reason = Some(reason.to_owned());
-    let ready = false;
-    serde_json::to_vec(&Readiness { ready, reason }).unwrap_or_default()
+    let readiness = Readiness {
+        ready: false,
+        reason,
+        notices: Arc::default(),
+    };
+    serde_json::to_vec(&readiness).unwrap_or_default()
 }
 
 #[derive(Serialize, ToSchema)]
@@ -64,6 +74,14 @@ struct Readiness {
     ready: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// What was found at the start that an operator should know, such as records that are lost.
+    #[serde(skip_serializing_if = "<[String]>::is_empty", serialize_with = "texts")]
+    #[schema(value_type = Vec<String>)]
+    notices: Arc<[String]>,
+}
+
+fn texts<S: Serializer>(texts: &Arc<[String]>, serializer: S) -> Result<S::Ok, S::Error> {
+    texts.as_ref().serialize(serializer)
 }
 
 /// Whether the broker takes requests
@@ -89,6 +107,7 @@ async fn ready(State(context): State<Context>) -> Response {
         Json(Readiness {
             ready: reason.is_none(),
             reason,
+            notices: context.notices,
         }),
     )
         .into_response()
@@ -114,12 +133,23 @@ fn why_unready(context: &Context) -> Option<String> {
     responses((status = 200, description = "Prometheus's text format 0.0.4.", body = String)),
 )]
 async fn render(State(context): State<Context>) -> Result<Response, Failure> {
-    let rendered = blocking(move || {
-        measure(&context);
-        Ok(context.metrics.render())
-    });
-    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    Ok(([(header::CONTENT_TYPE, text)], rendered.await?).into_response())
+    let bytes = METRICS_BYTES + context.broker.deployment_names().len() * DEPLOYMENT_BYTES;
+    let budget = context.broker.answers().clone();
+    pieces::answer(
+        &budget,
+        "text/plain; version=0.0.4; charset=utf-8",
+        move |mut pieces| async move {
+            pieces.wanted().await?;
+            let held = pieces.memory(bytes).await?;
+            let rendered = blocking(move || {
+                measure(&context);
+                Ok(context.metrics.render())
+            });
+            pieces.give(rendered.await?.into_bytes(), held, true);
+            Ok(())
+        },
+    )
+    .await
 }
 
 /// Sets the gauges that describe what is, rather than what happened.

@@ -91,6 +91,8 @@ pub struct Context {
     pub bodies: Bodies,
     /// What the process has counted.
     pub metrics: Metrics,
+    /// What was found at the start that an operator should know, such as a loss.
+    pub notices: Arc<[String]>,
     /// True from the moment the broker is told to stop.
     pub stopping: watch::Receiver<bool>,
 }

@@ -14,6 +14,7 @@ use eddy_protocol::batch::json::RecordDocument;
 use eddy_protocol::batch::{ColumnBuf, OffsetMode, Rows};
 use eddy_protocol::frame::{OpenProducer, Produce, Produced, Producer};
 use eddy_protocol::{Compression, ErrorCode, ProducerStamp, TopicName};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -56,8 +57,9 @@ struct How {
 }
 
 /// Records to append.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[expect(dead_code, reason = "they are read one by one")]
+#[serde(deny_unknown_fields)]
 struct NewRecords {
     #[schema(min_items = 1)]
     records: Vec<RecordDocument>,
@@ -293,10 +295,19 @@ struct NewProducer {
     current: Option<Producer>,
 }
 
-/// A field that is not null.
+/// An identity that there may be, and not null.
 fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Producer>, D::Error> {
-    Producer::deserialize(deserializer).map(Some)
+    let producer = Producer::deserialize(deserializer)?;
+    match producer.id {
+        1..=PRODUCER_ID_MAX => Ok(Some(producer)),
+        id => Err(D::Error::custom(format_args!(
+            "the `id` of a producer is from 1 to {PRODUCER_ID_MAX}, {id} was given"
+        ))),
+    }
 }
+
+/// What JavaScript can hold.
+const PRODUCER_ID_MAX: u64 = (1 << 53) - 1;
 
 /// What one of those holds: a name or an identity.
 #[derive(Deserialize, ToSchema)]

@@ -73,6 +73,7 @@ async fn bench() -> Bench {
         bodies: Bodies::new(BODIES_BYTES_MAX),
         clock,
         metrics: Metrics::install(),
+        notices: Arc::new([]),
         stopping,
     };
     Bench {

@@ -74,7 +74,7 @@ impl Server {
             .local_addr()
             .context("the listening socket has no address")?;
         let (broker, waiting) = door::keep(&listener, shares.connections, open(&config)).await;
-        let broker = broker?;
+        let (broker, notices) = broker?;
         let (stop, stopping) = watch::channel(false);
         let context = Context {
             broker: broker.clone(),
@@ -83,6 +83,7 @@ impl Server {
             plugin_bytes_max: config.plugin.plugin_bytes_max,
             clock: Arc::new(SystemClock),
             metrics: metrics.clone(),
+            notices,
             stopping: stopping.clone(),
         };
         let acceptor = Acceptor {
@@ -134,25 +135,30 @@ impl Server {
     }
 }
 
-/// The engines and the domain over them.
-async fn open(config: &Config) -> anyhow::Result<Arc<Broker>> {
+/// The domain over its engines, and what an operator should know of how they were found.
+async fn open(config: &Config) -> anyhow::Result<(Arc<Broker>, Arc<[String]>)> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (data, its) = (config.server.data.clone(), clock.clone());
     let (store, plugin) = (config.store.clone(), config.plugin.clone());
-    let engines = tokio::task::spawn_blocking(move || -> anyhow::Result<Engines> {
-        let disk = RealDisk::new(&data)
-            .with_context(|| format!("cannot use {} (server.data)", data.display()))?;
-        let disk = Arc::new(disk);
-        let store = Arc::new(Store::open(store, disk.clone(), its)?);
-        let blobs = Blobs::new(disk);
-        Ok(Engines {
-            log: store.clone(),
-            state: store,
-            plugins: Engine::new(plugin, Arc::new(StoredCode(blobs.clone())))?,
-            blobs,
-        })
-    });
-    Broker::open(config.broker.clone(), engines.await??, clock).await
+    let engines =
+        tokio::task::spawn_blocking(move || -> anyhow::Result<(Engines, Arc<[String]>)> {
+            let disk = RealDisk::new(&data)
+                .with_context(|| format!("cannot use {} (server.data)", data.display()))?;
+            let disk = Arc::new(disk);
+            let store = Arc::new(Store::open(store, disk.clone(), its)?);
+            let blobs = Blobs::new(disk);
+            let notices = store.notices().into();
+            let engines = Engines {
+                log: store.clone(),
+                state: store,
+                plugins: Engine::new(plugin, Arc::new(StoredCode(blobs.clone())))?,
+                blobs,
+            };
+            Ok((engines, notices))
+        });
+    let (engines, notices) = engines.await??;
+    let broker = Broker::open(config.broker.clone(), engines, clock).await?;
+    Ok((broker, notices))
 }
 
 #[cfg(test)]

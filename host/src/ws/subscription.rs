@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use eddy_protocol::frame::{Ended, Position, Progress};
 use eddy_protocol::{ErrorCode, Form, ServerFrame, WireError};
@@ -13,9 +12,6 @@ use super::signal::{CursorKey, CursorSignal, Signal};
 use crate::broker::{Cursor, FollowGuard, Frame, ListenGuard, Load, Loaded, Next, Stream};
 use crate::metrics::{self as names, Present};
 
-/// How long a cursor rests when something is in its way.
-const RETRY_DELAY: Duration = Duration::from_millis(500);
-
 /// All subscriptions of a connection.
 pub(super) struct Subscriptions {
     signal: Arc<Signal>,
@@ -23,8 +19,8 @@ pub(super) struct Subscriptions {
     next_number: u32,
     /// Cursors that may have something to deliver.
     ready: VecDeque<CursorKey>,
-    /// Cursors that something was in the way of, and when each is polled again;
-    /// all rest equally long, so the first is due first.
+    /// Cursors that something was in the way of, and when each is polled again,
+    /// in that order.
     resting: VecDeque<(Instant, CursorKey)>,
     /// A cursor may have moved without its subscriber being told.
     is_untold: bool,
@@ -270,9 +266,11 @@ impl Subscriptions {
                 self.reader(key)?.state = State::Loading;
                 Some(Turn::Load(key, load))
             }
-            Next::Retry => {
+            Next::Retry(pause) => {
                 self.reader(key)?.state = State::Resting;
-                self.resting.push_back((Instant::now() + RETRY_DELAY, key));
+                let due = Instant::now() + pause;
+                let place = self.resting.partition_point(|(other, _)| *other <= due);
+                self.resting.insert(place, (due, key));
                 None
             }
             Next::Ended(error) => Some(Turn::Tell(self.end(key, error)?)),
@@ -321,6 +319,7 @@ impl Subscriptions {
 #[cfg(test)]
 mod tests {
     use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
 
     use eddy_protocol::TopicName;
     use eddy_protocol::frame::{CreateTopic, Start, Subscribe, TopicSettings};
@@ -369,10 +368,13 @@ mod tests {
         let (_broker, mut subscriptions, key) = subscribed().await;
         let failed = || Err(ErrorCode::ReadFailed.because("not now"));
         let signal = subscriptions.reader(key).expect("a reader").signal.clone();
-        for _ in 0..3 {
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            let failed_at = Instant::now();
             let turn = subscriptions.arrived(key, failed(), FORM);
             assert!(turn.is_none());
             let due = subscriptions.rested_at().expect("it rests");
+            pauses.push((due - failed_at).as_secs());
             for _ in 0..10 {
                 signal.ring();
                 subscriptions.wake();
@@ -390,6 +392,7 @@ mod tests {
             subscriptions.wake();
             subscriptions.turn(FORM);
         }
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 32, 32]);
     }
 
     #[tokio::test]

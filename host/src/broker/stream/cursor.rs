@@ -2,9 +2,10 @@
 //! what comes next and never waits; what takes a while is a [`Load`].
 
 use std::future::Future;
+use std::mem::take;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eddy_protocol::frame::{Gap, Position, Progress};
 use eddy_protocol::{ErrorCode, Form, WireError};
@@ -31,7 +32,14 @@ pub struct Cursor {
     held: Option<Arc<Chunk>>,
     /// Since when its filter finds no place for an instance.
     crowded_since: Option<Instant>,
+    /// How many reads have failed one after the other.
+    failed_reads: u32,
 }
+
+/// How long a cursor rests when something is in its way.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How often that is doubled at the most while its reads fail, which is 32 seconds.
+const DOUBLINGS_MAX: u32 = 6;
 
 /// What a cursor has for its subscriber.
 pub enum Next {
@@ -45,8 +53,8 @@ pub enum Next {
     Idle,
     /// Something that takes a while: await it, hand the result to [`Cursor::arrived`].
     Load(Load),
-    /// Something is in the way that may pass: poll again after a while.
-    Retry,
+    /// Something is in the way that may pass: poll again after so long.
+    Retry(Duration),
     /// The stream has ended here, and why.
     Ended(WireError),
 }
@@ -72,6 +80,7 @@ impl Cursor {
             gap,
             held: None,
             crowded_since: None,
+            failed_reads: 0,
         }
     }
 
@@ -145,6 +154,7 @@ impl Cursor {
     /// and [`poll`](Cursor::poll) says how to go on.
     pub fn arrived(&mut self, loaded: Result<Loaded, WireError>, form: Form) -> Option<Next> {
         let crowded_since = self.crowded_since.take();
+        let failed_reads = take(&mut self.failed_reads);
         match loaded {
             // It is of lost history.
             _ if self.source.is_outdated() => None,
@@ -161,15 +171,20 @@ impl Cursor {
                     .crowded_since
                     .insert(crowded_since.unwrap_or_else(Instant::now));
                 match since.elapsed() < self.stream.shared.instance_wait_max {
-                    true => Some(Next::Retry),
+                    true => Some(Next::Retry(PAUSE)),
                     false => Some(Next::Ended(error)),
                 }
             }
             // It would be in the way of whoever subscribes anew, too.
             Err(error) if error.code == ErrorCode::ReadFailed => {
                 let (topic, partition) = (self.stream.topic.name(), self.partition());
-                tracing::debug!(%topic, partition, %error, "a subscriber waits");
-                Some(Next::Retry)
+                self.failed_reads = failed_reads.saturating_add(1);
+                let pause = PAUSE * 2_u32.pow(failed_reads.min(DOUBLINGS_MAX));
+                tracing::debug!(%topic, partition, %error, "a subscriber waits for {pause:?}");
+                if failed_reads == DOUBLINGS_MAX {
+                    tracing::warn!(%topic, partition, %error, "reading for a subscriber goes on to fail");
+                }
+                Some(Next::Retry(pause))
             }
             Err(error) => Some(Next::Ended(error)),
         }

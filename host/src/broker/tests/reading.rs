@@ -73,7 +73,7 @@ pub(super) fn describe(next: &Next) -> String {
         Next::Progress(progress) => format!("{progress:?}"),
         Next::Idle => "idle".into(),
         Next::Load(_) => "a load".into(),
-        Next::Retry => "a retry".into(),
+        Next::Retry(_) => "a retry".into(),
         Next::Ended(error) => format!("{error:?}"),
     }
 }

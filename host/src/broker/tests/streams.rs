@@ -218,7 +218,10 @@ async fn a_subscriber_that_finds_no_place_waits_for_one() {
     let mut cursor = broker.reader(&through("all")).await;
     let places = broker.engine.reserve(16).expect("all are free");
     broker.append("t", &["a"]).await;
-    assert!(matches!(next(&mut cursor, Form::Binary).await, Next::Retry));
+    assert!(matches!(
+        next(&mut cursor, Form::Binary).await,
+        Next::Retry(_)
+    ));
     refused(
         broker.subscribe(&other_parameters()).await,
         ErrorCode::TooMany,
@@ -402,7 +405,7 @@ async fn a_filter_that_gets_no_instance_in_time_ends_its_stream_and_names_the_se
                 assert_eq!(error.code, ErrorCode::TooMany);
                 assert!(error.message.contains("plugin.instances_max"), "{error}");
             }
-            (Next::Retry, false) => {
+            (Next::Retry(_), false) => {
                 drop(taken);
                 drop(frame(&mut cursor, Form::Binary).await);
             }

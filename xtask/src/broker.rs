@@ -1,4 +1,4 @@
-//! The broker of the demo: `eddy serve`, and the commands of `eddy` against it.
+//! A broker: `eddy serve`, and the commands of `eddy` against it.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -9,23 +9,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::process::Process;
-use super::{LOOK_INTERVAL, WEEK, lines};
+use crate::demo::{WEEK, lines};
+use crate::process::{LOOK_INTERVAL, Process};
 use crate::step;
 
 /// How long the broker may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// `eddy serve`, running.
-pub(super) struct Broker {
-    pub(super) process: Process,
-    pub(super) binary: PathBuf,
+pub(crate) struct Broker {
+    pub(crate) process: Process,
+    pub(crate) binary: PathBuf,
     folder: PathBuf,
-    pub(super) port: u16,
+    pub(crate) port: u16,
 }
 
 impl Broker {
-    pub(super) fn start(binary: PathBuf, folder: PathBuf, port: u16) -> Result<Broker> {
+    pub(crate) fn start(binary: PathBuf, folder: PathBuf, port: u16) -> Result<Broker> {
         let what = format!(
             "starting the broker on port {port}, data in {}",
             folder.display()
@@ -60,7 +60,7 @@ impl Broker {
     }
 
     /// Starts it again if somebody has killed it, to see what then happens.
-    pub(super) fn must_run(&mut self) -> Result<()> {
+    pub(crate) fn must_run(&mut self) -> Result<()> {
         let Some(status) = self.process.child.try_wait()? else {
             return Ok(());
         };
@@ -74,7 +74,7 @@ impl Broker {
         )
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
@@ -86,7 +86,7 @@ impl Broker {
     }
 
     /// Runs a command of `eddy` against this broker.
-    pub(super) fn eddy(&self, arguments: &[&str]) -> Result<()> {
+    pub(crate) fn eddy(&self, arguments: &[&str]) -> Result<()> {
         step::run(self.command().args(arguments).stdout(Stdio::null()))
     }
 
@@ -107,7 +107,7 @@ impl Broker {
     }
 
     /// How many records a topic got so far.
-    pub(super) fn end(&self, topic: &str) -> Result<u64> {
+    pub(crate) fn end(&self, topic: &str) -> Result<u64> {
         let described = self.eddy_quietly(&["topic", "describe", topic, "--json"])?;
         let described: serde_json::Value = serde_json::from_slice(&described)?;
         let partitions = described["partitions"]
@@ -120,12 +120,12 @@ impl Broker {
     }
 
     /// Whether there is a deployment of this name.
-    pub(super) fn has_deployment(&self, name: &str) -> bool {
+    pub(crate) fn has_deployment(&self, name: &str) -> bool {
         self.eddy_quietly(&["deployment", "show", name]).is_ok()
     }
 
     /// Begins to publish what the topic does not hold yet.
-    pub(super) fn publish_rest(&self, rate: u32) -> Result<Process> {
+    pub(crate) fn publish_rest(&self, rate: u32) -> Result<Process> {
         let all = lines()?;
         let rest = all
             .get(usize::try_from(self.end("quakes")?)?..)
@@ -158,7 +158,7 @@ impl Broker {
         Process::start(command.stdout(Stdio::null()))
     }
 
-    pub(super) fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         self.process.stop()
     }
 }
@@ -175,7 +175,7 @@ fn serve(binary: &Path, folder: &Path, port: u16) -> Result<Process> {
 }
 
 /// The first free port from this one on.
-pub(super) fn free_port(first: u16) -> Result<u16> {
+pub(crate) fn free_port(first: u16) -> Result<u16> {
     (first..=first.saturating_add(50))
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
         .with_context(|| format!("no port is free from {first} on"))

@@ -4,9 +4,6 @@
 //! Everything stays below `target/demo`. Ctrl-C stops all of it, the broker
 //! last and gracefully.
 
-mod broker;
-mod process;
-
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, IsTerminal, stderr};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -15,18 +12,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::broker::{Broker, free_port};
 use crate::build::{self, Profile};
+use crate::process::LOOK_INTERVAL;
 use crate::step;
-use broker::{Broker, free_port};
 
 /// The recorded week, one event a line.
-const WEEK: &str = "data/earthquakes.ndjson";
+pub(crate) const WEEK: &str = "data/earthquakes.ndjson";
 /// Where `eddy` looks for a broker.
 const PORT: u16 = 7117;
 /// How long the plugin may take for what was published last.
 const PICK_LIMIT: Duration = Duration::from_secs(30);
-/// How often what runs is looked after.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What follows `demo` on the command line.
 #[derive(clap::Args)]
@@ -189,7 +185,7 @@ fn is_strong(line: &str) -> bool {
         .is_some_and(|magnitude| magnitude >= 4.5)
 }
 
-fn lines() -> Result<Vec<String>> {
+pub(crate) fn lines() -> Result<Vec<String>> {
     let file = File::open(step::root().join(WEEK))
         .with_context(|| format!("no recorded week at {WEEK}"))?;
     Ok(BufReader::new(file).lines().collect::<Result<_, _>>()?)

@@ -1,4 +1,4 @@
-//! A child of the demo.
+//! A child.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -8,21 +8,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::LOOK_INTERVAL;
 use crate::step;
 
+/// How often what runs is looked after.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long it may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// A child in a process group of its own, so that Ctrl-C reaches us alone and
 /// we decide the order; ended when dropped.
-pub(super) struct Process {
-    pub(super) child: Child,
+pub(crate) struct Process {
+    pub(crate) child: Child,
     name: String,
 }
 
 impl Process {
-    pub(super) fn start(command: &mut Command) -> Result<Process> {
+    pub(crate) fn start(command: &mut Command) -> Result<Process> {
         let name = format!(
             "eddy {}",
             command
@@ -40,7 +41,7 @@ impl Process {
     }
 
     /// Asks it to end and waits for it.
-    pub(super) fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         if self.child.try_wait()?.is_none() {
             kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         }
