@@ -185,13 +185,12 @@ mod tests {
         let schemas = document["components"]["schemas"]
             .as_object()
             .expect("schemas");
-        for (name, schema) in schemas {
+        for name in schemas.keys() {
             let reference = format!("#/components/schemas/{name}");
             let is_used = references.contains(&&*reference);
             // What is flattened stands where it is used.
             let is_flattened = ["TopicSettings"].contains(&&**name);
             assert!(is_used || is_flattened, "{name}: nobody names it");
-            assert!(schema.get("description").is_some(), "{name}: what is it?");
         }
     }
 

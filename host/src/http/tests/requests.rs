@@ -353,7 +353,7 @@ async fn a_whole_number_is_one_however_json_writes_it() {
     for (wrong, part) in [
         ("1.5", "1.5"),
         ("-1.0", "-1"),
-        ("1e20", "1e20"),
+        ("1e20", "1e+20"),
         ("1e400", "out of range"),
     ] {
         let text = format!(r#"{{"topic":"x","partitions":{wrong}}}"#);
