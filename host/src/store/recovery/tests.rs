@@ -94,7 +94,10 @@ fn an_unwritable_partition_keeps_when_a_record_was_appended_last() {
     let disk = FaultyDisk::new(1);
     let before = core(&disk).expect("the folder is new");
     drop(write(&before, create(1, Durability::Disk)));
+    drop(write(&before, record(0)));
     before.committer.sync();
+    before.applier.apply_all();
+    assert_eq!(before.checkpoints.make(), Outcome::Done);
     disk.set_faults(Faults {
         broken: vec![Broken {
             call: Call::Open,
@@ -107,6 +110,8 @@ fn an_unwritable_partition_keeps_when_a_record_was_appended_last() {
     before.committer.sync();
     before.applier.apply_all();
     assert_eq!(before.checkpoints.make(), Outcome::Done);
+    let partition = before.context.catalog.partition(TopicId(1), 0);
+    assert!(partition.is_some_and(|it| it.service.is_unwritable()));
     drop(before);
     disk.set_faults(Faults::default());
     let after = core(&disk).expect("the folder can be used again");
