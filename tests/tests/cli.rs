@@ -675,6 +675,85 @@ fn a_deployment_is_replaced_where_it_is_and_not_by_accident() {
 }
 
 #[test]
+fn a_deployment_goes_back_to_code_whose_name_has_other_code_by_now() {
+    let broker = Broker::start();
+    for topic in ["in", "out"] {
+        broker.eddy(&["topic", "create", topic]).ok();
+    }
+    let push = |plugin: &str| {
+        let file = artefact::plugin(plugin);
+        let file = file.to_string_lossy();
+        let pushed = broker.eddy(&["--json", "plugin", "push", &file, "--name", "p"]);
+        let digest = pushed.json()["digest"].as_str().map(str::to_owned);
+        digest.expect("a digest")
+    };
+    let deploy = |plugin: &str, param: &str, more: &[&str]| {
+        let options = ["--json", "deploy", "d", "--plugin", plugin, "--from", "in"];
+        let options = [&options[..], &["--to", "out", "--param", param], more].concat();
+        broker.eddy(&options).json()
+    };
+    let first = push("byte-filter");
+    deploy("p", "contains=a", &[]);
+    let second = push("json-filter");
+    let replaced = deploy("p", "where=n > 1", &["--replace"]);
+    assert_eq!(replaced["digest"], second.as_str());
+    let back = deploy(&first, "contains=b", &["--replace"]);
+    assert_eq!(
+        (&back["digest"], &back["version"]),
+        (&first.into(), &3.into())
+    );
+    broker.eddy_with_input(&["pub", "in"], "a\nb\n").ok();
+    let out = ["sub", "out", "--from", "earliest", "--count", "1"];
+    assert_eq!(broker.eddy(&out).ok(), "b\n");
+}
+
+#[test]
+fn groups_are_listed_shown_and_deleted() {
+    let broker = Broker::start();
+    broker.eddy(&["topic", "create", "t"]).ok();
+    broker.eddy_with_input(&["pub", "t"], "1\n2\n").ok();
+    let cursor = serde_json::json!({"topic": "t", "partition": 0, "offset": 2});
+    let cursors = serde_json::json!({"cursors": [cursor]});
+    broker.post("/v1/groups/g/cursors", &cursors).ok();
+    let listed = broker.eddy(&["group", "list"]).ok();
+    assert_eq!(listed.split_whitespace().last(), Some("t"), "{listed}");
+    let shown = broker.eddy(&["--json", "group", "show", "g"]).json();
+    assert_eq!(shown[0]["offset"], 2, "{shown}");
+    let deleted = broker.eddy(&["group", "delete", "g", "--topic", "t"]).ok();
+    assert_eq!(deleted, "g: deleted\n");
+    let again = broker.eddy(&["group", "delete", "g"]);
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.contains('g'), "{again:?}");
+}
+
+#[test]
+fn a_filter_that_finds_no_instance_says_which_setting_limits_them() {
+    let broker = Broker::start_with(&["--set", "plugin.instances_max=4"]);
+    broker
+        .eddy(&["topic", "create", "in", "--partitions", "4"])
+        .ok();
+    for topic in ["out", "t"] {
+        broker.eddy(&["topic", "create", topic]).ok();
+    }
+    broker.push_byte_filter();
+    broker.deploy_byte_filter("d", ("in", "out"), "a");
+    broker.eddy_with_input(&["pub", "t"], "a\n").ok();
+    let reading = ["sub", "t", "--from", "earliest", "--until-end", "--filter"];
+    let reading = [&reading[..], &["byte-filter", "--param", "contains=a"]].concat();
+    let waiting = broker.eddy_running(&reading);
+    let said = waiting.stderr().wait_for("plugin.instances_max", 0);
+    assert!(said.contains("byte-filter"), "{said}");
+    // It goes on by itself once there is one.
+    broker.eddy(&["deployment", "delete", "d"]).ok();
+    let read = waiting.wait(LIMIT);
+    assert_eq!(
+        (read.code, read.stdout.as_str()),
+        (Some(0), "a\n"),
+        "{read:?}"
+    );
+}
+
+#[test]
 fn what_stands_before_a_line_that_is_too_long_is_published() {
     let broker = Broker::start();
     broker.eddy(&["topic", "create", "t"]).ok();

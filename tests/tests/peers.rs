@@ -212,6 +212,33 @@ fn a_head_that_is_too_large_or_no_http_is_answered_and_closed() {
 }
 
 #[test]
+fn a_head_that_is_refused_is_told_what_is_wrong_with_it() {
+    let broker = Broker::start();
+    let head = |line: &str, rest: &str| {
+        format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{rest}\r\n")
+    };
+    let many: String = (0..120).map(|number| format!("x{number}: 1\r\n")).collect();
+    let large = format!("x: {}\r\n", "x".repeat(40_000));
+    for (sent, status, part) in [
+        (head("GET /", &many), "431", "more than 100 headers"),
+        (head("GET /", &large), "431", "server.header_bytes_max"),
+        (head("GET /v1/topics/\u{e9}", ""), "400", "invalid_name"),
+        (
+            head("OPTIONS /v1/topics", ""),
+            "405",
+            "only GET, POST, HEAD",
+        ),
+    ] {
+        let answer = exchange(broker.address(), &sent);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+        assert!(answer.contains(part), "{answer} lacks {part}");
+    }
+}
+
+#[test]
 fn a_body_that_does_not_arrive_is_given_up() {
     let broker = Broker::start_with(&["--set", "http.body_timeout=1s"]);
     broker.eddy(&["topic", "create", "t"]).ok();
