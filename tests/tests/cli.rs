@@ -754,6 +754,61 @@ fn a_filter_that_finds_no_instance_says_which_setting_limits_them() {
 }
 
 #[test]
+fn what_retention_took_from_a_stopped_deployment_is_no_lag_any_more() {
+    let broker = Broker::start_with(&[
+        "--set",
+        "store.segment_bytes=1MiB",
+        "--set",
+        "store.checkpoint_bytes=1MiB",
+        "--set",
+        "store.retention_interval=10ms",
+    ]);
+    let topic = ["topic", "create", "in", "--retention-bytes", "2MiB"];
+    broker.eddy(&topic).ok();
+    broker.eddy(&["topic", "create", "out"]).ok();
+    let plugin = artefact::plugin("json-map");
+    broker
+        .eddy(&["plugin", "push", &plugin.to_string_lossy()])
+        .ok();
+    // Whatever it gives is too much, so that it stops at the first record.
+    let deploy = [
+        "deploy",
+        "d",
+        "--plugin",
+        "json-map",
+        "--from",
+        "in",
+        "--to",
+        "out",
+        "--output-bytes",
+        "1",
+    ];
+    broker.eddy(&deploy).ok();
+    broker.eddy_with_input(&["pub", "in"], "{\"a\":1}\n").ok();
+    let shown = || broker.eddy(&["--json", "deployment", "show", "d"]).json();
+    wait_until(LIMIT, "the deployment should stop", || {
+        (shown()["state"] == "stopped").then_some(())
+    });
+    assert_eq!(shown()["partitions"][0]["lag"], 1);
+
+    let large = format!("{}\n", "x".repeat(100_000)).repeat(80);
+    broker.eddy_with_input(&["pub", "in"], large).ok();
+    let start = wait_until(LIMIT, "retention should delete segments", || {
+        let info = broker.eddy(&["--json", "topic", "describe", "in"]).json();
+        let partition = &info["partitions"][0];
+        let is_small = partition["bytes"]
+            .as_u64()
+            .is_some_and(|bytes| bytes <= 4 << 20);
+        partition["start"]
+            .as_u64()
+            .filter(|start| is_small && *start > 0)
+    });
+    let lag = shown()["partitions"][0]["lag"].as_u64().expect("a number");
+    assert!(lag <= 81 - start, "{lag} are left of 81 from {start} on");
+    assert!(lag > 0);
+}
+
+#[test]
 fn what_stands_before_a_line_that_is_too_long_is_published() {
     let broker = Broker::start();
     broker.eddy(&["topic", "create", "t"]).ok();
