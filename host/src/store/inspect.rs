@@ -313,7 +313,7 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     let root = disk.list("").map_err(fault(""))?;
     let tables = root.iter().find(|entry| entry.name == table::PATH);
     let tables_bytes = tables.map_or(0, |entry| entry.bytes);
-    if tables_bytes == 0
+    if (checkpoint.is_some() || tables_bytes == 0)
         && let Some(reason) = missing_tables(&kept, &files)
     {
         journal.insert(0, not_there(disk.describe(table::PATH), 0, reason));
