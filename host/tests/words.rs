@@ -69,10 +69,72 @@ fn parts(name: &str) -> BTreeSet<String> {
 
 #[test]
 fn a_word_names_one_type() {
-    let types = declared(&root().join("src"), &["struct", "enum", "trait"]);
+    let types = shown(&root().join("src"));
     for word in words() {
-        let count = types.iter().filter(|name| **name == word.kind).count();
+        let count = types.iter().filter(|(name, _)| *name == word.kind).count();
         assert_eq!(count, 1, "`{}` is declared {count} times", word.kind);
+    }
+}
+
+/// Names that mean the same wherever they stand: a module's settings, what its code works with, and
+/// the store's side of a trait.
+const CONVENTIONAL: [&str; 3] = ["Config", "Context", "Partition"];
+
+/// The types that modules of the broker show each other, each with its file. The command line and
+/// the configuration have words of their own, and so has the engine that only tests use.
+fn shown(folder: &Path) -> Vec<(String, PathBuf)> {
+    let apart = [
+        "src/cli",
+        "src/config",
+        "src/log/memory",
+        "tests",
+        "simulation",
+    ];
+    let mut types = Vec::new();
+    for entry in fs::read_dir(folder).expect("it can be read") {
+        let path = entry.expect("it can be read").path();
+        if apart
+            .iter()
+            .any(|end| path.with_extension("").ends_with(end))
+        {
+            continue;
+        }
+        if path.is_dir() {
+            types.extend(shown(&path));
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("it can be read");
+        let visible = text
+            .lines()
+            .map(str::trim_start)
+            .filter(|line| line.starts_with("pub"));
+        let names = visible.filter_map(|line| {
+            let mut parts = line
+                .split_whitespace()
+                .skip_while(|part| part.starts_with("pub"));
+            let is_type = matches!(parts.next(), Some("struct" | "enum" | "trait" | "type"));
+            let name = parts.next().filter(|_| is_type)?;
+            let is_part = |c: &char| c.is_alphanumeric() || *c == '_';
+            Some(name.chars().take_while(is_part).collect())
+        });
+        types.extend(names.map(|name| (name, path.clone())));
+    }
+    types
+}
+
+#[test]
+fn no_two_modules_give_one_name_to_different_types() {
+    let types = shown(&root().join("src"));
+    assert!(types.len() > 200, "only {} types were found", types.len());
+    for (name, path) in &types {
+        let others = types.iter().filter(|(other, _)| other == name);
+        let files: Vec<_> = others.map(|(_, path)| path.display().to_string()).collect();
+        let is_free = CONVENTIONAL.contains(&name.as_str());
+        assert!(
+            is_free || files.len() == 1,
+            "`{name}` ({}) is in {files:?}",
+            path.display()
+        );
     }
 }
 

@@ -15,7 +15,7 @@ use wasmtime::{InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use super::bindings;
 use super::instance::{Inside, Instance};
-use super::runtime::Threads;
+use super::runtime::PluginThreads;
 use super::ticker::{Ticker, Ticking};
 use super::{CodeCache, Config, Digest, Limits, PluginError, cache, compile, inspect};
 
@@ -57,7 +57,7 @@ pub(super) struct Inner {
     /// What the instances of one deployment share, and those of one filter.
     crews: Mutex<HashMap<(Use, String), Weak<Semaphore>>>,
     ticker: Ticker,
-    threads: Threads,
+    threads: PluginThreads,
 }
 
 /// A compiled plugin. Cheap to clone.
@@ -99,7 +99,7 @@ impl Engine {
         })?;
         Ok(Self(Arc::new(Inner {
             compatibility: compatibility(&wasm),
-            threads: Threads::start(config.threads)?,
+            threads: PluginThreads::start(config.threads)?,
             compiled: Mutex::default(),
             compiling: Arc::new(Semaphore::new(1)),
             taken: AtomicU32::new(0),

@@ -11,9 +11,9 @@ use super::PluginError;
 const NICENESS: i32 = 10;
 
 /// A runtime of its own. Dropping it waits for nothing, so it may be dropped anywhere.
-pub(super) struct Threads(Option<Runtime>);
+pub(super) struct PluginThreads(Option<Runtime>);
 
-impl Threads {
+impl PluginThreads {
     pub(super) fn start(threads: usize) -> Result<Self, PluginError> {
         let mut builder = Builder::new_multi_thread();
         if threads > 0 {
@@ -53,7 +53,7 @@ impl Threads {
     }
 }
 
-impl Drop for Threads {
+impl Drop for PluginThreads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();

@@ -10,7 +10,7 @@ use super::draft::{Draft, Mark, Push, Step};
 use super::journal::Journal;
 use super::journal::operation::{Operation, Placed};
 use super::partition::Partition;
-use super::producer::{Limits, Order, PartitionKey, Producers};
+use super::producer::{Order, PartitionKey, ProducerLimits, Producers};
 use super::table::{Tables, entry};
 use crate::log::{
     Append, Appended, Claims, Commit, CommitError, Committed, Producer, Topic, TopicId, Topics,
@@ -51,7 +51,7 @@ pub(crate) struct Against<'a> {
     pub(crate) catalog: &'a Topics,
     pub(crate) now_ms: i64,
     pub(crate) claims: Claims,
-    pub(crate) limits: Limits,
+    pub(crate) limits: ProducerLimits,
 }
 
 impl Writer {

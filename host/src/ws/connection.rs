@@ -26,7 +26,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::Config;
-use super::request::{FetchRoom, Outcome, writes};
+use super::request::{FetchRoom, RequestOutcome, writes};
 use super::signal::CursorKey;
 use super::socket::Socket;
 use super::subscription::{Subscriptions, Turn};
@@ -86,7 +86,7 @@ enum Phase {
 
 /// A request's outcome, and what it held in flight.
 struct Answered {
-    outcome: Outcome,
+    outcome: RequestOutcome,
     bytes: usize,
     /// Of a fetch, until its records wait for the socket.
     _taken: Option<OwnedSemaphorePermit>,
@@ -398,7 +398,7 @@ impl Connection {
                 });
                 if let Some(held) = self.held.take() {
                     let error = ErrorCode::ShuttingDown.because("the broker is stopping");
-                    self.conclude(Outcome::Answer(held.frame.id, Err(error)));
+                    self.conclude(RequestOutcome::Answer(held.frame.id, Err(error)));
                 }
                 self.end_quietly(CloseCode::Away);
             }
@@ -495,7 +495,7 @@ impl Connection {
     pub(super) fn answer_later(
         &mut self,
         bytes: usize,
-        work: impl Future<Output = (Outcome, Option<OwnedSemaphorePermit>)> + Send + 'static,
+        work: impl Future<Output = (RequestOutcome, Option<OwnedSemaphorePermit>)> + Send + 'static,
     ) {
         self.request_bytes += bytes;
         self.requests.push(Box::pin(async move {

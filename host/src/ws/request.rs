@@ -26,7 +26,7 @@ const JSON_BYTE_BYTES: usize = 6;
 const SMALL_BYTES: usize = 4 << 10;
 
 /// What came of a request.
-pub(super) enum Outcome {
+pub(super) enum RequestOutcome {
     Answer(u32, Result<Answer, WireError>),
     /// An answer that is a message already, counted for as long as it is there.
     Written(Bytes),
@@ -42,10 +42,10 @@ pub(super) enum Outcome {
 impl Connection {
     /// Begins a request. Produces and commits are handed to the store here, in
     /// the order of arrival. `None`: the answer comes later.
-    pub(super) fn request(&mut self, frame: ClientFrame, bytes: usize) -> Option<Outcome> {
+    pub(super) fn request(&mut self, frame: ClientFrame, bytes: usize) -> Option<RequestOutcome> {
         let ClientFrame { id, request } = frame;
         if let Err(error) = self.check_turn(&request) {
-            return Some(Outcome::Answer(id, Err(error)));
+            return Some(RequestOutcome::Answer(id, Err(error)));
         }
         let broker = self.broker.clone();
         let answer = match request {
@@ -118,15 +118,15 @@ impl Connection {
                 return self.later(id, bytes, work);
             }
         };
-        Some(Outcome::Answer(id, answer))
+        Some(RequestOutcome::Answer(id, answer))
     }
 
     /// Answers, once what the answer says is true of this connection.
-    pub(super) fn conclude(&mut self, outcome: Outcome) {
+    pub(super) fn conclude(&mut self, outcome: RequestOutcome) {
         let (id, answer) = match outcome {
-            Outcome::Answer(id, answer) => (id, answer),
-            Outcome::Written(message) => return self.send_message(message),
-            Outcome::Opened {
+            RequestOutcome::Answer(id, answer) => (id, answer),
+            RequestOutcome::Written(message) => return self.send_message(message),
+            RequestOutcome::Opened {
                 id,
                 stream,
                 cursors,
@@ -192,7 +192,7 @@ impl Connection {
         }))
     }
 
-    fn fetch(&mut self, id: u32, bytes: usize, request: Fetch) -> Option<Outcome> {
+    fn fetch(&mut self, id: u32, bytes: usize, request: Fetch) -> Option<RequestOutcome> {
         let (broker, form, mut stopping) =
             (self.broker.clone(), self.form(), self.stopping.clone());
         let room = self.fetch_room.clone();
@@ -216,28 +216,28 @@ impl Connection {
                 }
             };
             let outcome = match written {
-                Ok(message) => Outcome::Written(message),
-                Err(error) => Outcome::Answer(id, Err(error)),
+                Ok(message) => RequestOutcome::Written(message),
+                Err(error) => RequestOutcome::Answer(id, Err(error)),
             };
             (outcome, taken)
         });
         None
     }
 
-    fn subscribe(&mut self, id: u32, bytes: usize, request: Subscribe) -> Option<Outcome> {
+    fn subscribe(&mut self, id: u32, bytes: usize, request: Subscribe) -> Option<RequestOutcome> {
         if let Err(error) = self.check_subscriptions() {
-            return Some(Outcome::Answer(id, Err(error)));
+            return Some(RequestOutcome::Answer(id, Err(error)));
         }
         let broker = self.broker.clone();
         self.answer_later(bytes, async move {
             let outcome = match broker.subscribe(&request).await {
-                Ok((stream, cursors)) => Outcome::Opened {
+                Ok((stream, cursors)) => RequestOutcome::Opened {
                     id,
                     stream,
                     cursors,
                     all_partitions: request.partitions.is_empty(),
                 },
-                Err(error) => Outcome::Answer(id, Err(error)),
+                Err(error) => RequestOutcome::Answer(id, Err(error)),
             };
             (outcome, None)
         });
@@ -265,11 +265,10 @@ impl Connection {
         id: u32,
         bytes: usize,
         answer: impl Future<Output = Result<Answer, WireError>> + Send + 'static,
-    ) -> Option<Outcome> {
-        self.answer_later(
-            bytes,
-            async move { (Outcome::Answer(id, answer.await), None) },
-        );
+    ) -> Option<RequestOutcome> {
+        self.answer_later(bytes, async move {
+            (RequestOutcome::Answer(id, answer.await), None)
+        });
         None
     }
 }

@@ -27,7 +27,7 @@ use crate::store::applier::Applied;
 use crate::store::aside;
 use crate::store::committer::Committer;
 use crate::store::context::Context;
-use crate::store::journal::group::Frame;
+use crate::store::journal::group::GroupFrame;
 use crate::store::journal::operation::TopicEntry;
 use crate::store::journal::{self, FileHeader};
 use crate::store::partition::Partition;
@@ -39,7 +39,7 @@ use crate::store::writer::Writer;
 
 /// How a checkpoint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum CheckpointOutcome {
     Done,
     /// There was nothing to do.
     Nothing,
@@ -101,20 +101,20 @@ impl Checkpoints {
 
 impl Checkpoints {
     /// Makes a checkpoint of everything that is written by now.
-    pub(crate) fn make(&self) -> Outcome {
+    pub(crate) fn make(&self) -> CheckpointOutcome {
         let _alone = self.running.lock();
         let outcome = self.make_alone(false);
-        let is_postponed = outcome == Outcome::Postponed;
+        let is_postponed = outcome == CheckpointOutcome::Postponed;
         self.committer.backlog.set_postponed(is_postponed);
         outcome
     }
 
     /// The last checkpoint: afterwards the journal holds nothing. Nothing may be
     /// written any more.
-    pub(crate) fn close(&self) -> Outcome {
+    pub(crate) fn close(&self) -> CheckpointOutcome {
         let _alone = self.running.lock();
         let outcome = self.make_alone(true);
-        if outcome == Outcome::Done
+        if outcome == CheckpointOutcome::Done
             && let Err(error) = self.empty_journal()
         {
             tracing::warn!(%error, "could not remove the journal of the closed store");
@@ -131,7 +131,7 @@ impl Checkpoints {
             first_sequence: sequence + 1,
             boot: journal::CLOSED,
         };
-        journal::prepare(&*self.context.disk, header, &Frame::default(), &[])?;
+        journal::prepare(&*self.context.disk, header, &GroupFrame::default(), &[])?;
         journal::adopt(&*self.context.disk, header.first_sequence, false)?;
         self.remove_journal(sequence)
     }
@@ -145,20 +145,20 @@ impl Checkpoints {
         self.committer.backlog.bytes() > 0 || !writer.touched.is_empty()
     }
 
-    fn make_alone(&self, closed: bool) -> Outcome {
+    fn make_alone(&self, closed: bool) -> CheckpointOutcome {
         let frozen = {
             let mut writer = self.committer.writer.lock();
             if !closed && !self.differs(&writer) {
-                return Outcome::Nothing;
+                return CheckpointOutcome::Nothing;
             }
             // What the checkpoint covers must end where a file does.
             if !closed
                 && (self.committer.rotate(&mut writer).is_err() || !writer.journal.is_empty())
             {
                 return if self.context.failure().is_some() {
-                    Outcome::Failed
+                    CheckpointOutcome::Failed
                 } else {
-                    Outcome::Postponed
+                    CheckpointOutcome::Postponed
                 };
             }
             self.freeze(&mut writer, closed)
@@ -167,9 +167,9 @@ impl Checkpoints {
         let outcome = self.write_checkpoint(&frozen);
         self.committer
             .backlog
-            .checkpointed(outcome == Outcome::Done);
+            .checkpointed(outcome == CheckpointOutcome::Done);
         match outcome {
-            Outcome::Done => {
+            CheckpointOutcome::Done => {
                 if let Err(error) = self.remove_journal(frozen.state.sequence) {
                     tracing::warn!(%error, "could not remove journal files that are not needed any more");
                 }
@@ -240,18 +240,18 @@ impl Checkpoints {
         writer.producers.put_back(&frozen.producers);
     }
 
-    fn write_checkpoint(&self, frozen: &Frozen) -> Outcome {
+    fn write_checkpoint(&self, frozen: &Frozen) -> CheckpointOutcome {
         if self.committer.sync_all().is_err() {
-            return Outcome::Failed;
+            return CheckpointOutcome::Failed;
         }
         match self.apply_frozen(frozen) {
-            Outcome::Done => self.write_frozen(frozen),
+            CheckpointOutcome::Done => self.write_frozen(frozen),
             other => other,
         }
     }
 
     /// Makes durable what is in the segments, and with it the tables.
-    fn write_frozen(&self, frozen: &Frozen) -> Outcome {
+    fn write_frozen(&self, frozen: &Frozen) -> CheckpointOutcome {
         let entries = loop {
             let entries = match self.entries(frozen) {
                 Ok(entries) => entries,
@@ -261,12 +261,12 @@ impl Checkpoints {
                 Ok(Synced::All) => break entries,
                 // What the journal has of those that were stopped is to be kept aside.
                 Ok(Synced::Fewer) => {}
-                Ok(Synced::NotNow) => return Outcome::Postponed,
+                Ok(Synced::NotNow) => return CheckpointOutcome::Postponed,
                 // A folder could not be opened for its sync.
                 Err(error) if is_short_of_files(&error) => return self.must_wait(&error),
                 Err(error) => {
                     self.committer.fail("sync the segments", &error);
-                    return Outcome::Failed;
+                    return CheckpointOutcome::Failed;
                 }
             }
         };
@@ -275,15 +275,20 @@ impl Checkpoints {
         let states = self.context.states.collect();
         let outcome = self.write_tables(frozen, &entries, &states);
         match outcome {
-            Outcome::Done => self.context.states.written(&states),
+            CheckpointOutcome::Done => self.context.states.written(&states),
             _ => self.context.states.put_back(&states),
         }
         outcome
     }
 
-    fn write_tables(&self, frozen: &Frozen, entries: &[Covering], states: &Collected) -> Outcome {
+    fn write_tables(
+        &self,
+        frozen: &Frozen,
+        entries: &[Covering],
+        states: &Collected,
+    ) -> CheckpointOutcome {
         if self.committer.sync_all().is_err() {
-            return Outcome::Failed;
+            return CheckpointOutcome::Failed;
         }
         let mut own = own_entries(frozen, entries);
         match self.forget_deleted(frozen, &mut own) {
@@ -291,16 +296,16 @@ impl Checkpoints {
             Err(error @ TableError::Io { .. }) => return self.must_wait(&error),
             Err(error @ TableError::Damaged(_)) => {
                 self.committer.fail("read the tables", &error);
-                return Outcome::Failed;
+                return CheckpointOutcome::Failed;
             }
         }
         match self.context.tables.write(&frozen.tables, &own, states) {
             Ok(()) => {}
-            Err(WriteError::DiskFull) => return Outcome::Postponed,
+            Err(WriteError::DiskFull) => return CheckpointOutcome::Postponed,
             Err(WriteError::NotNow(reason)) => return self.must_wait(&reason),
             Err(WriteError::Failed(reason)) => {
                 self.committer.fail("write the tables", &reason);
-                return Outcome::Failed;
+                return CheckpointOutcome::Failed;
             }
         }
         let sequence = frozen.state.sequence;
@@ -312,13 +317,13 @@ impl Checkpoints {
         if let Err(error) = self.remove_asides() {
             tracing::warn!(%error, "could not remove what was kept aside of a partition");
         }
-        Outcome::Done
+        CheckpointOutcome::Done
     }
 
     /// Nothing is lost: the journal keeps all until the next try.
-    fn must_wait(&self, why: &dyn std::fmt::Display) -> Outcome {
+    fn must_wait(&self, why: &dyn std::fmt::Display) -> CheckpointOutcome {
         tracing::warn!(%why, "the checkpoint must wait");
-        Outcome::Postponed
+        CheckpointOutcome::Postponed
     }
 
     /// Removes what earlier checkpoints kept of the partitions of deleted topics.
@@ -333,7 +338,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    fn apply_frozen(&self, frozen: &Frozen) -> Outcome {
+    fn apply_frozen(&self, frozen: &Frozen) -> CheckpointOutcome {
         for (_, partition, end) in &frozen.partitions {
             let is_behind = || {
                 let is_left = partition.is_deleted() || partition.service.is_unwritable();
@@ -342,14 +347,14 @@ impl Checkpoints {
             while is_behind() {
                 match self.committer.applier.apply() {
                     Applied::Some => {}
-                    Applied::Full | Applied::Again => return Outcome::Postponed,
-                    Applied::Failed => return Outcome::Failed,
+                    Applied::Full | Applied::Again => return CheckpointOutcome::Postponed,
+                    Applied::Failed => return CheckpointOutcome::Failed,
                     Applied::Nothing if !is_behind() => {}
-                    Applied::Nothing => return Outcome::Postponed,
+                    Applied::Nothing => return CheckpointOutcome::Postponed,
                 }
             }
         }
-        Outcome::Done
+        CheckpointOutcome::Done
     }
 
     /// Removes the files of partitions that are writable again.

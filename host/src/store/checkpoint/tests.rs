@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use eddy_protocol::frame::Durability;
 
-use super::{Frozen, Outcome};
+use super::{CheckpointOutcome, Frozen};
 use crate::io::{CrashKind, FaultyDisk};
 use crate::log::{Change, Commit, Partition as _, Table, TopicId};
 use crate::store::core::Core;
@@ -39,7 +39,10 @@ fn begin_checkpoint(core: &Core, partitions: u32, meanwhile: Commit) -> Frozen {
     core.committer.sync_all().expect("the disk works");
     drop(write(core, meanwhile));
     core.applier.apply_all();
-    assert_eq!(core.checkpoints.write_frozen(&frozen), Outcome::Done);
+    assert_eq!(
+        core.checkpoints.write_frozen(&frozen),
+        CheckpointOutcome::Done
+    );
     frozen
 }
 

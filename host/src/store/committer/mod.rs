@@ -24,7 +24,7 @@ use crate::store::journal::AppendError;
 use crate::store::journal::group::{self, Header};
 use crate::store::journal::next::NextFile;
 use crate::store::partition::{Partition, Published};
-use crate::store::producer::Limits;
+use crate::store::producer::ProducerLimits;
 use crate::store::request::{Answer, Request};
 use crate::store::retention::DeletedTopic;
 use crate::store::room::Room;
@@ -122,7 +122,7 @@ impl Committer {
                     catalog: &context.catalog.topics,
                     now_ms,
                     claims: commit.claims,
-                    limits: Limits {
+                    limits: ProducerLimits {
                         partitions_max: config.producer_partitions_max,
                         windows_max: windows_max.saturating_add(windows_max / 10),
                     },

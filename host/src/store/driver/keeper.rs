@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::threads::{FULL_PAUSE, Threads};
 use crate::log::CommitError;
-use crate::store::checkpoint::Outcome;
+use crate::store::checkpoint::CheckpointOutcome;
 use crate::store::context::Worker;
 use crate::store::request::Request;
 use crate::store::room::{make_reserve, release_reserve};
@@ -97,7 +97,8 @@ impl Threads {
     fn make_room(&self, times: &mut Times) {
         if times.checkpoint.elapsed() >= times.full_pause {
             let outcome = self.core.checkpoints.make();
-            if outcome == Outcome::Postponed && release_reserve(&*self.core.context.disk) {
+            if outcome == CheckpointOutcome::Postponed && release_reserve(&*self.core.context.disk)
+            {
                 self.core.checkpoints.make();
             }
             times.checkpoint = Instant::now();
@@ -113,17 +114,17 @@ impl Threads {
         self.core.committer.sync();
         self.core.retention.remove_deleted();
         let mut outcome = self.core.checkpoints.close();
-        if outcome == Outcome::Postponed && release_reserve(&*self.core.context.disk) {
+        if outcome == CheckpointOutcome::Postponed && release_reserve(&*self.core.context.disk) {
             outcome = self.core.checkpoints.close();
         }
         match outcome {
-            Outcome::Done | Outcome::Nothing => {}
-            Outcome::Postponed => {
+            CheckpointOutcome::Done | CheckpointOutcome::Nothing => {}
+            CheckpointOutcome::Postponed => {
                 tracing::warn!(
                     "the last checkpoint could not be made; the journal will be replayed"
                 );
             }
-            Outcome::Failed => {
+            CheckpointOutcome::Failed => {
                 tracing::error!("the last checkpoint failed; the journal will be replayed");
             }
         }
@@ -154,9 +155,9 @@ impl Times {
         }
     }
 
-    fn checkpointed(&mut self, outcome: Outcome) {
+    fn checkpointed(&mut self, outcome: CheckpointOutcome) {
         self.checkpoint = Instant::now();
-        if outcome != Outcome::Postponed {
+        if outcome != CheckpointOutcome::Postponed {
             self.postponed = Duration::ZERO;
             return;
         }

@@ -139,13 +139,13 @@ impl HeaderCopy {
 
 /// The bytes of a group that lie before and behind the payload.
 #[derive(Debug, Default)]
-pub(crate) struct Frame {
+pub(crate) struct GroupFrame {
     pub(crate) before: Vec<u8>,
     pub(crate) after: Vec<u8>,
 }
 
 /// Encodes everything of a group but its payload.
-pub(crate) fn encode(header: &Header, directory: &[u8]) -> Frame {
+pub(crate) fn encode(header: &Header, directory: &[u8]) -> GroupFrame {
     let padding = |length: usize| length.next_multiple_of(8) - length;
     let payload_padding = (8 - header.payload_bytes % 8) % 8;
     let mut before = Vec::with_capacity(HEADER_BYTES + directory.len() + 8);
@@ -157,7 +157,7 @@ pub(crate) fn encode(header: &Header, directory: &[u8]) -> Frame {
     after.extend_from_slice(directory);
     after.put_bytes(0, padding(directory.len()));
     after.extend_from_slice(&header.encode(HeaderCopy::Second, directory));
-    Frame { before, after }
+    GroupFrame { before, after }
 }
 
 /// The header at the beginning of `bytes` and its directory, if they are whole.

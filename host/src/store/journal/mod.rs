@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 
-use self::group::Frame;
+use self::group::GroupFrame;
 use self::scan::{Scan, Scanned};
 use crate::io::{Disk, File, read_all};
 use crate::store::format::numbered;
@@ -123,7 +123,7 @@ pub(crate) fn set_aside(disk: &dyn Disk, first_sequence: u64) -> io::Result<()> 
 pub(crate) fn prepare(
     disk: &dyn Disk,
     header: FileHeader,
-    group: &Frame,
+    group: &GroupFrame,
     payload: &[Bytes],
 ) -> io::Result<Journal> {
     let path = path_of(header.first_sequence) + PREPARED;
@@ -209,7 +209,11 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Appends a group, whole or not at all.
-    pub(crate) fn append(&mut self, frame: &Frame, batches: &[Bytes]) -> Result<u64, AppendError> {
+    pub(crate) fn append(
+        &mut self,
+        frame: &GroupFrame,
+        batches: &[Bytes],
+    ) -> Result<u64, AppendError> {
         self.write(&gather(frame, batches))
             .map_err(|error| match self.file.truncate(self.bytes) {
                 Ok(()) => AppendError::Refused(error),
@@ -249,7 +253,7 @@ pub(crate) enum AppendError {
 }
 
 /// The group's bytes in few slices, without copying what is large.
-fn gather(frame: &Frame, batches: &[Bytes]) -> Vec<Bytes> {
+fn gather(frame: &GroupFrame, batches: &[Bytes]) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let mut small = frame.before.clone();
     for batch in batches {

@@ -48,7 +48,7 @@ pub(crate) struct Producers {
 
 /// How many windows there may be.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct ProducerLimits {
     /// Of one producer.
     pub(crate) partitions_max: usize,
     /// Of all together.
@@ -99,7 +99,7 @@ impl Producers {
         key: PartitionKey,
         stamp: ProducerStamp,
         count: u32,
-        limits: Limits,
+        limits: ProducerLimits,
     ) -> Result<Order, CommitError> {
         let ProducerStamp {
             id,
@@ -131,7 +131,12 @@ impl Producers {
     }
 
     /// Whether one more window is within the limits.
-    fn check_room(&self, id: u64, of: &Identity, limits: Limits) -> Result<(), CommitError> {
+    fn check_room(
+        &self,
+        id: u64,
+        of: &Identity,
+        limits: ProducerLimits,
+    ) -> Result<(), CommitError> {
         let (most, setting) = if of.windows.len() >= limits.partitions_max {
             (limits.partitions_max, "store.producer_partitions_max")
         } else if self.windows >= limits.windows_max {

@@ -4,7 +4,7 @@ use eddy_protocol::batch::SEQUENCES;
 
 use super::*;
 
-const LIMITS: Limits = Limits {
+const LIMITS: ProducerLimits = ProducerLimits {
     partitions_max: 3,
     windows_max: 5,
 };

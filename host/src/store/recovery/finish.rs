@@ -17,7 +17,7 @@ use crate::store::committer::Journaled;
 use crate::store::config::Config;
 use crate::store::core::Recovered;
 use crate::store::error::OpenError;
-use crate::store::journal::group::{self, Frame, Header};
+use crate::store::journal::group::{self, GroupFrame, Header};
 use crate::store::journal::operation::{Operation, Placed};
 use crate::store::journal::{self, FILE_HEADER_BYTES, FileHeader, Journal};
 use crate::store::partition::Partition;
@@ -256,7 +256,7 @@ impl Recovery {
             self.replay.records += spans.sum::<u64>();
             group::encode(&header, &directory)
         } else {
-            Frame::default()
+            GroupFrame::default()
         };
         let journal = journal::prepare(disk, header, &frame, &payload)?;
         journal::adopt(disk, header.first_sequence, !is_torn)?;

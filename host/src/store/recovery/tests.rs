@@ -5,7 +5,7 @@ use eddy_protocol::frame::Durability;
 
 use crate::io::{Broken, Call, Faults, FaultyDisk};
 use crate::log::TopicId;
-use crate::store::checkpoint::Outcome;
+use crate::store::checkpoint::CheckpointOutcome;
 use crate::store::config::Config;
 use crate::store::core::Core;
 use crate::store::error::OpenError;
@@ -97,7 +97,7 @@ fn an_unwritable_partition_keeps_when_a_record_was_appended_last() {
     drop(write(&before, record(0)));
     before.committer.sync();
     before.applier.apply_all();
-    assert_eq!(before.checkpoints.make(), Outcome::Done);
+    assert_eq!(before.checkpoints.make(), CheckpointOutcome::Done);
     disk.set_faults(Faults {
         broken: vec![Broken {
             call: Call::Open,
@@ -109,7 +109,7 @@ fn an_unwritable_partition_keeps_when_a_record_was_appended_last() {
     drop(write(&before, record(0)));
     before.committer.sync();
     before.applier.apply_all();
-    assert_eq!(before.checkpoints.make(), Outcome::Done);
+    assert_eq!(before.checkpoints.make(), CheckpointOutcome::Done);
     let partition = before.context.catalog.partition(TopicId(1), 0);
     assert!(partition.is_some_and(|it| it.service.is_unwritable()));
     drop(before);

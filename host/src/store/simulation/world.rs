@@ -546,7 +546,7 @@ impl World {
         self.check_deployments();
         let before = dump(self.core());
         let outcome = self.core().checkpoints.close();
-        assert_eq!(outcome, crate::store::checkpoint::Outcome::Done);
+        assert_eq!(outcome, crate::store::checkpoint::CheckpointOutcome::Done);
         self.core = None;
         self.disk.crash(CrashKind::Machine);
         self.open();
