@@ -6,9 +6,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use eddy_protocol::TopicName;
 use eddy_protocol::admin::{CursorList, GroupList};
-use eddy_protocol::frame::{Commit, CursorMove, Cursors, DeleteGroup, Reset};
+use eddy_protocol::frame::{Commit, CursorMove, Cursors, DeleteGroup, ExpectedCursor, Reset};
+use eddy_protocol::json::{Object, whole};
 use eddy_protocol::openapi::GroupName;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -51,8 +52,41 @@ struct Only {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CursorMoves {
-    #[schema(min_items = 1)]
-    cursors: Vec<CursorMove>,
+    #[schema(min_items = 1, value_type = Vec<CursorMove>)]
+    cursors: Vec<ExactMove>,
+}
+
+/// A [`CursorMove`] in which nothing is passed over: a misspelt `expect` would fence nothing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, remote = "Self")]
+struct ExactMove {
+    topic: TopicName,
+    #[serde(deserialize_with = "whole")]
+    partition: u32,
+    #[serde(deserialize_with = "whole")]
+    offset: u64,
+    #[serde(default, deserialize_with = "whole")]
+    epoch: Option<u32>,
+    #[serde(default)]
+    expect: Option<ExpectedCursor>,
+}
+
+impl<'de> Deserialize<'de> for ExactMove {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ExactMove, D::Error> {
+        ExactMove::deserialize(Object(deserializer))
+    }
+}
+
+impl From<ExactMove> for CursorMove {
+    fn from(exact: ExactMove) -> CursorMove {
+        CursorMove {
+            topic: exact.topic,
+            partition: exact.partition,
+            offset: exact.offset,
+            epoch: exact.epoch,
+            expect: exact.expect.unwrap_or_default(),
+        }
+    }
 }
 
 /// All groups that have cursors
@@ -105,7 +139,7 @@ async fn commit(
     let commit = Commit {
         appends: Vec::new(),
         group: Some(group),
-        cursors,
+        cursors: cursors.into_iter().map(CursorMove::from).collect(),
     };
     context.broker.room().await;
     context.broker.commit(commit)?.answer().await?;

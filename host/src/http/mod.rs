@@ -135,11 +135,14 @@ impl Front {
             listens_on,
         ));
         let (mut router, described) = routes().split_for_parts();
+        let taken = Arc::new(openapi::taken(&described));
         for (path, item) in &described.paths.paths {
             router = router.route(path, any(wrong_method(openapi::methods(item))));
         }
         let router = router
-            .route_layer(middleware::from_fn(name_route))
+            .route_layer(middleware::from_fn(move |path, request, next| {
+                by_route(taken.clone(), path, request, next)
+            }))
             .fallback(page::fallback)
             .with_state(context);
         Front {
@@ -215,9 +218,17 @@ fn wrong_method(
     }
 }
 
-/// Leaves a note in the answer of which route gave it.
-async fn name_route(path: MatchedPath, request: Request, next: Next) -> Response {
-    let mut answer = next.run(request).await;
+/// Refuses what the route would not read, and leaves a note in the answer of which route gave it.
+async fn by_route(
+    taken: Arc<openapi::Taken>,
+    path: MatchedPath,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut answer = match taken.unread(path.as_str(), &request) {
+        None => next.run(request).await,
+        Some(unread) => Failure::from(ErrorCode::InvalidArgument.because(unread)).into_response(),
+    };
     answer.extensions_mut().insert(path);
     answer
 }

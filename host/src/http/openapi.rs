@@ -3,14 +3,17 @@
 
 use std::sync::LazyLock;
 
+use axum::body::HttpBody;
+use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use eddy_protocol::TopicName;
 use eddy_protocol::frame::Reset;
 use eddy_protocol::openapi::{GroupName, Name};
+use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
-use utoipa::openapi::path::PathItem;
+use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -65,8 +68,8 @@ async fn document() -> Response {
     answer
 }
 
-/// The methods of a path.
-pub(super) fn methods(path: &PathItem) -> Vec<&'static str> {
+/// The methods of a path, each with what it does.
+fn operations(path: &PathItem) -> impl Iterator<Item = (&'static str, &Operation)> {
     let methods = [
         ("GET", &path.get),
         ("POST", &path.post),
@@ -74,10 +77,65 @@ pub(super) fn methods(path: &PathItem) -> Vec<&'static str> {
         ("PATCH", &path.patch),
         ("DELETE", &path.delete),
     ];
-    let there = methods
-        .into_iter()
-        .filter(|(_, operation)| operation.is_some());
-    there.map(|(name, _)| name).collect()
+    let there = methods.into_iter();
+    there.filter_map(|(name, operation)| Some((name, operation.as_ref()?)))
+}
+
+/// The methods of a path.
+pub(super) fn methods(path: &PathItem) -> Vec<&'static str> {
+    operations(path).map(|(name, _)| name).collect()
+}
+
+/// What each route takes besides its path, by method and path.
+pub(super) struct Taken(FxHashMap<(&'static str, String), Taking>);
+
+#[derive(Clone, Copy)]
+struct Taking {
+    query: bool,
+    body: bool,
+}
+
+/// What the routes of this description take.
+pub(super) fn taken(described: &utoipa::openapi::OpenApi) -> Taken {
+    let mut taken = FxHashMap::default();
+    // To a page or a probe somebody may append what is against caches.
+    let api = described.paths.paths.iter();
+    for (path, item) in api.filter(|(path, _)| path.starts_with("/v1/")) {
+        for (method, operation) in operations(item) {
+            let parameters = operation.parameters.iter().flatten();
+            let mut places = parameters.map(|it| &it.parameter_in);
+            let taking = Taking {
+                query: places.any(|place| matches!(place, ParameterIn::Query)),
+                body: operation.request_body.is_some(),
+            };
+            taken.insert((method, path.clone()), taking);
+        }
+    }
+    Taken(taken)
+}
+
+impl Taken {
+    /// What the request has that its route would not read, in a sentence: whoever sent it means
+    /// something by it.
+    pub(super) fn unread(&self, path: &str, request: &Request) -> Option<String> {
+        let method = match request.method().as_str() {
+            "HEAD" => "GET",
+            method => method,
+        };
+        let (&(method, _), taking) = self
+            .0
+            .iter()
+            .find(|((of, at), _)| *of == method && at == path)?;
+        let query = request.uri().query().filter(|query| !query.is_empty());
+        if let Some(query) = query.filter(|_| !taking.query) {
+            return Some(format!(
+                "{method} {path} takes no query, `{query}` was given"
+            ));
+        }
+        let has_body = !request.body().is_end_stream();
+        (has_body && !taking.body && method == "DELETE")
+            .then(|| format!("{method} {path} takes no body, and one was sent"))
+    }
 }
 
 fn described() -> Value {

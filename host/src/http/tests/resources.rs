@@ -202,3 +202,48 @@ async fn cursors_of_a_group_are_moved_shown_and_deleted() {
     let gone = bench.call("DELETE", "/v1/groups/g", "", "").await.is(404);
     assert_eq!(gone.body["error"]["code"], "unknown_group");
 }
+
+#[tokio::test]
+async fn what_a_route_would_not_read_is_refused_and_nothing_is_done() {
+    let bench = bench().await;
+    bench.topic("t", 1).await;
+    let refused = [
+        ("DELETE", "/v1/topics/t?if_empty=true", "", "takes no query"),
+        ("PATCH", "/v1/topics/t?partitions=5", "{}", "takes no query"),
+        ("GET", "/v1/topics?limit=1", "", "takes no query"),
+        ("DELETE", "/v1/topics/t", r#"{"a":1}"#, "takes no body"),
+        (
+            "DELETE",
+            "/v1/groups/g",
+            r#"{"topic":"t"}"#,
+            "takes no body",
+        ),
+    ];
+    for (method, path, body, sentence) in refused {
+        let answer = bench.call(method, path, "application/json", body).await;
+        answer.refuses(400, "invalid_argument", sentence);
+    }
+    bench.get("/v1/topics/t").await.is(200);
+}
+
+#[tokio::test]
+async fn a_misspelt_expectation_of_a_cursor_is_no_commit_without_one() {
+    let bench = bench().await;
+    bench.topic("t", 1).await;
+    let path = "/v1/groups/g/cursors";
+    let at =
+        |more: &str| format!(r#"{{"cursors":[{{"topic":"t","partition":0,"offset":0{more}}}]}}"#);
+    for wrong in [
+        at(r#","expects":"none""#),
+        at(r#","epcoh":7"#),
+        r#"{"cursors":[["t",0,0]]}"#.to_owned(),
+    ] {
+        let answer = bench.call("POST", path, "application/json", wrong).await;
+        answer.refuses(400, "invalid_argument", "cursors[0]");
+    }
+    let right = at(r#","expect":"none","epoch":null"#);
+    bench
+        .call("POST", path, "application/json", right)
+        .await
+        .is(204);
+}
