@@ -58,6 +58,22 @@ pub(super) fn topic_name(text: &str) -> Result<TopicName, Failure> {
     TopicName::parse(text).map_err(|error| ErrorCode::InvalidName.because(error.to_string()).into())
 }
 
+/// Refuses what a head asks for and nobody here does.
+pub(super) fn refuse_head(headers: &HeaderMap) -> Option<Failure> {
+    let other_than = |name, known: &str| {
+        let values = headers.get_all(name).iter();
+        let mut values = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+        values.find(|value| !value.trim().eq_ignore_ascii_case(known))
+    };
+    if let Some(expected) = other_than(header::EXPECT, "100-continue") {
+        let sentence = format!("`expect` is `{expected}`, only `100-continue` can be met");
+        return Some(invalid(sentence).with_status(StatusCode::EXPECTATION_FAILED));
+    }
+    let coding = other_than(header::TRANSFER_ENCODING, "chunked")?;
+    let sentence = format!("`transfer-encoding` is `{coding}`, only `chunked` is read");
+    Some(invalid(sentence).with_status(StatusCode::NOT_IMPLEMENTED))
+}
+
 /// The most that a body may hold, and what to say when it holds more.
 pub(super) struct Limit {
     pub(super) bytes: usize,

@@ -13,7 +13,6 @@ use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use eddy_protocol::frame::{Fetch, Start};
 use eddy_protocol::{ErrorCode, TopicName, WireError};
-use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{
@@ -27,6 +26,7 @@ use super::error::{ErrorAnswer, Failure, invalid};
 use super::extract::{Path, Query, topic_name};
 use super::pieces;
 use crate::broker::Awaited;
+use crate::io::point_in_time;
 
 const BYTES_DEFAULT: u32 = 1 << 20;
 const JSON: &str = "application/json";
@@ -61,8 +61,9 @@ fn begins() -> Schema {
     AnyOfBuilder::new()
         .item(text().enum_values(Some(["earliest", "latest"])))
         .item(text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))))
+        .item(text().format(Some(SchemaFormat::KnownFormat(KnownFormat::Date))))
         .description(Some(
-            "`earliest` (the default), `latest`, or a point in time such as `2026-01-31T12:00:00Z`: the first record that is not older. Beside an `offset`: where to begin if that is out of range.",
+            "`earliest` (the default), `latest`, or a point in time such as `2026-01-31T12:00:00Z` or `2026-01-31`: the first record that is not older. Beside an `offset`: where to begin if that is out of range.",
         ))
         .into()
 }
@@ -75,11 +76,11 @@ impl Which {
             None => None,
             Some("earliest") => Some(Start::Earliest),
             Some("latest") => Some(Start::Latest),
-            Some(text) => match text.parse::<Timestamp>() {
-                Ok(time) => Some(Start::Time(time.as_millisecond())),
-                Err(_) => {
+            Some(text) => match point_in_time(text) {
+                Some(time) => Some(Start::Time(time.as_millisecond())),
+                None => {
                     return Err(invalid(format!(
-                        "`from` is `{text}`: expected earliest, latest, or a time such as 2026-01-31T12:00:00Z"
+                        "`from` is `{text}`: expected earliest, latest, a time such as 2026-01-31T12:00:00Z (a plus sign of its zone is written %2B in a query), or a date such as 2026-01-31"
                     )));
                 }
             },
@@ -226,6 +227,10 @@ mod tests {
             (
                 which(None, Some("1970-01-01T01:00:00+01:00")),
                 Some((Start::Time(0), None)),
+            ),
+            (
+                which(None, Some("1970-01-02")),
+                Some((Start::Time(86_400_000), None)),
             ),
             (which(None, Some("yesterday")), None),
             (which(Some(7), Some("yesterday")), None),

@@ -168,6 +168,9 @@ impl Front {
 
     async fn answer_to_origin(&self, request: Request) -> Response {
         let (parts, body) = request.into_parts();
+        if let Some(refused) = extract::refuse_head(&parts.headers) {
+            return refused.into_response();
+        }
         let cors = match self.rule.check(&parts) {
             Ok(cors) => cors,
             Err(refused) => return Failure::from(refused).into_response(),

@@ -9,6 +9,7 @@
 mod clock;
 mod faulty;
 mod real;
+mod time;
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use faulty::{Broken, Call, CrashKind, Faults, FaultyDisk};
 pub use real::RealDisk;
+pub use time::point_in_time;
 
 /// A data folder.
 ///

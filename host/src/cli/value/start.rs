@@ -3,9 +3,9 @@
 use std::str::FromStr;
 
 use eddy_protocol::frame::{Start, TopicInfo};
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo, Timestamp};
+
+use crate::io::point_in_time;
 
 /// A starting point as typed. A bare whole number is an offset; a point in
 /// time is RFC 3339 (in UTC unless it says its zone, and a date alone is its
@@ -84,21 +84,13 @@ fn parse(text: &str, now: Timestamp) -> Result<Start, String> {
             .map(Start::Offset)
             .map_err(|_| format!("`{text}` is larger than any offset"));
     }
-    let point = absolute(text).or_else(|| relative(text, now));
+    let point = point_in_time(text).or_else(|| relative(text, now));
     point.map(|point| Start::Time(point.as_millisecond())).ok_or_else(|| {
         if relative(&format!("-{text}"), now).is_some() {
             return format!("`{text}` is no point in time; write `-{text}` or `{text} ago`");
         }
         format!("`{text}` is none of earliest, latest, an offset such as 1200, or a time such as 2018-02-01, 2018-02-01T00:00:00Z, -15m or \"2h ago\"")
     })
-}
-
-fn absolute(text: &str) -> Option<Timestamp> {
-    let in_utc = || {
-        let time: DateTime = text.parse().ok()?;
-        Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
-    };
-    text.parse().ok().or_else(in_utc)
 }
 
 fn relative(text: &str, now: Timestamp) -> Option<Timestamp> {

@@ -415,3 +415,25 @@ async fn what_contradicts_itself_or_what_is_there_is_a_conflict() {
         .await
         .refuses(400, "unsupported", "`durability`");
 }
+
+#[tokio::test]
+async fn an_expectation_or_a_coding_that_nobody_knows_is_told() {
+    let bench = bench().await;
+    bench.topic("t", 1).await;
+    for (name, value, status) in [
+        ("expect", "200-ok", 417),
+        ("transfer-encoding", "gzip, chunked", 501),
+    ] {
+        let request = Request::builder()
+            .method("POST")
+            .uri("/v1/topics/t/records")
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .header(name, value)
+            .body(Body::from(r#"{"records":[{"value":1}]}"#))
+            .expect("a request");
+        let answer = bench.send(request).await;
+        answer.refuses(status, "invalid_argument", value);
+    }
+    assert!(bench.values(0).await.is_empty(), "nothing was appended");
+}
