@@ -123,6 +123,7 @@ fn why_unready(context: &Context) -> Option<String> {
         Health::DiskFull => {
             Some("the disk is full; produces are refused until there is room".to_owned())
         }
+        Health::Behind(reason) => Some(reason.to_string()),
         Health::Failed(reason) => Some(format!("the store failed: {reason}")),
     }
 }

@@ -220,6 +220,8 @@ pub enum Health {
     Ok,
     /// Commits are refused until there is room; reads work.
     DiskFull,
+    /// Commits are refused until what is tried again and again works, for this reason; reads work.
+    Behind(Arc<str>),
     /// Commits are refused until the broker is restarted; reads work.
     Failed(Arc<str>),
 }

@@ -124,9 +124,13 @@ impl Core {
         if let Some(reason) = self.context.failure() {
             return Health::Failed(reason);
         }
-        match self.committer.is_full() {
-            true => Health::DiskFull,
-            false => Health::Ok,
+        if self.committer.is_full() {
+            return Health::DiskFull;
+        }
+        let accepts = self.applier.accepts();
+        match accepts.and_then(|()| self.committer.check_backlog()) {
+            Err(error) => Health::Behind(error.to_string().into()),
+            Ok(()) => Health::Ok,
         }
     }
 }

@@ -8,7 +8,7 @@ use eddy_protocol::Batch;
 use eddy_protocol::frame::Start;
 use tokio::time::timeout;
 
-use super::text::{Form, Loaded, Text};
+use super::text::{Form, LoadedRecords, Text};
 use crate::broker::{Awaited, Held};
 use crate::http::apart::apart;
 use crate::http::error::Failure;
@@ -68,7 +68,7 @@ pub(super) async fn lines(
 struct Shown {
     awaited: Awaited,
     text: Text,
-    loaded: Option<Loaded>,
+    loaded: Option<LoadedRecords>,
     /// Where to end, if that is known.
     until: Option<u64>,
     /// Whether there is nothing more to read.
@@ -134,7 +134,7 @@ impl Shown {
     }
 
     /// Makes a piece of what is loaded, which stays loaded where there is more of it.
-    async fn fill(&mut self, mut loaded: Loaded) -> Result<(Text, Vec<u8>, bool), Failure> {
+    async fn fill(&mut self, mut loaded: LoadedRecords) -> Result<(Text, Vec<u8>, bool), Failure> {
         let mut text = self.text;
         let work = loaded.piece_bytes * WORK_PER_BYTE;
         let filled = apart(work, move || {
@@ -183,7 +183,7 @@ impl Shown {
         self.is_read = batches.is_empty();
         let (bytes, piece_bytes) = (bytes(&batches), piece_bytes(&batches));
         if !self.is_read {
-            self.loaded = Some(Loaded {
+            self.loaded = Some(LoadedRecords {
                 batches: batches.into_iter(),
                 current: None,
                 piece_bytes,

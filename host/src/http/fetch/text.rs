@@ -20,7 +20,7 @@ pub(super) enum Form {
 }
 
 /// Records in memory.
-pub(super) struct Loaded {
+pub(super) struct LoadedRecords {
     pub(super) batches: std::vec::IntoIter<Batch>,
     pub(super) current: Option<(Batch, Records)>,
     /// In proportion to what may have to be read again for each of them.
@@ -94,7 +94,7 @@ impl Text {
     /// Shows records until the piece is full; false where there are too few for that.
     pub(super) fn fill(
         &mut self,
-        loaded: &mut Loaded,
+        loaded: &mut LoadedRecords,
         piece: &mut Vec<u8>,
     ) -> Result<bool, Failure> {
         loop {
@@ -231,7 +231,7 @@ mod tests {
 
     /// The text of batches, in pieces of this size.
     fn text(form: Form, from: Start, batches: &[Batch], piece_bytes: usize) -> String {
-        let mut loaded = Loaded {
+        let mut loaded = LoadedRecords {
             batches: Vec::from(batches).into_iter(),
             current: None,
             piece_bytes,

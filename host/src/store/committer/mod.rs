@@ -254,7 +254,7 @@ impl Committer {
     }
 
     /// While no checkpoint can be made, the journal must not grow for ever.
-    fn check_backlog(&self) -> Result<(), CommitError> {
+    pub(crate) fn check_backlog(&self) -> Result<(), CommitError> {
         let bytes_max = self.context.config.checkpoint_bytes;
         let bytes_max = bytes_max.saturating_mul(JOURNAL_MAX);
         if self.backlog.is_stuck_above(bytes_max) {
