@@ -223,7 +223,7 @@ fn wrong_method(
 
 /// Refuses what the route would not read, and leaves a note in the answer of which route gave it.
 async fn by_route(
-    taken: Arc<openapi::Taken>,
+    taken: Arc<openapi::RouteInputs>,
     path: MatchedPath,
     request: Request,
     next: Next,

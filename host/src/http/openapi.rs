@@ -87,16 +87,16 @@ pub(super) fn methods(path: &PathItem) -> Vec<&'static str> {
 }
 
 /// What each route takes besides its path, by method and path.
-pub(super) struct Taken(FxHashMap<(&'static str, String), Taking>);
+pub(super) struct RouteInputs(FxHashMap<(&'static str, String), Inputs>);
 
 #[derive(Clone, Copy)]
-struct Taking {
+struct Inputs {
     query: bool,
     body: bool,
 }
 
 /// What the routes of this description take.
-pub(super) fn taken(described: &utoipa::openapi::OpenApi) -> Taken {
+pub(super) fn taken(described: &utoipa::openapi::OpenApi) -> RouteInputs {
     let mut taken = FxHashMap::default();
     // To a page or a probe somebody may append what is against caches.
     let api = described.paths.paths.iter();
@@ -104,17 +104,17 @@ pub(super) fn taken(described: &utoipa::openapi::OpenApi) -> Taken {
         for (method, operation) in operations(item) {
             let parameters = operation.parameters.iter().flatten();
             let mut places = parameters.map(|it| &it.parameter_in);
-            let taking = Taking {
+            let inputs = Inputs {
                 query: places.any(|place| matches!(place, ParameterIn::Query)),
                 body: operation.request_body.is_some(),
             };
-            taken.insert((method, path.clone()), taking);
+            taken.insert((method, path.clone()), inputs);
         }
     }
-    Taken(taken)
+    RouteInputs(taken)
 }
 
-impl Taken {
+impl RouteInputs {
     /// What the request has that its route would not read, in a sentence: whoever sent it means
     /// something by it.
     pub(super) fn unread(&self, path: &str, request: &Request) -> Option<String> {
@@ -122,18 +122,18 @@ impl Taken {
             "HEAD" => "GET",
             method => method,
         };
-        let (&(method, _), taking) = self
+        let (&(method, _), inputs) = self
             .0
             .iter()
             .find(|((of, at), _)| *of == method && at == path)?;
         let query = request.uri().query().filter(|query| !query.is_empty());
-        if let Some(query) = query.filter(|_| !taking.query) {
+        if let Some(query) = query.filter(|_| !inputs.query) {
             return Some(format!(
                 "{method} {path} takes no query, `{query}` was given"
             ));
         }
         let has_body = !request.body().is_end_stream();
-        (has_body && !taking.body && method == "DELETE")
+        (has_body && !inputs.body && method == "DELETE")
             .then(|| format!("{method} {path} takes no body, and one was sent"))
     }
 }
