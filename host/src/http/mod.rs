@@ -99,7 +99,7 @@ pub struct Context {
 
 /// Everything that is answered, save the console's files, and its description.
 fn routes() -> OpenApiRouter<Context> {
-    OpenApiRouter::with_openapi(openapi::Head::openapi())
+    OpenApiRouter::with_openapi(openapi::ApiHead::openapi())
         .merge(produce::routes())
         .merge(fetch::routes())
         .merge(topic::routes())

@@ -42,7 +42,7 @@ use super::pieces::Counted;
     ),
     components(schemas(ErrorAnswer, TopicName, Name, GroupName, Reset))
 )]
-pub(super) struct Head;
+pub(super) struct ApiHead;
 
 /// What is said of each answer that no handler describes.
 const ERROR: &str = "What went wrong. The status is that of the code; 405, 408, 413, 415 and 426 are HTTP's own, as are 400, 414 and 431 where the request is no HTTP or its head is larger than `server.header_bytes_max`, and 503 with `too_many` where there are more connections than `server.connections_max`.";
