@@ -6,21 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use eddy_protocol::frame::TopicSettings;
 use eddy_protocol::{Batch, TopicName};
-use serde::{Deserialize, Serialize};
 
 use super::delta::StateChange;
+use super::id::{Table, TopicId};
 use super::timestamp::Claims;
 use super::topic::Topic;
-
-/// Names a topic for ever: never given to another one, also after a deletion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct TopicId(pub u64);
-
-impl std::fmt::Display for TopicId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// All of it becomes durable and visible, or none of it.
 #[derive(Debug, Clone, Default)]
@@ -147,51 +137,12 @@ pub enum CatalogChange {
     },
 }
 
-/// The key-value tables. The numbers are on disk and never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u8)]
-pub enum Table {
-    /// What is deployed. A change waits for the sync.
-    Deployments = 1,
-    /// Names of plugins. A change waits for the sync.
-    Plugins = 2,
-    /// How far deployments have read. A change is as durable as the appends of
-    /// its commit: if a power cut takes it, it takes everything after it too,
-    /// and the deployment repeats that work from the same place.
-    Progress = 3,
-    /// Where groups are. A change waits for the sync.
-    Cursors = 4,
-}
-
 impl Change {
     /// Whether the commit it is in waits for the sync for its sake.
     pub(crate) fn waits_for_sync(&self) -> bool {
         match self {
             Change::Put { table, .. } | Change::Delete { table, .. } => table.waits_for_sync(),
         }
-    }
-}
-
-impl Table {
-    /// Every table, in the order of their numbers.
-    pub const ALL: &[Table] = &[
-        Table::Deployments,
-        Table::Plugins,
-        Table::Progress,
-        Table::Cursors,
-    ];
-
-    /// The table with this number.
-    pub(crate) fn from_number(number: u8) -> Option<Table> {
-        Table::ALL
-            .iter()
-            .copied()
-            .find(|table| *table as u8 == number)
-    }
-
-    fn waits_for_sync(self) -> bool {
-        self != Table::Progress
     }
 }
 

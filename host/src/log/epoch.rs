@@ -1,7 +1,7 @@
 //! A partition's epochs: each is a history, and where one ended another began.
 //! The offsets from there on were lost, or are given again.
 
-use super::commit::TopicId;
+use super::id::TopicId;
 
 /// How many epochs are remembered. A position of an older one is not known.
 const EPOCHS_MAX: usize = 64;

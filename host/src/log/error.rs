@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use eddy_protocol::TopicName;
 
-use super::commit::{Table, TopicId};
-use super::timestamp::Side;
+use super::id::{Table, TopicId};
+use super::timestamp::{Outside, Side};
 
 /// Why a commit was refused. Nothing of it happened, unless it says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -167,6 +167,17 @@ pub enum CommitError {
     /// store was dropped without being closed, which is a crash.
     #[error("the store is closed")]
     Closed,
+}
+
+impl CommitError {
+    pub(crate) fn outside(topic: &TopicName, outside: Outside) -> CommitError {
+        CommitError::Timestamp {
+            topic: topic.clone(),
+            timestamp: outside.timestamp,
+            limit_ms: outside.limit_ms,
+            side: outside.side,
+        }
+    }
 }
 
 /// Why a read gave nothing.

@@ -317,7 +317,7 @@ impl Shared {
         }
         let settings = known.settings();
         let batch = admit(batch, &settings, self.now_ms, claims);
-        let batch = batch.map_err(|outside| outside.refusal(known.name()))?;
+        let batch = batch.map_err(|outside| CommitError::outside(known.name(), outside))?;
         let left_out = kept.left_out;
         let records = kept.records.get_mut(&key).expect("each partition has some");
         let offset = records.append(&batch, left_out);

@@ -9,6 +9,7 @@ mod commit;
 mod delta;
 mod epoch;
 mod error;
+mod id;
 #[cfg(test)]
 mod memory;
 mod partition;
@@ -24,12 +25,12 @@ use futures_util::future::BoxFuture;
 
 pub use commit::{
     Append, Appended, CatalogChange, Change, Commit, Committed, Expect, ExpectedValue, Producer,
-    Table, TopicId,
 };
 pub use delta::{Deletion, Delta, Page, StateChange, StateId};
 pub use epoch::Resume;
 pub(crate) use epoch::{Epochs, Start};
 pub use error::{CommitError, Health, ReadError, TableError};
+pub use id::{Table, TopicId};
 #[cfg(test)]
 pub(crate) use memory::{Fate, Memory};
 pub use partition::{Partition, Read, TailRead};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use eddy_protocol::{Batch, TopicName};
 
-use super::commit::TopicId;
 use super::epoch::Resume;
 use super::error::ReadError;
+use super::id::TopicId;
 use super::watch::{WatchGuard, Watcher};
 use crate::metrics::TopicMeters;
 

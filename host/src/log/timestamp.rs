@@ -1,10 +1,8 @@
 //! The timestamps that peers claim: a topic bounds how far they may lie from the
 //! broker's clock, or takes its own.
 
+use eddy_protocol::Batch;
 use eddy_protocol::frame::{OutOfBounds, Timestamps, TopicSettings};
-use eddy_protocol::{Batch, TopicName};
-
-use super::error::CommitError;
 
 /// What becomes of timestamps outside of a topic's bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,17 +37,6 @@ impl Side {
         match self {
             Side::Ahead => "ahead",
             Side::Behind => "behind",
-        }
-    }
-}
-
-impl Outside {
-    pub(crate) fn refusal(self, topic: &TopicName) -> CommitError {
-        CommitError::Timestamp {
-            topic: topic.clone(),
-            timestamp: self.timestamp,
-            limit_ms: self.limit_ms,
-            side: self.side,
         }
     }
 }

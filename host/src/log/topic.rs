@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::commit::TopicId;
+use super::id::TopicId;
 use super::partition::Partition;
 
 /// A topic. Stays what it is after its deletion, which [`Topic::deleted`] tells.

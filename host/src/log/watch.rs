@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::commit::TopicId;
+use super::id::TopicId;
 
 /// Is told that a partition's end, start or state changed.
 pub trait Watcher: Send + Sync {

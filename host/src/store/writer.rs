@@ -198,7 +198,7 @@ impl Writer {
         }
         let settings = head.topic.settings();
         let batch = admit(append.batch, &settings, now_ms, claims);
-        let batch = batch.map_err(|outside| outside.refusal(head.topic.name()))?;
+        let batch = batch.map_err(|outside| CommitError::outside(head.topic.name(), outside))?;
         waits.for_this |= settings.durability == Durability::Disk;
         draft.undo.push(Step::Head {
             key,
