@@ -17,7 +17,7 @@ pub struct Config {
     pub tail_bytes: u64,
     /// Memory for the newest batches of all partitions.
     pub tail_bytes_total: u64,
-    /// Commits that wait for the writer; more of them make [`Store::commit`](super::Store::commit) wait.
+    /// Commits that wait for the writer; more of them make [`Log::commit`](crate::log::Log::commit) wait.
     pub queue_bytes_max: u64,
     /// What one write puts into the journal, unless a single commit is larger.
     pub group_bytes: u64,
