@@ -370,7 +370,7 @@ impl Partition {
     }
 
     /// Takes the oldest segment out of the list. Readers get
-    /// [`ReadError::BelowStart`](crate::log::ReadError::BelowStart) from now on.
+    /// [`ReadError::BelowStart`] from now on.
     pub(crate) fn remove_first_segment(&self) -> Option<Arc<Segment>> {
         let (removed, start) = self.records.lock().segments.pop_oldest()?;
         self.extent.set_start(start);
