@@ -321,7 +321,7 @@ async fn topics_have_1_to_1024_partitions_and_never_fewer_than_before() {
             .ask(Request::AlterTopic(fewer))
             .await
             .expect_err("never fewer");
-        assert_error(&fewer, ErrorCode::InvalidArgument, &["1024", "1023", &name]);
+        assert_error(&fewer, ErrorCode::Inconsistent, &["1024", "1023", &name]);
     }
     let refused = broker.post("/v1/topics", &json!({"topic": "t", "partitions": 1025}));
     assert_refused(&refused, 400, "invalid_argument", &["1025", "1024"]);

@@ -112,7 +112,7 @@ async fn what_was_given_up_can_not_come_once_the_next_epoch_is_there() {
         .ask(Request::OpenProducer(both))
         .await
         .expect_err("which?");
-    assert_error(&both, ErrorCode::InvalidArgument, &["`current`", "`name`"]);
+    assert_error(&both, ErrorCode::Inconsistent, &["`current`", "`name`"]);
     let produced = send(&mut wire, "t", batch(second, 3)).await.expect("new");
     assert_eq!(produced.offset, Some(6));
 }
@@ -442,7 +442,7 @@ fn a_request_over_http_can_be_repeated_too() {
         "/v1/topics/t/records?sequence=1",
         &json!({"records": [{"value": 1}]}),
     );
-    assert_refused(&alone, 400, "invalid_argument", &["producer_id"]);
+    assert_refused(&alone, 409, "inconsistent", &["producer_id"]);
 }
 
 /// From Kafka's own `UtilsTest.testMurmur2`; a partition is the hash without

@@ -142,8 +142,9 @@ async fn render(State(context): State<Context>) -> Result<Response, Failure> {
         move |mut pieces| async move {
             pieces.wanted().await?;
             let held = pieces.memory(bytes).await?;
+            let own_bytes = held.bytes();
             let rendered = blocking(move || {
-                measure(&context);
+                measure(&context, own_bytes);
                 Ok(context.metrics.render())
             });
             pieces.give(rendered.await?.into_bytes(), held, true);
@@ -153,8 +154,9 @@ async fn render(State(context): State<Context>) -> Result<Response, Failure> {
     .await
 }
 
-/// Sets the gauges that describe what is, rather than what happened.
-fn measure(context: &Context) {
+/// Sets the gauges that describe what is, rather than what happened; without the `own_bytes` that
+/// this answer takes.
+fn measure(context: &Context, own_bytes: usize) {
     let topics = context.broker.list_topics();
     let partitions = || topics.iter().flat_map(|topic| &topic.partitions);
     gauge!(names::TOPICS).set(topics.len() as f64);
@@ -167,7 +169,8 @@ fn measure(context: &Context) {
         context.broker.health(),
         Health::DiskFull
     )));
-    gauge!(names::ANSWER_BYTES).set(context.broker.answers().held_bytes() as f64);
+    let answer_bytes = context.broker.answers().held_bytes();
+    gauge!(names::ANSWER_BYTES).set(answer_bytes.saturating_sub(own_bytes) as f64);
     gauge!(names::READY).set(f64::from(why_unready(context).is_none()));
 }
 
