@@ -86,8 +86,8 @@ pub(super) fn methods(path: &PathItem) -> Vec<&'static str> {
     operations(path).map(|(name, _)| name).collect()
 }
 
-/// What each route takes besides its path, by method and path.
-pub(super) struct RouteInputs(FxHashMap<(&'static str, String), Inputs>);
+/// What the methods of each path take besides it.
+pub(super) struct RouteInputs(FxHashMap<String, Vec<(&'static str, Inputs)>>);
 
 #[derive(Clone, Copy)]
 struct Inputs {
@@ -97,7 +97,7 @@ struct Inputs {
 
 /// What the routes of this description take.
 pub(super) fn taken(described: &utoipa::openapi::OpenApi) -> RouteInputs {
-    let mut taken = FxHashMap::default();
+    let mut taken = FxHashMap::<_, Vec<_>>::default();
     // To a page or a probe somebody may append what is against caches.
     let api = described.paths.paths.iter();
     for (path, item) in api.filter(|(path, _)| path.starts_with("/v1/")) {
@@ -108,7 +108,10 @@ pub(super) fn taken(described: &utoipa::openapi::OpenApi) -> RouteInputs {
                 query: places.any(|place| matches!(place, ParameterIn::Query)),
                 body: operation.request_body.is_some(),
             };
-            taken.insert((method, path.clone()), inputs);
+            taken
+                .entry(path.clone())
+                .or_default()
+                .push((method, inputs));
         }
     }
     RouteInputs(taken)
@@ -122,10 +125,7 @@ impl RouteInputs {
             "HEAD" => "GET",
             method => method,
         };
-        let (&(method, _), inputs) = self
-            .0
-            .iter()
-            .find(|((of, at), _)| *of == method && at == path)?;
+        let (_, inputs) = self.0.get(path)?.iter().find(|(of, _)| *of == method)?;
         let query = request.uri().query().filter(|query| !query.is_empty());
         if let Some(query) = query.filter(|_| !inputs.query) {
             return Some(format!(
